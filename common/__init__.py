@@ -1,0 +1,1 @@
+"""Plumbing that two or more scripts share. Knows nothing of `compress/`."""

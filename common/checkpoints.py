@@ -1,0 +1,312 @@
+"""A stage's directory: begin, resume, publish, find the newest whole one, verify, read `stage.json`.
+
+A stage writes under `models/.partial_<prefix>_<key>/`, flushes, and renames: a reader sees a whole checkpoint or none.
+`key` hashes everything that decides the result, so the same command finds its own half-done or finished work again.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from common.cli import UserError, say
+
+SCHEMA = 1
+REPOSITORY = Path(__file__).resolve().parent.parent
+# What places a run rather than decides its result: not part of the key.
+NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init", "mode"}
+SCRIPT_OF = {
+    "teacher": "5_finetune_teacher.py",
+    "distilled": "6_distill_student.py",
+    "pruned": "8_pruning_with_finetuning.py",
+    "distilled_ptq": "9_quantize_pruned_model.py",
+    "pruned_ptq": "9_quantize_pruned_model.py",
+    "pruned_qkd": "10_qat_kd_4bit.py",
+}
+
+
+# --- hashes and facts about this machine
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def code_identity() -> dict[str, str | None]:
+    """{commit, sha256}: the commit checked out (None outside git) and a hash over every Python file of the product."""
+    digest = hashlib.sha256()
+    files = [*REPOSITORY.glob("*.py"), *(p for name in ("common", "compress", "compact") for p in (REPOSITORY / name).glob("*.py"))]
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    commit = None
+    if (REPOSITORY / ".git").exists() and shutil.which("git"):
+        shown = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        commit = shown.stdout.strip() or None
+    return {"commit": commit, "sha256": digest.hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    names = ["torch", "transformers", "datasets", "bitsandbytes", "numpy", "onnx", "onnxruntime"]
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpu_name() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if platform.system() == "Darwin" else 1024) / 1e6, 1)  # macOS counts bytes, Linux KiB
+
+
+# --- reading
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published directory and its manifest."""
+
+    path: Path
+    manifest: dict
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def key(self) -> str:
+        return self.manifest["key"]
+
+    @property
+    def variant(self) -> str:
+        return self.manifest["variant"]
+
+    def parent_key(self, stage: str) -> str | None:
+        return next((p["key"] for p in self.manifest["parents"] if p["stage"] == stage), None)
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads `stage.json` under `path`. Raises UserError where it is missing or damaged."""
+    path = Path(path)
+    manifest_path = path / "stage.json"
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}: give a directory that a stage has published (models/…)")
+    if not manifest_path.is_file():
+        raise UserError(f"{path} holds no stage.json, so it is no published checkpoint: give one of models/…")
+    try:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+        whole = isinstance(manifest, dict) and {"schema", "stage", "variant", "key", "parents", "dataset", "files"} <= manifest.keys()
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{manifest_path} is damaged: run the stage that made it again with --force")
+    return Checkpoint(path, manifest)
+
+
+def verify(path: Path) -> Checkpoint:
+    """Reads a checkpoint and compares every file's size and sha256 with its manifest."""
+    checkpoint = read(path)
+    for name, facts in checkpoint.manifest["files"].items():
+        file = checkpoint.path / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing: run the stage that made it again with --force")
+        if file.stat().st_size != facts["bytes"] or sha256_file(file) != facts["sha256"]:
+            raise UserError(f"{file} is damaged (its hash is not the one in stage.json): run its stage again with --force")
+    return checkpoint
+
+
+def published(run_dir: Path) -> list[Checkpoint]:
+    """Every readable checkpoint of a run, newest first."""
+    found = []
+    for manifest_path in (Path(run_dir) / "models").glob("[!.]*/stage.json"):
+        if manifest_path.parent.is_symlink():
+            continue
+        try:
+            found.append(read(manifest_path.parent))
+        except UserError as error:
+            say(f"skipped: {error}")
+    return sorted(found, key=lambda c: (c.manifest["created"], c.path.name), reverse=True)
+
+
+def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None) -> Checkpoint:
+    """The checkpoint named by a flag, else the newest whole one of `stage`; verified.
+
+    Raises UserError where there is none (naming the script to run), or where the named one is of another stage.
+    """
+    if named is not None:
+        checkpoint = verify(named)
+        if checkpoint.stage != stage:
+            raise UserError(f"{named} was made by the stage '{checkpoint.stage}', not '{stage}': give one made by {SCRIPT_OF[stage]}")
+        return checkpoint
+    for checkpoint in published(run_dir):
+        if checkpoint.stage == stage and variant in (None, checkpoint.variant):
+            return verify(checkpoint.path)
+    wanted = f" of variant '{variant}'" if variant else ""
+    raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
+
+
+def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
+    """Refuses to mix data sets: a model made from one is not trained or judged on another."""
+    theirs = checkpoint.manifest["dataset"]
+    if theirs["sha256"] not in (None, dataset["sha256"]):
+        raise UserError(
+            f"{checkpoint.path} was made from {theirs['name']} ({theirs['source']}), the data here are {dataset['name']} "
+            f"({dataset['source']}): name the same data with --data-dir or --source, or use another --run-dir")
+
+
+def load_model(path: Path):
+    """A verified checkpoint as a torch model in evaluation mode."""
+    import transformers
+
+    import compact  # noqa: F401  (registers the compact architecture with transformers)
+
+    verify(path)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).eval()
+
+
+def load_tokenizer(path: Path):
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+# --- writing
+
+@dataclass
+class Stage:
+    """A stage at work: `dir` is its partial directory, unless `done` already stands."""
+
+    name: str
+    prefix: str
+    variant: str
+    run_dir: Path
+    key: str
+    asked: dict
+    parents: list[Checkpoint]
+    dataset: dict
+    seed: int
+    mode: str
+    link: str | None
+    done: Checkpoint | None = None
+    metrics: dict = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    code: dict = field(default_factory=lambda: code_identity())  # as it stands at the start: files may be edited meanwhile
+
+    @property
+    def dir(self) -> Path:
+        return self.run_dir / "models" / f".partial_{self.prefix}_{self.key}"
+
+    def work(self, name: str) -> Path:
+        """A directory for what resuming needs; it goes at publishing."""
+        path = self.dir / f"work_{name}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self) -> Path:
+        """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path."""
+        wall_file = self.dir / "work_wall_s"
+        earlier = float(wall_file.read_text()) if wall_file.is_file() else 0.0
+        for leftover in self.dir.glob("work_*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
+        now = datetime.now()
+        manifest = {
+            "schema": SCHEMA,
+            "stage": self.name,
+            "variant": self.variant,
+            "created": now.strftime("%Y-%m-%dT%H:%M:%S.%f"),
+            "key": self.key,
+            "args": self.asked,
+            "seed": self.seed,
+            "mode": self.mode,
+            "parents": [{"stage": p.stage, "key": p.key, "path": os.path.relpath(p.path, self.run_dir)} for p in self.parents],
+            "dataset": self.dataset,
+            "versions": versions(),
+            "code": self.code,
+            "cpu": cpu_name(),
+            "gpu": gpu_name(),
+            "files": {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()},
+            "metrics": self.metrics,
+            "wall_s": round(earlier + time.monotonic() - self.started, 1),
+            "peak_rss_mb": peak_rss_mb(),
+        }
+        (self.dir / "stage.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path in [*files.values(), self.dir / "stage.json", self.dir]:
+            _flush(path)
+        target = _unique(self.run_dir / "models", f"{self.prefix}_{now:%Y%m%d_%H%M%S}")
+        os.rename(self.dir, target)
+        _flush(target.parent)
+        if self.link:
+            point(self.run_dir / self.link, target)
+        say(f"published {target}")
+        return target
+
+
+def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint], *,
+          variant: str = "published", link: str | None = None, decides: dict | None = None) -> Stage:
+    """Opens a stage: finds its finished result (`stage.done`), or its half-done directory, or makes a new one.
+
+    `args` are the resolved flags; those in NOT_IN_KEY place a run and don't decide its result. `decides` adds what
+    the flags don't show (the hash of a foreign model, say).
+    """
+    asked = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items()) if k not in NOT_IN_KEY}
+    asked |= decides or {}
+    key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
+    stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
+    same = next((c for c in published(args.run_dir) if c.key == key), None)
+    if same and not args.force:
+        verify(same.path)
+        stage.done = same
+        older = same.manifest["code"]["sha256"] != code_identity()["sha256"]
+        say(f"up to date: {same.path}" + (" (made by older code; --force redoes it)" if older else ""))
+        if link:
+            point(args.run_dir / link, same.path)
+        return stage
+    if stage.dir.exists():
+        say(f"continuing {stage.dir}")
+    stage.dir.mkdir(parents=True, exist_ok=True)
+    return stage
+
+
+def point(link: Path, target: Path) -> None:
+    """Moves a symbolic link to `target` atomically."""
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    os.replace(fresh, link)
+
+
+def _unique(folder: Path, name: str) -> Path:
+    path, n = folder / name, 2
+    while path.exists():
+        path, n = folder / f"{name}_{n}", n + 1
+    return path
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

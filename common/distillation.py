@@ -1,0 +1,32 @@
+"""The knowledge-distillation loss (Hinton et al. 2015; Sanh et al. 2019; Jiao et al. 2020), each term logged."""
+
+import torch
+import torch.nn.functional as F
+
+
+def soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), the mean over the batch; logits (B, K). T² keeps the gradient's scale."""
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def hidden_state_loss(student_states: list[torch.Tensor], teacher_states: list[torch.Tensor], attention_mask: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of paired hidden states (B, N, D) over real tokens (Jiao et al. 2020, equation 8).
+
+    Both sides are layer-normalised first, so that only directions are compared, whatever each layer's scale.
+    """
+    real = attention_mask.bool()
+    losses = []
+    for student, teacher in zip(student_states, teacher_states, strict=True):
+        s, t = student[real], teacher[real].to(student.dtype)  # (tokens, D)
+        losses.append(F.mse_loss(F.layer_norm(s, s.shape[-1:]), F.layer_norm(t, t.shape[-1:])))
+    return torch.stack(losses).mean()
+
+
+def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, *, temperature: float,
+                      alpha: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """alpha·T²·KL + (1−alpha)·CE. Returns the loss and its terms, for the log."""
+    soft = soft_target_loss(student_logits, teacher_logits, temperature)
+    hard = F.cross_entropy(student_logits, labels)
+    return alpha * soft + (1 - alpha) * hard, {"soft": soft.detach(), "hard": hard.detach()}

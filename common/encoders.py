@@ -1,0 +1,86 @@
+"""The only place that knows the names inside BERT and DistilBERT; refuses other encoders by name."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+from common.cli import UserError
+
+SUPPORTED = ("bert", "distilbert")
+
+# BERT's name -> DistilBERT's, inside one layer
+LAYER_NAMES = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+def load_config(path: str | Path, revision: str | None = None):
+    """The configuration at a path or hub id. Raises UserError where there is none, or it is of another architecture."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model at {path} ({str(error).splitlines()[0]}): give the path or hub id of a BERT or DistilBERT") from None
+    if config.model_type not in SUPPORTED:
+        raise UserError(f"{path} is a '{config.model_type}': only BERT and DistilBERT encoders can be distilled and pruned here")
+    return config
+
+
+def load_classifier(path: str | Path, label_names: list[str] | None, revision: str | None = None):
+    """A BERT or DistilBERT with a classification head: new with `label_names`, or the fine-tuned one's own where None."""
+    load_config(path, revision)
+    named = {} if label_names is None else labels(label_names)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(path, revision=revision, **named)
+
+
+def labels(label_names: list[str]) -> dict:
+    return {"num_labels": len(label_names), "id2label": dict(enumerate(label_names)),
+            "label2id": {name: i for i, name in enumerate(label_names)}}
+
+
+def every_other(n_layers: int) -> list[int]:
+    """DistilBERT's choice of its teacher's layers: 0, 2, 4, …"""
+    return list(range(0, n_layers, 2))
+
+
+def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
+    """A DistilBERT made of a BERT's embeddings and the `layers` named, its head new (Sanh et al. 2019, section 3).
+
+    DistilBERT has no token types: BERT's row 0 is folded into the position table, which is exact for single sentences.
+    With all layers its last hidden states equal BERT's. Raises UserError for a layer that BERT doesn't have.
+    """
+    source = bert.config
+    if not layers or not all(0 <= layer < source.num_hidden_layers for layer in layers) or len(set(layers)) < len(layers):
+        raise UserError(f"--layers {','.join(map(str, layers))}: the encoder has the layers 0…{source.num_hidden_layers - 1}, each once")
+    config = transformers.DistilBertConfig(
+        vocab_size=source.vocab_size, dim=source.hidden_size, n_layers=len(layers), n_heads=source.num_attention_heads,
+        hidden_dim=source.intermediate_size, max_position_embeddings=source.max_position_embeddings, activation=source.hidden_act,
+        dropout=source.hidden_dropout_prob, attention_dropout=source.attention_probs_dropout_prob,
+        seq_classif_dropout=0.1, pad_token_id=source.pad_token_id, **labels(label_names))
+    student = transformers.DistilBertForSequenceClassification(config)
+    theirs = bert.base_model.state_dict()
+    ours = {
+        "embeddings.word_embeddings.weight": theirs["embeddings.word_embeddings.weight"],
+        "embeddings.position_embeddings.weight":
+            theirs["embeddings.position_embeddings.weight"] + theirs["embeddings.token_type_embeddings.weight"][0],
+        "embeddings.LayerNorm.weight": theirs["embeddings.LayerNorm.weight"],
+        "embeddings.LayerNorm.bias": theirs["embeddings.LayerNorm.bias"],
+    }
+    for to, layer in enumerate(layers):
+        for bert_name, distilbert_name in LAYER_NAMES.items():
+            for kind in ("weight", "bias"):
+                ours[f"transformer.layer.{to}.{distilbert_name}.{kind}"] = theirs[f"encoder.layer.{layer}.{bert_name}.{kind}"]
+    with torch.no_grad():
+        student.base_model.load_state_dict(ours, strict=True)
+    return student
+
+
+def depth(config) -> int:
+    return config.n_layers if config.model_type == "distilbert" else config.num_hidden_layers

@@ -1,0 +1,130 @@
+"""The one training set-up, on the library's trainer: length-grouped batches, the best weights by held-out accuracy, exact resume."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from common.checkpoints import Stage
+from common.cli import say
+from common.data import Collator, length_grouped_order
+
+WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler):
+    """The epoch's order of sentences from (seed, epoch) alone; see `length_grouped_order`."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self):
+        return iter(length_grouped_order(self.lengths, self.batch_size, self.seed, self.epoch))
+
+
+class StageTrainer(transformers.Trainer):
+    """The library's trainer with our sampler, whole-or-nothing step checkpoints, and the terms of the loss in the log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._terms: dict[str, list[torch.Tensor]] = {}
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size, self.args.seed)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        if model.training:
+            loss, terms = self.stage_loss(model, inputs, outputs)
+            for name, value in terms.items():
+                self._terms.setdefault(name, []).append(value)
+        else:
+            loss = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
+
+    def stage_loss(self, model, inputs, outputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The stage's loss in training; stages override it."""
+        return torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"]), {}
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self._terms:
+            logs |= {f"loss_{name}": torch.stack(values).mean().item() for name, values in self._terms.items()}
+            self._terms = {}
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / WHOLE).touch()
+
+
+class _PlainLog(transformers.TrainerCallback):
+    """One line a look at the held-out split where there is no progress bar."""
+
+    def __init__(self):
+        self.started = time.monotonic()
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
+        say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out accuracy {metrics['eval_accuracy']:.4f}  "
+            f"{time.monotonic() - self.started:.0f} s")
+
+
+def accuracy(prediction) -> dict[str, float]:
+    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
+
+
+def make_trainer(trainer_class: type[StageTrainer], model, args, work: Path, train, validation, pad_token_id: int, *,
+                 epochs: float, lr: float, keep_best: bool = True, collator=None, **extra) -> StageTrainer:
+    """A trainer of `trainer_class` with the flags of `cli.training_flags`; `work` keeps its step checkpoints."""
+    steps_per_epoch = math.ceil(len(train) / args.batch_size)
+    total = max(1, math.ceil(steps_per_epoch * epochs))
+    every = max(1, min(total, steps_per_epoch // args.evals_per_epoch))
+    settings = transformers.TrainingArguments(
+        output_dir=str(work), max_steps=total, per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=128,
+        learning_rate=lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
+        seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
+        save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy",
+        logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], dataloader_pin_memory=torch.cuda.is_available(), remove_unused_columns=False, label_names=["labels"],
+        disable_tqdm=not sys.stderr.isatty())
+    callbacks = [] if sys.stderr.isatty() else [_PlainLog()]
+    if keep_best:
+        callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
+    trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,
+                            data_collator=collator or Collator(pad_token_id), callbacks=callbacks, **extra)
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def fit(trainer: StageTrainer, stage: Stage) -> None:
+    """Trains, going on from the last whole step checkpoint; keeps the curve in the stage as `training_log.json`."""
+    work = Path(trainer.args.output_dir)
+    steps = sorted(work.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    for half in [p for p in steps if not (p / WHOLE).exists()]:
+        shutil.rmtree(half)
+    whole = [p for p in steps if (p / WHOLE).exists()]
+    if whole:
+        say(f"continuing from step {whole[-1].name.rsplit('-', 1)[1]}")
+    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    log = stage.dir / "training_log.json"
+    curves = json.loads(log.read_text()) if log.exists() else {}
+    curves[work.name.removeprefix("work_")] = [e for e in trainer.state.log_history if "train_runtime" not in e]
+    log.write_text(json.dumps(curves, indent=1) + "\n")
+
+
+def best_accuracy(trainer: StageTrainer) -> float:
+    """Held-out accuracy of the weights that `fit` leaves in the model."""
+    return trainer.evaluate()["eval_accuracy"]
