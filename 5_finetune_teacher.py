@@ -46,8 +46,8 @@ def main(args):
     train, validation = (data.tokenise(tokenizer, split, args.max_length) for split in (corpus.train, corpus.validation))
 
     # --- 2. fine-tune
-    trainer = training.make_trainer(training.StageTrainer, model, args, stage.work("train"), train, validation,
-                                    tokenizer.pad_token_id, epochs=args.epochs, lr=args.lr)
+    trainer = training.make_trainer(training.StageTrainer, stage, "train", model, args, train, validation,
+                                    data.Collator(tokenizer.pad_token_id), epochs=args.epochs)
     if not args.model:
         training.fit(trainer, stage)
 

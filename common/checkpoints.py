@@ -22,7 +22,8 @@ from common.cli import UserError, say
 SCHEMA = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
-NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init", "mode"}
+NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
+              "mode", "variant"}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
     "distilled": "6_distill_student.py",
@@ -166,6 +167,17 @@ def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | No
     raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
 
 
+def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = None) -> Checkpoint:
+    """The `stage` checkpoint that `child` was made from, or the one named by a flag; verified. Raises UserError where it is gone."""
+    if named is not None:
+        return find(run_dir, stage, named)
+    key = child.parent_key(stage)
+    for checkpoint in published(run_dir):
+        if checkpoint.key == key:
+            return verify(checkpoint.path)
+    raise UserError(f"the {stage} that {child.path} was made from is not under {Path(run_dir) / 'models'}: name it with --{stage}")
+
+
 def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
     """Refuses to mix data sets: a model made from one is not trained or judged on another."""
     theirs = checkpoint.manifest["dataset"]
@@ -210,6 +222,7 @@ class Stage:
     link: str | None
     done: Checkpoint | None = None
     metrics: dict = field(default_factory=dict)
+    earlier_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
     code: dict = field(default_factory=lambda: code_identity())  # as it stands at the start: files may be edited meanwhile
 
@@ -223,10 +236,15 @@ class Stage:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def wall_s(self) -> float:
+        """Seconds spent on this stage, those of earlier tries included as far as their step checkpoints go."""
+        return self.earlier_s + time.monotonic() - self.started
+
+    def keep_time(self) -> None:
+        (self.dir / "work_wall_s").write_text(f"{self.wall_s():.1f}")
+
     def publish(self) -> Path:
         """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path."""
-        wall_file = self.dir / "work_wall_s"
-        earlier = float(wall_file.read_text()) if wall_file.is_file() else 0.0
         for leftover in self.dir.glob("work_*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
@@ -248,7 +266,7 @@ class Stage:
             "gpu": gpu_name(),
             "files": {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()},
             "metrics": self.metrics,
-            "wall_s": round(earlier + time.monotonic() - self.started, 1),
+            "wall_s": round(self.wall_s(), 1),
             "peak_rss_mb": peak_rss_mb(),
         }
         (self.dir / "stage.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -271,7 +289,7 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     the flags don't show (the hash of a foreign model, say).
     """
     asked = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items()) if k not in NOT_IN_KEY}
-    asked |= decides or {}
+    asked |= ({"variant": variant} if hasattr(args, "variant") else {}) | (decides or {})
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
     stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
     same = next((c for c in published(args.run_dir) if c.key == key), None)
@@ -286,6 +304,8 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     if stage.dir.exists():
         say(f"continuing {stage.dir}")
     stage.dir.mkdir(parents=True, exist_ok=True)
+    if (stage.dir / "work_wall_s").is_file():
+        stage.earlier_s = float((stage.dir / "work_wall_s").read_text())
     return stage
 
 

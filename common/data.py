@@ -199,14 +199,13 @@ def hold_out(train: Split) -> tuple[Split, Split]:
 
 # --- tokenising and batching
 
-def tokenise(tokenizer, split: Split, max_length: int, **columns):
-    """`datasets.Dataset` with input_ids, attention_mask, labels, index (position in `split`), and extra `columns` (len(split), …)."""
+def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
+    """`datasets.Dataset` with input_ids, attention_mask, labels; `numbered` adds index, the position in `split`."""
     import datasets
 
     encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False)
-    rows = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": split.labels,
-            "index": list(range(len(split)))}
-    return datasets.Dataset.from_dict(rows | columns)
+    rows = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": split.labels}
+    return datasets.Dataset.from_dict(rows | ({"index": list(range(len(split)))} if numbered else {}))
 
 
 def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[int]:

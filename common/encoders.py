@@ -50,6 +50,11 @@ def every_other(n_layers: int) -> list[int]:
     return list(range(0, n_layers, 2))
 
 
+def matched_layers(student_depth: int, teacher_depth: int) -> list[int]:
+    """The teacher's layer (1 = the first) that each of the student's learns from: evenly spaced, last to last (Jiao et al. 2020)."""
+    return [round((i + 1) * teacher_depth / student_depth) for i in range(student_depth)]
+
+
 def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
     """A DistilBERT made of a BERT's embeddings and the `layers` named, its head new (Sanh et al. 2019, section 3).
 

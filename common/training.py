@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.checkpoints import Stage
 from common.cli import say
-from common.data import Collator, length_grouped_order
+from common.data import length_grouped_order
 
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 
@@ -47,7 +46,8 @@ class StageTrainer(transformers.Trainer):
         return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size, self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+                        output_hidden_states="teacher_hidden" in inputs)
         if model.training:
             loss, terms = self.stage_loss(model, inputs, outputs)
             for name, value in terms.items():
@@ -71,40 +71,49 @@ class StageTrainer(transformers.Trainer):
         (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / WHOLE).touch()
 
 
-class _PlainLog(transformers.TrainerCallback):
-    """One line a look at the held-out split where there is no progress bar."""
+class _Progress(transformers.TrainerCallback):
+    """Keeps the time spent with every step checkpoint; one line a look at the held-out split where there is no progress bar."""
 
-    def __init__(self):
-        self.started = time.monotonic()
+    def __init__(self, stage: Stage):
+        self.stage = stage
+
+    def on_save(self, args, state, control, **kwargs):
+        self.stage.keep_time()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
-        say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out accuracy {metrics['eval_accuracy']:.4f}  "
-            f"{time.monotonic() - self.started:.0f} s")
+        if args.disable_tqdm:
+            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
+            say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out accuracy {metrics['eval_accuracy']:.4f}  "
+                f"{self.stage.wall_s():.0f} s")
 
 
 def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
 
 
-def make_trainer(trainer_class: type[StageTrainer], model, args, work: Path, train, validation, pad_token_id: int, *,
-                 epochs: float, lr: float, keep_best: bool = True, collator=None, **extra) -> StageTrainer:
-    """A trainer of `trainer_class` with the flags of `cli.training_flags`; `work` keeps its step checkpoints."""
+def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, model, args, train, validation, collator, *,
+                 epochs: float, keep_best: bool = True) -> StageTrainer:
+    """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
+
+    With `keep_best` the weights of the best look at `validation` are left in the model, and patience stops it early;
+    else the last ones.
+    """
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))
     every = max(1, min(total, steps_per_epoch // args.evals_per_epoch))
     settings = transformers.TrainingArguments(
-        output_dir=str(work), max_steps=total, per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=128,
-        learning_rate=lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
+        output_dir=str(stage.work(name)), max_steps=total, per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=128,
+        learning_rate=args.lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy",
-        logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], dataloader_pin_memory=torch.cuda.is_available(), remove_unused_columns=False, label_names=["labels"],
+        logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty())
-    callbacks = [] if sys.stderr.isatty() else [_PlainLog()]
+    callbacks: list[transformers.TrainerCallback] = [_Progress(stage)]
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
     trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,
-                            data_collator=collator or Collator(pad_token_id), callbacks=callbacks, **extra)
+                            data_collator=collator, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 

@@ -1,0 +1,100 @@
+"""Stage 2: a shallower student learns from the teacher.
+
+The student starts from DistilBERT, or from every other layer of the pretrained BERT in DistilBERT's layout (Sanh et al. 2019),
+and learns the teacher's logits (Hinton et al. 2015) and hidden states (Jiao et al. 2020, equation 8):
+
+    L = alpha·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − alpha)·CE(y, z_s) + hidden_weight·MSE(LN(h_t), LN(h_s))
+
+    python 6_distill_student.py [--fast]        teacher_model + distilbert-local/ | bert-local/ -> models/distilled_student_<ts>/
+
+Writes models/distilled_student_<ts>/ and the link student_model. The teacher answers once, before the first step.
+Half an hour on two cores for the whole of SST-2 and three layers; a minute with --fast on the package sentences.
+"""
+
+from pathlib import Path
+
+from common import cli
+
+
+def layer_list(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def parse_args(argv=None):
+    parser = cli.StageParser(__doc__)
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
+    group.add_argument("--init", type=Path, metavar="DIR", default=None,
+                       help="pretrained DistilBERT or BERT to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
+    group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
+    group.add_argument("--temperature", type=cli.positive, default=2.0, help="T of the soft targets")
+    group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
+    group.add_argument("--hidden-weight", type=float, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
+    parser.training_flags(epochs=(3, 4), lr=1e-4)
+    return parser.parse(argv)
+
+
+def main(args):
+    import transformers
+
+    from common import checkpoints, data, distillation, encoders, sources, teacher_cache, training
+
+    # --- 1. load
+    corpus = data.load(args)
+    teacher = checkpoints.find(args.run_dir, "teacher", args.teacher)
+    checkpoints.same_data(teacher, corpus.facts)
+    default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
+    start = sources.local_model(args.run_dir, args.init, default)
+    start_config = encoders.load_config(start)
+    if start_config.model_type == "distilbert" and args.layers:
+        raise cli.UserError(f"--layers chooses layers of a BERT, and {start} is a DistilBERT, which is taken whole: leave it out")
+    stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher], link="student_model",
+                              decides={"start": sources.identity(start)})
+    if stage.done:
+        return
+    transformers.set_seed(args.seed)
+    tokenizer = checkpoints.load_tokenizer(teacher.path)
+    train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
+    validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
+
+    # --- 2. the student's start
+    if start_config.model_type == "distilbert":
+        student = encoders.load_classifier(start, corpus.label_names)
+    else:
+        bert = encoders.load_classifier(start, corpus.label_names)
+        student = encoders.distilbert_from_bert(bert, args.layers or encoders.every_other(encoders.depth(start_config)), corpus.label_names)
+
+    # --- 3. the teacher answers, once
+    teacher_config = encoders.load_config(teacher.path)
+    hidden_weight = args.hidden_weight if teacher_config.hidden_size == student.config.dim else 0.0
+    if hidden_weight != args.hidden_weight:
+        cli.say(f"the teacher is {teacher_config.hidden_size} wide, the student {student.config.dim}: logits alone are distilled")
+    layers = encoders.matched_layers(encoders.depth(student.config), encoders.depth(teacher_config)) if hidden_weight else None
+    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir, layers)
+
+    # --- 4. distil
+    class Distiller(training.StageTrainer):
+        def stage_loss(self, model, inputs, outputs):
+            loss, terms = distillation.distillation_loss(outputs.logits, inputs["teacher_logits"], inputs["labels"],
+                                                         temperature=args.temperature, alpha=args.alpha)
+            if hidden_weight:
+                hidden = distillation.hidden_state_loss(outputs.hidden_states[1:], inputs["teacher_hidden"].unbind(2),
+                                                        inputs["attention_mask"])
+                loss, terms = loss + hidden_weight * hidden, terms | {"hidden": hidden.detach()}
+            return loss, terms
+
+    trainer = training.make_trainer(Distiller, stage, "train", student, args, train, validation,
+                                    teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught), epochs=args.epochs)
+    training.fit(trainer, stage)
+
+    # --- 5. save
+    stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
+    student.save_pretrained(stage.dir)
+    tokenizer.save_pretrained(stage.dir)
+    stage.publish()
+    cli.say(f"student: {student.num_parameters():,} parameters, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
+            f"(its teacher: {teacher.manifest['metrics']['validation_accuracy']:.4f})")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

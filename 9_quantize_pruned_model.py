@@ -1,0 +1,75 @@
+"""Stage 4: post-training quantisation to 4 bits, of the pruned model and of the distilled baseline.
+
+NF4 in blocks of 64 with double quantisation (Dettmers et al. 2023), rounded by bitsandbytes. The embedding tables too: they
+are most of a pruned model's bytes. The classifier head, biases and LayerNorms stay in float32. No sentence is needed.
+
+    python 9_quantize_pruned_model.py [--fast] [--variant deep]     pruned  -> models/pruned_quantized_ptq_<mode>_<ts>/
+                                                                    student -> models/distilled_quantized_<ts>/
+
+Seconds. Both run on any CPU and on CUDA, at any width that pruning leaves.
+"""
+
+from pathlib import Path
+
+from common import cli
+
+
+def parse_args(argv=None):
+    parser = cli.StageParser(__doc__)
+    group = parser.add_argument_group("quantisation")
+    group.add_argument("--pruned", type=Path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
+    group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
+    group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
+    return parser.parse(argv)
+
+
+def main(args):
+    from bitsandbytes.functional import quantize_4bit
+
+    import compact
+    from common import checkpoints, data, inspection
+    from compact import nf4
+
+    def pack_by_bitsandbytes(weight) -> nf4.Packed:
+        codes, state = quantize_4bit(weight.detach().contiguous(), blocksize=nf4.BLOCK, quant_type="nf4", compress_statistics=True)
+        return nf4.Packed(codes.view(-1), state.absmax, state.state2.absmax, state.offset)
+
+    # --- 1. load
+    corpus = data.load(args)
+    pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant)
+    student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)
+    for source, name, prefix, link in (
+        (pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None),
+        (student, "distilled_ptq", "distilled_quantized", "models/distilled_quantized_student"),
+    ):
+        checkpoints.same_data(source, corpus.facts)
+        variant = source.variant
+        stage = checkpoints.begin(args, name, prefix, corpus.facts, [source], variant=variant, link=link)
+        if stage.done:
+            continue
+        tokenizer = checkpoints.load_tokenizer(source.path)
+        model = checkpoints.load_model(source.path)
+        if model.config.model_type == "distilbert":
+            model = compact.from_distilbert(model)
+
+        # --- 2. round and pack
+        packed = model.packed_twin(pack_by_bitsandbytes)
+
+        # --- 3. save, and measure what was saved
+        compact.save(packed, stage.dir)
+        tokenizer.save_pretrained(stage.dir)
+        reloaded = compact.CompactForSequenceClassification.from_pretrained(stage.dir)
+        validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
+        collate = data.Collator(tokenizer.pad_token_id)
+        gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
+        if gap > 0:
+            raise RuntimeError(f"the saved model's logits differ from the packed one's by {gap:.1e}")
+        stage.metrics["validation_accuracy"] = inspection.accuracy(reloaded, validation, collate)
+        target = stage.publish()
+        sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (source.path, target)]
+        cli.say(f"{name}: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
+                f"(in full precision: {source.manifest['metrics']['validation_accuracy']:.4f})")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

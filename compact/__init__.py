@@ -1,0 +1,28 @@
+"""The model that ships. Importing this registers it with transformers' Auto classes; `save` puts its code beside the weights."""
+
+import shutil
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from .modeling_compact import CompactConfig, CompactForSequenceClassification
+
+AutoConfig.register(CompactConfig.model_type, CompactConfig)
+AutoModelForSequenceClassification.register(CompactConfig, CompactForSequenceClassification)
+
+
+def from_distilbert(model) -> CompactForSequenceClassification:
+    """A DistilBERT classifier as a compact one with all its heads and neurons: same weights, same logits."""
+    known = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")}
+    twin = CompactForSequenceClassification(CompactConfig(**known))
+    twin.load_state_dict(model.state_dict(), strict=True)
+    return twin
+
+
+def save(model: CompactForSequenceClassification, path: Path) -> None:
+    """Weights and configuration, and the code that opens them with `trust_remote_code=True`."""
+    model.config.auto_map = {"AutoConfig": "modeling_compact.CompactConfig",
+                             "AutoModelForSequenceClassification": "modeling_compact.CompactForSequenceClassification"}
+    model.save_pretrained(path)
+    for name in ("modeling_compact.py", "nf4.py"):
+        shutil.copyfile(Path(__file__).parent / name, Path(path) / name)
