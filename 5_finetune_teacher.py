@@ -17,7 +17,8 @@ from common import cli
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("teacher")
-    group.add_argument("--model", metavar="PATH_OR_ID", default=None, help="a fine-tuned BERT or DistilBERT to register instead of training one")
+    group.add_argument("--model", metavar="PATH_OR_ID", default=None,
+                       help="a fine-tuned BERT or DistilBERT to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=Path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)

@@ -24,9 +24,12 @@ def parse_args(argv=None):
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--variant", choices=SPARSITIES, default="published", help="the operating point, with its sparsities")
-    group.add_argument("--head-sparsity", type=cli.fraction, default=None, metavar="SHARE", help="share of heads to cut; else the variant's (.3, deep .65)")
-    group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE", help="share of FFN neurons to cut; else the variant's (.2, deep .65)")
-    group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad", help="what scores heads and neurons")
+    group.add_argument("--head-sparsity", type=cli.fraction, default=None, metavar="SHARE",
+                       help="share of heads to cut; else the variant's (published .3, deep .65)")
+    group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
+                       help="share of FFN neurons to cut; else the variant's (published .2, deep .65)")
+    group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
+                       help="what scores heads and neurons")
     parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=2.0, help="epochs of warming up and pruning")
     group.add_argument("--prune-from", type=cli.fraction, default=0.1, metavar="SHARE", help="share of these after which sparsity rises")
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")

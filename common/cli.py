@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -101,10 +102,9 @@ def say(text: str) -> None:
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Calls a stage; what the user can mend ends as one line on standard error, exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel from a hub at every import
     # Bars and the libraries' chatter are for people: a log file gets our own lines only.
     if not sys.stderr.isatty():
-        import os
-
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -82,7 +82,8 @@ def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, l
         if cells == [""]:
             continue
         if len(cells) != len(columns):
-            raise UserError(f"{path}:{number}: {len(cells)} columns where the header has {len(columns)}: one tab between sentence and label")
+            raise UserError(f"{path}:{number}: {len(cells)} columns where the header has {len(columns)}: "
+                            "one tab between sentence and label")
         row = dict(zip(columns, cells, strict=True))
         text, label = row["sentence"].strip(), row["label"].strip()
         if not text:
@@ -122,7 +123,8 @@ def load(args) -> Corpus:
         origin = json.loads(note.read_text(encoding="utf-8"))
         name, source = origin["name"], origin["source"]
         if args.source not in ("auto", source):
-            raise UserError(f"{folder} came from the source '{source}', not '{args.source}': run download_model.py --source {args.source} first")
+            raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
+                            f"run download_model.py --source {args.source} first")
     label_names = None
     if (folder / "labels.txt").is_file():
         label_names = (folder / "labels.txt").read_text(encoding="utf-8").split()
