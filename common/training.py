@@ -107,6 +107,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy",
         logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
+        restore_callback_states_from_checkpoint=True,  # patience counts on after a kill
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty())
     callbacks: list[transformers.TrainerCallback] = [_Progress(stage)]

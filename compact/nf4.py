@@ -49,7 +49,8 @@ def _nearest(values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 def _blocks(flat: torch.Tensor, size: int) -> torch.Tensor:
     """(n,) -> (ceil(n/size), size), zeros behind."""
-    return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
+    short = -flat.numel() % size
+    return (torch.nn.functional.pad(flat, (0, short)) if short else flat).view(-1, size)  # padding copies a whole table
 
 
 def block_scales(weight: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,131 @@
+"""Stage 6: export checkpoints to ONNX, in 32 bits and in 8, for onnxruntime on a CPU.
+
+The graph is traced once with free batch and length. For int8 the range of every activation is calibrated on training
+sentences and then fixed (Jacob et al. 2018, section 3.1): a sentence's answer does not depend on what shares its batch.
+
+    python 11_export_onnx.py                                the newest lineage's best checkpoint, and the distilled baseline
+    python 11_export_onnx.py --checkpoint models/…  …       these
+
+Reads checkpoints under models/ and the data. Writes models/onnx_fp32_<ts>/ and models/onnx_int8_<ts>/ for each.
+Half a minute a checkpoint on two cores.
+"""
+
+import argparse
+from pathlib import Path
+
+from common import cli
+
+AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch's label
+
+
+def parse_args(argv=None):
+    parser = cli.StageParser(__doc__)
+    group = parser.add_argument_group("export")
+    group.add_argument("--checkpoint", type=Path, nargs="+", metavar="DIR", default=None,
+                       help="what to export; else the newest pruned_qkd (else pruned_ptq, pruned) of --variant "
+                            "and the distilled student it came from")
+    group.add_argument("--variant", default="published", help="the operating point whose newest lineage is exported")
+    group.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="of the weights in the file")
+    group.add_argument("--calibration-sentences", type=cli.count, default=256, metavar="N",
+                       help="training sentences that set the int8 ranges")
+    return parser.parse(argv)
+
+
+def newest_lineage(run_dir: Path, variant: str) -> list:
+    """The best checkpoint made from the newest pruned one, and the distilled baseline of the same lineage."""
+    from common import checkpoints
+
+    made = checkpoints.published(run_dir)
+    pruned = next((c for c in made if c.stage == "pruned" and c.variant == variant), None)
+    if pruned is None:
+        if variant != "published":
+            checkpoints.find(run_dir, "pruned", variant=variant)  # says which script to run
+        return [checkpoints.find(run_dir, "distilled")]
+    finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
+    baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
+    return [checkpoints.verify(c.path) for c in [*finished, pruned][:1] + baseline[:1]]
+
+
+def main(args):
+    from common import checkpoints, data
+
+    # --- 1. load
+    chosen = [checkpoints.verify(path) for path in args.checkpoint] if args.checkpoint else newest_lineage(args.run_dir, args.variant)
+    for source in chosen:
+        if source.stage not in checkpoints.SCRIPT_OF:
+            raise cli.UserError(f"{source.path} was made by the stage '{source.stage}', which this one doesn't export: "
+                                f"give one of {', '.join(checkpoints.SCRIPT_OF)}")
+    corpus = data.load(args)
+    for source in chosen:
+        checkpoints.same_data(source, corpus.facts)
+    for source in chosen:
+        for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
+            export(args, source, precision, corpus)
+
+
+def export(args, source, precision: str, corpus) -> None:
+    """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
+    from common import checkpoints
+
+    # What decides this file: not which others are made beside it.
+    decides = {"seed": args.seed, "max_length": args.max_length}
+    if precision == "int8":
+        decides["calibration_sentences"] = args.calibration_sentences
+    asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
+    name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
+    stage = checkpoints.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
+    if stage.done:
+        return
+
+    import random
+    import shutil
+
+    import onnx
+
+    from common import inference, onnx_export
+
+    # --- 2. export, and compare with torch
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(source.path / file, stage.dir / file)
+    torch_model = checkpoints.load_model(source.path)
+    corpus.check_labels(torch_model.config.id2label, source.path)
+    model = onnx_export.export(torch_model)
+    onnx.save(model, stage.dir / inference.ONNX_FILE)
+    at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})
+    classifier = inference.OnnxClassifier(at_work)
+    held_out = corpus.validation
+    alone = [classifier.encode([text]) for text in held_out.texts[:32]]
+    padded = [classifier.encode(held_out.texts[i:i + 16]) for i in range(0, min(64, len(held_out)), 16)]
+    difference = onnx_export.largest_difference(classifier.model, torch_model, alone + padded)
+    if not difference <= onnx_export.TOLERANCE:
+        raise RuntimeError(f"internal error: logits of the exported {source.path} differ from torch's by {difference:.2g}")
+    logits = classifier.classify(held_out.texts, progress=True)
+    stage.metrics["fp32_largest_difference"] = difference
+
+    # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
+    if precision == "int8":
+        texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
+        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts])
+        onnx.save(model, stage.dir / inference.ONNX_FILE)
+        full_labels = logits.argmax(-1)
+        classifier = inference.OnnxClassifier(at_work)
+        logits = classifier.classify(held_out.texts, progress=True)
+        alone = classifier.classify(held_out.texts, batch_size=1, progress=True)
+        # Not an error: where two classes tie, float noise of another batch shape may tip one rounding and so the label.
+        stage.metrics["labels_changed_by_batch"] = int((alone.argmax(-1) != logits.argmax(-1)).sum())
+        if stage.metrics["labels_changed_by_batch"]:
+            cli.say(f"warning: {stage.metrics['labels_changed_by_batch']} held-out sentences get another label in a batch")
+        stage.metrics["agreement"] = float((logits.argmax(-1) == full_labels).mean())
+        if stage.metrics["agreement"] < AGREEMENT:
+            cli.say(f"warning: int8 and full precision agree on {stage.metrics['agreement']:.1%} of the held-out sentences only")
+
+    # --- 4. measure the file itself, publish
+    stage.metrics["validation_accuracy"] = float((logits.argmax(-1) == held_out.labels).mean())
+    size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6
+    stage.publish()
+    cli.say(f"{name}: {size_mb:.1f} MB, held-out accuracy {stage.metrics['validation_accuracy']:.4f} (torch: "
+            f"{source.manifest['metrics'].get('validation_accuracy', float('nan')):.4f})")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

@@ -1,0 +1,224 @@
+"""Stage 7: measure every checkpoint of a run, side by side, and write the report.
+
+Accuracy with its Wilson interval and an exact McNemar test against the distilled student, FLOPs counted on the model that ships,
+bytes of the file that ships, latency of real sentences with all models taking turns, memory of a process of its own.
+Rows follow lineage: a pruned checkpoint, what it was made from, and what was made from it, never a mixture of runs.
+
+    python 7_evaluate_and_generate_report.py [--fast]         models/ + sst2_data/ -> final_report.{json,md,png}
+
+Reads models/ and the dev set (or --data-dir's). Writes final_report.json, and from it alone final_report.md and final_report.png.
+About two minutes on two cores with --fast and a dozen small models, ten in full.
+"""
+
+from pathlib import Path
+
+from common import cli
+
+BASELINE = "distilled"
+LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
+          "pruned_ptq": "Pruned, 4-bit PTQ", "pruned_qkd": "Pruned, 4-bit QKD"}
+ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p")
+
+
+def parse_args(argv=None):
+    parser = cli.StageParser(__doc__)
+    group = parser.add_argument_group("report")
+    group.add_argument("--threads", type=cli.count, default=None, help="threads of one answer on CPU; else torch's own choice")
+    parser.preset(group, "--repeats", type=cli.count, full=5, fast=3, help="times that each sentence is timed; its median counts")
+    parser.preset(group, "--sentences", type=cli.count, full=320, fast=128, help="dev sentences that are timed (all are classified)")
+    group.add_argument("--title", default=None, help="the report's title; else it names the data set")
+    group.add_argument("--output-dir", type=Path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
+    group.add_argument("--no-accuracy", metavar="REASON", default=None,
+                       help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
+    return parser.parse(argv)
+
+
+def split_key(stage: str) -> tuple[str, str]:
+    """'pruned_onnx_int8' -> ('pruned', '_onnx_int8'): the torch stage, and what an export added behind it."""
+    base = stage.removesuffix("_int8").removesuffix("_onnx")
+    return base, stage[len(base):]
+
+
+def row_key(checkpoint) -> str:
+    return checkpoint.stage + ("" if checkpoint.variant == "published" else f"@{checkpoint.variant}")
+
+
+def lineage(found, run_dir, dataset):
+    """Chooses the report's checkpoints from `found` (newest first) -> ([Checkpoint] in the table's order, skipped)."""
+    from common.checkpoints import SCRIPT_OF
+
+    ours, skipped = [], {}
+    for checkpoint in found:
+        theirs = checkpoint.manifest["dataset"]
+        if theirs["sha256"] in (None, dataset["sha256"]):
+            ours.append(checkpoint)
+        else:
+            reason = f"{checkpoint.path.name} was made from another data set: {theirs['name']} ({theirs['source']})"
+            skipped.setdefault(row_key(checkpoint), reason)
+
+    def newest(stage, variant="published"):
+        return next((c for c in ours if c.stage == stage and c.variant == variant), None)
+
+    def made_from(parent, stage):
+        """The newest of each variant of `stage` that names `parent`."""
+        newest_of = {}
+        for c in ours:
+            if c.stage == stage and c.parent_key(parent.stage) == parent.key:
+                newest_of.setdefault(c.variant, c)
+        return list(newest_of.values())
+
+    def parent(child, stage):
+        """The checkpoint that `child` names, or None, said in `skipped`."""
+        key = child.parent_key(stage)
+        chosen = next((c for c in ours if c.key == key and c.stage == stage), None)
+        if key and chosen is None:
+            skipped.setdefault(stage, f"{child.path.name} was made from a {stage} checkpoint that isn't under models/ any more")
+        return chosen
+
+    variants = sorted({c.variant for c in ours if c.stage == "pruned"}, key=lambda v: (v != "published", v))
+    first = newest("pruned", variants[0]) if variants else None
+    distilled = parent(first, "distilled") if first else newest("distilled")
+    children = [c for c in (first, distilled) if c]
+    teacher = next(filter(None, (parent(c, "teacher") for c in children)), None) if children else newest("teacher")
+    chosen = [c for c in (teacher, distilled) if c]
+    chosen += made_from(distilled, "distilled_ptq") if distilled else []
+    for variant in variants:
+        # One baseline for all rows: only what descends from the first variant's distilled checkpoint.
+        candidates = [c for c in ours if c.stage == "pruned" and c.variant == variant]
+        related = [c for c in candidates if c.parent_key("distilled") == first.parent_key("distilled")]
+        if not related:
+            skipped[row_key(candidates[0])] = f"{candidates[0].path.name} was made from another distilled checkpoint than {first.path.name}"
+            continue
+        chosen += [related[0], *made_from(related[0], "pruned_ptq"), *made_from(related[0], "pruned_qkd")]
+    rows = []
+    for checkpoint in chosen:
+        rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]
+    for stage in LABELS:
+        if not any(c.stage == stage for c in rows):
+            skipped.setdefault(stage, f"no checkpoint of this lineage: run python {SCRIPT_OF[stage]}")
+    for manifest in sorted((run_dir / "models").glob("[!.]*/stage.json")):
+        if not manifest.parent.is_symlink() and manifest.parent not in {c.path for c in found}:
+            skipped[manifest.parent.name] = "its stage.json is damaged: run the stage that made it again with --force"
+    return rows, skipped
+
+
+def main(args):
+    import os
+    import random
+
+    import torch
+    from tqdm import tqdm
+
+    from common import checkpoints, data, inference, measure, report
+
+    # --- 1. load: the data, and the checkpoints that belong together
+    output_dir = args.output_dir or args.run_dir
+    threads = args.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    corpus = data.load(args)
+    dataset, code = corpus.facts, checkpoints.code_identity()
+    found = checkpoints.published(args.run_dir)
+    chosen, skipped = lineage(found, args.run_dir, dataset)
+    whole = []
+    for checkpoint in chosen:
+        try:
+            whole.append(checkpoints.verify(checkpoint.path))
+        except cli.UserError as error:
+            skipped[row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
+    asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
+    asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
+    files = [[row_key(c), c.key, measure.weights_sha256(c)] for c in whole]
+    key = checkpoints.sha256_json([asked, code["sha256"], dataset, skipped, files])
+    earlier = None if args.force else report.read(output_dir / "final_report.json")
+    if earlier and earlier.get("key") == key:
+        cli.say("up to date: these checkpoints were measured by this code with these arguments (--force measures again)")
+        report.show(earlier, report.write(earlier, output_dir))
+        return
+
+    # --- 2. answer the whole dev set
+    models, classifiers, predictions = {}, {}, {}
+    for checkpoint in tqdm(whole, desc="accuracy", unit="model", disable=None):
+        name = row_key(checkpoint)
+        try:
+            classifier = inference.open_classifier(checkpoint.path, threads=threads)
+        except cli.UserError as error:
+            skipped[name] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
+            continue
+        if list(classifier.label_names) != corpus.label_names:
+            skipped[name] = f"its labels are {list(classifier.label_names)}, the data's {corpus.label_names}"
+            continue
+        models[name], classifiers[name] = checkpoint, classifier
+        if args.no_accuracy is None:
+            predictions[name] = classifier.classify(corpus.dev.texts).argmax(-1)  # (S,)
+    if not models:
+        raise cli.UserError(f"nothing to report on under {args.run_dir / 'models'}: " +
+                            "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
+
+    # --- 3. one row a checkpoint: accuracy, work, bytes, memory
+    reference = classifiers.get(BASELINE) or next(iter(classifiers.values()))
+    mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
+    timed = random.Random(args.seed).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
+    torch_stage = {c.key: c for c in found}
+    rows = {}
+    for name, checkpoint in tqdm(models.items(), desc="size and memory", unit="model", disable=None):
+        base, export = split_key(checkpoint.stage)
+        label = LABELS.get(base, base) + {"": "", "_onnx": ", ONNX", "_onnx_int8": ", ONNX int8"}.get(export, export)
+        notes = {}
+        row = {"key": name, "variant": checkpoint.variant, "stage": checkpoint.stage,
+               "label": label if checkpoint.variant == "published" else f"{label} ({checkpoint.variant})",
+               "path": checkpoint.path.relative_to(args.run_dir).as_posix(), "sha256": measure.weights_sha256(checkpoint),
+               "runtime": classifiers[name].runtime, "seeds": [], **dict.fromkeys(ACCURACY_FIELDS)}
+        if args.no_accuracy is not None:
+            notes |= dict.fromkeys(ACCURACY_FIELDS, args.no_accuracy)
+        else:
+            row |= measure.accuracy(predictions[name], corpus.dev.labels)
+            row["seeds"] = [{"seed": checkpoint.manifest.get("seed"), "accuracy": row["accuracy"]}]
+            if BASELINE in predictions:
+                row |= measure.against_baseline(predictions[name], predictions[BASELINE], corpus.dev.labels)
+            else:
+                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p"), f"no {BASELINE} row to compare with")
+        source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint
+        if source:
+            work, why = measure.work(source.path, mean_tokens)
+            notes |= why | ({"params": f"parameters, FLOPs and structure are counted on {source.path.name}, of which this is the export"}
+                            if export else {})
+        else:
+            work = dict.fromkeys(("params", "structure", "gflops_128", "gflops_mean", "gmacs_16"))
+            notes |= dict.fromkeys(work, "the torch checkpoint of which this is the export isn't under models/ any more")
+        own, why = measure.process_of_its_own(checkpoint.path, timed[:64], threads)
+        rows[name] = row | work | measure.size(checkpoint) | own | {"notes": notes | why}
+
+    # --- 4. latency: all models in one run, taking turns
+    for name, figures in measure.latency(classifiers, timed, args.repeats).items():
+        rows[name] |= figures
+    devices = {name: str(c.device) for name, c in classifiers.items()}
+    for name, row in rows.items():
+        row["speedup"] = dict.fromkeys(("1", "32"))
+        if BASELINE not in rows:
+            row["notes"]["speedup"] = f"no {BASELINE} row to compare with"
+        elif devices[name] != devices[BASELINE]:
+            row["notes"]["speedup"] = f"it ran on {devices[name]}, the baseline on {devices[BASELINE]}"
+        else:
+            row["speedup"] = {b: rows[BASELINE]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"] for b in ("1", "32")}
+
+    # --- 5. the report
+    versions = checkpoints.versions()
+    final = {
+        "schema": checkpoints.SCHEMA,
+        "title": args.title or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
+        "created": report.now(),
+        "baseline": BASELINE,
+        "skipped": [{"key": name, "reason": reason} for name, reason in skipped.items()],
+        "code": code,
+        "key": key,
+        "dataset": dataset,
+        "machine": {"cpu": checkpoints.cpu_name(), "cores": os.cpu_count(), "threads": threads, "gpu": checkpoints.gpu_name()}
+        | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
+        "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},
+        "models": list(rows.values()),
+    }
+    report.show(final, report.write(final, output_dir))
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

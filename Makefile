@@ -1,0 +1,65 @@
+# make fast    every stage in its short form on the package sentences, into runs/fast/
+# make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
+# make test    lint and tests
+# make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
+#
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
+
+PYTHON ?= python3
+SOURCE ?=
+DATA_DIR ?=
+TORCH_INDEX ?=
+
+PY := .venv/bin/python
+FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
+FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+SHAPE := --run-dir runs/distilbert-shape
+BRIEF := --epochs 0.3 --evals-per-epoch 1
+
+.PHONY: help fast full test shape
+help:
+	@sed -n 's/^# \?//p' Makefile
+
+.venv/.installed: requirements.txt requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+fast: .venv/.installed
+	mkdir -p runs/fast
+	$(PY) download_model.py $(FAST)
+	$(PY) 5_finetune_teacher.py $(FAST)
+	$(PY) 6_distill_student.py $(FAST)
+	$(PY) 8_pruning_with_finetuning.py $(FAST)
+	$(PY) 9_quantize_pruned_model.py $(FAST)
+	$(PY) 10_qat_kd_4bit.py $(FAST)
+	$(PY) 11_export_onnx.py $(FAST)
+	$(PY) 7_evaluate_and_generate_report.py $(FAST)
+
+full: .venv/.installed
+	$(PY) download_model.py $(FULL)
+	$(PY) 5_finetune_teacher.py $(FULL)
+	$(PY) 6_distill_student.py $(FULL)
+	for variant in published deep; do \
+	  $(PY) 8_pruning_with_finetuning.py $(FULL) --variant $$variant && \
+	  $(PY) 9_quantize_pruned_model.py $(FULL) --variant $$variant && \
+	  $(PY) 10_qat_kd_4bit.py $(FULL) --variant $$variant && \
+	  $(PY) 11_export_onnx.py $(FULL) --variant $$variant || exit $$?; \
+	done
+	$(PY) 7_evaluate_and_generate_report.py $(FULL)
+
+shape: .venv/.installed
+	$(PY) download_model.py $(FULL)
+	$(PY) bench/distilbert_shape.py $(SHAPE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) 5_finetune_teacher.py $(SHAPE) $(BRIEF)
+	$(PY) 6_distill_student.py $(SHAPE) $(BRIEF)
+	$(PY) 8_pruning_with_finetuning.py $(SHAPE) $(BRIEF) --prune-epochs 0.5
+	$(PY) 9_quantize_pruned_model.py $(SHAPE)
+	$(PY) 10_qat_kd_4bit.py $(SHAPE) $(BRIEF)
+	$(PY) 11_export_onnx.py $(SHAPE)
+	$(PY) 7_evaluate_and_generate_report.py $(SHAPE) --no-accuracy "random weights: size, FLOPs and latency only"
+
+test: .venv/.installed
+	$(PY) -m ruff check .
+	$(PY) -m pytest

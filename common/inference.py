@@ -1,0 +1,125 @@
+"""Any published checkpoint as a classifier of texts: the same few methods whether torch or onnxruntime does the work."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common import checkpoints
+from common.cli import UserError
+
+ONNX_FILE = "model.onnx"
+
+
+class Classifier:
+    """Texts -> logits. What runtimes share; `logits` is theirs. B batch, N tokens of the longest text, K classes."""
+
+    runtime: str  # "torch" | "onnxruntime"
+    device: str  # "cpu" | "cuda"
+
+    def __init__(self, checkpoint: checkpoints.Checkpoint):
+        # The light tokenizers library gives the same ids as transformers' tokenizer, which takes seconds to import.
+        from tokenizers import Tokenizer
+
+        config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        names = {int(i): name for i, name in config["id2label"].items()}
+        self.checkpoint = checkpoint
+        self.label_names: list[str] = [names[i] for i in sorted(names)]
+        self.max_length: int = checkpoint.manifest["args"]["max_length"]
+        self.pad_token_id: int = config.get("pad_token_id") or 0
+        self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+        self.tokenizer.enable_truncation(self.max_length)
+        self.tokenizer.no_padding()
+
+    def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest."""
+        return self._pad([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
+
+    def _pad(self, ids: list[list[int]]) -> dict[str, np.ndarray]:
+        longest = max(map(len, ids))
+        input_ids = np.full((len(ids), longest), self.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for row, tokens in enumerate(ids):
+            input_ids[row, :len(tokens)] = tokens
+            attention_mask[row, :len(tokens)] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """input_ids, attention_mask (B, N) -> float32 (B, K)."""
+        raise NotImplementedError
+
+    def classify(self, texts: list[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
+        """Logits (len(texts), K) in the order of `texts`; inside, texts of like length share a batch, so little is padding."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
+        answers = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
+        starts = range(0, len(order), batch_size)
+        if progress:
+            from tqdm import tqdm
+
+            starts = tqdm(starts, desc=self.checkpoint.stage, unit="batch", leave=False)
+        for start in starts:
+            rows = order[start:start + batch_size]
+            answers[rows] = self.logits(self._pad([ids[i] for i in rows]))
+        return answers
+
+
+class TorchClassifier(Classifier):
+    runtime = "torch"
+
+    def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
+        super().__init__(checkpoint)
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = checkpoints.load_model(checkpoint.path).to(self.device)
+
+    def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
+            return self.model(**tensors).logits.float().cpu().numpy()
+
+
+class OnnxClassifier(Classifier):
+    runtime = "onnxruntime"
+    device = "cpu"
+
+    def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
+        super().__init__(checkpoint)
+        self.model = onnx_session(checkpoint.path / ONNX_FILE, threads)
+
+    def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        return self.model.run(["logits"], batch)[0]
+
+
+def onnx_session(path: Path, threads: int | None = None):
+    """An onnxruntime session on the CPU, the graph fully optimised; `threads` None lets onnxruntime choose."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def open_classifier(path: Path, threads: int | None = None) -> Classifier:
+    """A published checkpoint directory, torch or ONNX, its files verified by hash.
+
+    `threads` None leaves the runtime's own choice. Raises UserError where the directory is no whole checkpoint.
+    """
+    onnx = (Path(path) / ONNX_FILE).is_file() or str(checkpoints.read(path).stage).endswith(("_onnx", "_onnx_int8"))
+    if onnx:
+        checkpoint = checkpoints.verify(path)
+        needed = {ONNX_FILE, "tokenizer.json", "config.json"}
+    else:
+        checkpoint = checkpoints.read(path)  # load_model verifies: the weights are hashed once
+        needed = {"tokenizer.json", "config.json"}
+    missing = needed - checkpoint.manifest["files"].keys()
+    if missing:
+        raise UserError(f"{path} holds no {sorted(missing)[0]}: run the stage that made it again with --force")
+    return (OnnxClassifier if onnx else TorchClassifier)(checkpoint, threads)

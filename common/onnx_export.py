@@ -1,0 +1,219 @@
+"""A classifier as one ONNX file, in 32 bits and, with ranges calibrated on training sentences, in 8.
+
+Shapes: B batch, N tokens, K classes, V vocabulary, D width. Files are read and written by the caller: here models come and go.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
+TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
+
+
+class _LogitsOf(torch.nn.Module):
+    """(input_ids, attention_mask) -> logits; the mask is handed over as the attention layers add it, so no mask code is traced."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
+        return self.model(input_ids=input_ids, attention_mask=mask).logits  # (B, K)
+
+
+def export(model) -> onnx.ModelProto:
+    """A torch classifier as an ONNX model with dynamic B and N: input_ids, attention_mask int64 (B, N) -> logits float32 (B, K).
+
+    A 4-bit model is exported as its full-precision twin: ONNX has no such grid. The model's attention is set to "eager",
+    whose graph is four plain operators. Nothing of this machine (paths, stack traces) stays in the result.
+    """
+    if hasattr(model, "full_precision_twin"):
+        model = model.full_precision_twin()
+    model = model.float().cpu().eval()
+    model.set_attn_implementation("eager")
+    # Two sentences of unequal length: an axis of size one would be taken for a constant.
+    ids = torch.ones(2, 9, dtype=torch.int64)
+    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.max_position_embeddings)}
+    with _quiet():
+        program = torch.onnx.export(_LogitsOf(model), (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
+                                    input_names=["input_ids", "attention_mask"], output_names=["logits"],
+                                    dynamic_shapes={"input_ids": axes, "attention_mask": axes})
+    return without_traces(program.model_proto)
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes out what the exporter notes for its own developers: stack traces with local paths, docs, value types of inner tensors."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    for part in [model.graph, *model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output, *model.functions]:
+        part.doc_string = ""
+        del part.metadata_props[:]
+    del model.graph.value_info[:]  # any runtime infers them again
+    model.graph.name = "classifier"
+    return model
+
+
+def largest_difference(session: onnxruntime.InferenceSession, model, batches: Iterable[dict[str, np.ndarray]]) -> float:
+    """The largest |logit of the file − logit of torch| over batches of input_ids, attention_mask (B, N)."""
+    worst = 0.0
+    for batch in batches:
+        with torch.inference_mode():
+            theirs = model(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits.numpy()
+        ours = session.run(["logits"], batch)[0]
+        worst = max(worst, float(np.abs(ours - theirs).max()))
+    return worst
+
+
+# --- 8 bits
+
+def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
+    """The int8 version of an exported model; `batches` of training sentences (input_ids, attention_mask) set the ranges.
+
+    Linear maps: activations in uint8 with one range each, fixed here, so that a sentence's answer never depends on its
+    company (ranges taken at run time span the whole batch, padding included). Weights in int8, a scale for each output
+    channel; inputs are evened out beforehand (`_smoothing`). Embedding tables: int8, a scale for each row. In full precision
+    stay attention's two products, whose operands are both activations, softmax, LayerNorm and the head, which together are
+    a small part of the time and none of the bytes.
+    """
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(model)
+    weights = {t.name: t for t in quantised.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+    maps = [node for node in quantised.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
+    dense = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
+    smoothing = {x: _smoothing(values, np.concatenate([dense[n.input[1]] for n in maps if n.input[0] == x], axis=1))
+                 for x, values in samples.items()}
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    for node in quantised.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        x, w, out = node.input[0], node.input[1], node.output[0]
+        if f"{x}_scale" not in constants:  # query, key and value read one rounded input
+            constants[f"{x}_scale"], constants[f"{x}_zero"] = _activation_range(samples[x] / smoothing[x])
+            constants[f"{x}_smoothing"] = 1 / smoothing[x]
+            nodes += [helper.make_node("Mul", [x, f"{x}_smoothing"], [f"{x}_smooth"]),
+                      helper.make_node("QuantizeLinear", [f"{x}_smooth", f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
+                      helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
+        # Named after the product, not the weight: two layers may share a weight and smooth it differently.
+        codes, scales = _weight_codes(dense[w] * smoothing[x][:, None])
+        constants |= {f"{out}_codes": codes, f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
+        # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
+        nodes += [helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1),
+                  helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out])]
+    _replace(quantised, nodes, constants)
+    _quantise_tables(quantised)
+    onnx.checker.check_model(quantised)
+    return quantised
+
+
+def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+    """Gives the graph these nodes, adds the constants, and drops those that no node reads any more."""
+    graph = model.graph
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # the graph's own vanish with the list
+    read = {name for node in nodes for name in node.input}
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
+    del graph.node[:]
+    del graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept + [numpy_helper.from_array(value, name) for name, value in constants.items()])
+
+
+def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Values that inner tensors (B, N, D) take at real tokens of the batches: for each name (tokens, D)."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in batches:
+        real = batch["attention_mask"].astype(bool)  # (B, N)
+        for name, value in zip(names, session.run(names, batch), strict=True):
+            seen[name].append(value[real])
+    return {name: np.concatenate(values) for name, values in seen.items()}
+
+
+def _smoothing(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Divisors s (D,) that even out the channels of `values` (tokens, D) before one range is laid over all: x·W = (x / s)·(s·W).
+
+    In BERT one or two channels are several times larger than the rest and matter, so they can't be clipped; left alone they
+    leave the others a quarter of the 256 levels. As in SmoothQuant (Xiao et al. 2023) the size goes into the weights, here
+    of these channels only: those above a cap are brought down to it. The cap is the one of seven with the least error of the
+    product (as Lin et al. 2023 choose their scales); a cap at the maximum changes nothing.
+    """
+    sample = values[:: max(1, len(values) // 1024)]
+    exact = sample @ weight
+    largest = np.abs(values).max(axis=0)  # (D,)
+
+    def attempt(cap: float) -> tuple[float, np.ndarray]:
+        s = np.maximum(largest / (cap * largest.max() + 1e-12), 1.0).astype(np.float32)
+        scale, zero = _activation_range(values / s)
+        codes, scales = _weight_codes(weight * s[:, None])
+        rounded = (np.clip(np.rint(sample / s / scale) + zero, 0, 255) - zero) * scale
+        return float(np.square(rounded @ (codes * scales) - exact).mean()), s
+
+    return min((attempt(cap) for cap in (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12)), key=lambda found: found[0])[1]
+
+
+def _activation_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale float32 () and zero point uint8 () of the range from the least to the largest value, zero included."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
+    scale = np.float32((high - low) / 255)
+    return np.array(scale), np.array(np.uint8(np.rint(-low / scale)))
+
+
+def _weight_codes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(in, out) -> int8 codes in [-64, 64] (in, out) and scales float32 (out,).
+
+    AVX2 without VNNI adds two uint8·int8 products in 16 bits and saturates: 2·255·127 = 64,770 > 32,767. With weights in 7 bits
+    it is 2·255·64 = 32,640, so the file gives the same answers on every processor.
+    """
+    scales = np.maximum(np.abs(weight).max(axis=0) / WEIGHT_LEVELS, 1e-30).astype(np.float32)
+    return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
+
+
+def _quantise_tables(model: onnx.ModelProto) -> None:
+    """Looks rows up in an int8 table and multiplies by the row's scale: Gather(table) becomes Cast(Gather(codes)) · Gather(scales).
+
+    Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
+    """
+    tables = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        if node.op_type != "Gather" or node.input[0] not in tables:
+            nodes.append(node)
+            continue
+        name, ids, rows = node.input[0], node.input[1], node.output[0]
+        table = numpy_helper.to_array(tables[name])  # (V, D)
+        scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)  # (V, 1)
+        constants |= {f"{name}_codes": np.rint(table / scales).astype(np.int8), f"{name}_scales": scales}
+        nodes += [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
+                  helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
+                  helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
+                  helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])]
+    _replace(model, nodes, constants)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells of its inner workings through warnings and loggers: errors alone are let through."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

