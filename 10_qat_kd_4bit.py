@@ -22,7 +22,8 @@ def parse_args(argv=None):
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     group.add_argument("--temperature", type=cli.positive, default=2.0, help="T of the soft targets")
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
-    parser.training_flags(epochs=(1, 2), lr=3e-5)
+    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
+    parser.training_flags(epochs=(1, 1), lr=3e-5)
     return parser.parse(argv)
 
 
@@ -30,7 +31,7 @@ def main(args):
     import transformers
 
     import compact
-    from common import checkpoints, data, distillation, inspection, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
     from compress import qat
 
     # --- 1. load
@@ -46,17 +47,19 @@ def main(args):
     tokenizer = checkpoints.load_tokenizer(pruned.path)
     train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir)
+    model = checkpoints.load_model(pruned.path)
+    layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
+    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir, layers)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
     # --- 2. from here on every weight is rounded whenever it is used
-    model = qat.fake_quantised(checkpoints.load_model(pruned.path))
+    qat.fake_quantised(model)
 
     # --- 3. train through the rounding
     class Distiller(training.StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.distillation_loss(outputs.logits, inputs["teacher_logits"], inputs["labels"],
-                                                  temperature=args.temperature, alpha=args.alpha)
+            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+                                       hidden_weight=args.hidden_weight if layers else 0.0)
 
     trainer = training.make_trainer(Distiller, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
     training.fit(trainer, stage)

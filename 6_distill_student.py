@@ -29,8 +29,8 @@ def parse_args(argv=None):
     group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
     group.add_argument("--temperature", type=cli.positive, default=2.0, help="T of the soft targets")
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
-    group.add_argument("--hidden-weight", type=float, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-    parser.training_flags(epochs=(3, 4), lr=1e-4)
+    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
+    parser.training_flags(epochs=(3, 3), lr=1e-4)
     return parser.parse(argv)
 
 
@@ -45,6 +45,8 @@ def main(args):
     checkpoints.same_data(teacher, corpus.facts)
     default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
     start = sources.local_model(args.run_dir, args.init, default)
+    if args.init:
+        sources.refuse_mixture(start, corpus)
     start_config = encoders.load_config(start)
     if start_config.model_type == "distilbert" and args.layers:
         raise cli.UserError(f"--layers chooses layers of a BERT, and {start} is a DistilBERT, which is taken whole: leave it out")
@@ -65,23 +67,14 @@ def main(args):
         student = encoders.distilbert_from_bert(bert, args.layers or encoders.every_other(encoders.depth(start_config)), corpus.label_names)
 
     # --- 3. the teacher answers, once
-    teacher_config = encoders.load_config(teacher.path)
-    hidden_weight = args.hidden_weight if teacher_config.hidden_size == student.config.dim else 0.0
-    if hidden_weight != args.hidden_weight:
-        cli.say(f"the teacher is {teacher_config.hidden_size} wide, the student {student.config.dim}: logits alone are distilled")
-    layers = encoders.matched_layers(encoders.depth(student.config), encoders.depth(teacher_config)) if hidden_weight else None
+    layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
     taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir, layers)
 
     # --- 4. distil
     class Distiller(training.StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            loss, terms = distillation.distillation_loss(outputs.logits, inputs["teacher_logits"], inputs["labels"],
-                                                         temperature=args.temperature, alpha=args.alpha)
-            if hidden_weight:
-                hidden = distillation.hidden_state_loss(outputs.hidden_states[1:], inputs["teacher_hidden"].unbind(2),
-                                                        inputs["attention_mask"])
-                loss, terms = loss + hidden_weight * hidden, terms | {"hidden": hidden.detach()}
-            return loss, terms
+            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+                                       hidden_weight=args.hidden_weight if layers else 0.0)
 
     trainer = training.make_trainer(Distiller, stage, "train", student, args, train, validation,
                                     teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught), epochs=args.epochs)

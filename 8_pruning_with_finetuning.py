@@ -39,7 +39,8 @@ def parse_args(argv=None):
     group.add_argument("--temperature-end", type=cli.positive, default=2.0, help="T when sparsity is reached, and in recovery")
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
     group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
-    parser.training_flags(epochs=(2, 3), lr=5e-5)
+    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
+    parser.training_flags(epochs=(2, 2), lr=5e-5)
     args = parser.parse(argv)
     heads, neurons = SPARSITIES[args.variant]
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
@@ -52,7 +53,7 @@ def main(args):
     import transformers
 
     import compact
-    from common import checkpoints, data, distillation, inspection, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
     from compress import importance, masking, schedule, surgery
 
     # --- 1. load
@@ -68,9 +69,11 @@ def main(args):
     tokenizer = checkpoints.load_tokenizer(student.path)
     train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir)
-    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     model = compact.from_distilbert(checkpoints.load_model(student.path))
+    layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
+    hidden_weight = args.hidden_weight if layers else 0.0
+    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir, layers)
+    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     head_gates, neuron_gates = masking.attach(model)
     before = model.num_parameters()
 
@@ -95,10 +98,9 @@ def main(args):
             return schedule.progress(self.state.global_step, round(args.prune_from * total), round(args.prune_to * total))
 
         def stage_loss(self, model, inputs, outputs):
-            return distillation.distillation_loss(
-                outputs.logits, inputs["teacher_logits"], inputs["labels"],
-                temperature=schedule.linear(args.temperature_start, args.temperature_end, self.at()),
-                alpha=schedule.linear(args.alpha_start, args.alpha_end, self.at()))
+            return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight,
+                                       temperature=schedule.linear(args.temperature_start, args.temperature_end, self.at()),
+                                       alpha=schedule.linear(args.alpha_start, args.alpha_end, self.at()))
 
         def training_step(self, model, inputs, num_items_in_batch=None):
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -123,8 +125,8 @@ def main(args):
     # --- 4. recover
     class Recoverer(training.StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.distillation_loss(outputs.logits, inputs["teacher_logits"], inputs["labels"],
-                                                  temperature=args.temperature_end, alpha=args.alpha_end)
+            return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight, temperature=args.temperature_end,
+                                       alpha=args.alpha_end)
 
     recoverer = training.make_trainer(Recoverer, stage, "recover", small, args, train, validation, collator, epochs=args.epochs)
     training.fit(recoverer, stage)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from common.cli import UserError, say
+from common.cli import UserError, say, warn
 
 SCHEMA = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,9 +77,12 @@ def gpu_name() -> str | None:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if platform.system() == "Darwin" else 1024) / 1e6, 1)  # macOS counts bytes, Linux KiB
+    """Largest resident memory of this program so far, in 10^6 bytes."""
+    status = Path("/proc/self/status")  # on Linux ru_maxrss carries the parent's peak through fork and exec; VmHWM starts anew
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)  # macOS counts bytes
 
 
 # --- reading
@@ -146,7 +149,7 @@ def published(run_dir: Path) -> list[Checkpoint]:
         try:
             found.append(read(manifest_path.parent))
         except UserError as error:
-            say(f"skipped: {error}")
+            warn(f"skipped: {error}")
     return sorted(found, key=lambda c: (c.manifest["created"], c.path.name), reverse=True)
 
 

@@ -40,6 +40,14 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Zero or a number above it."""
+    value = float(text)
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not zero or a number above it")
+    return value
+
+
 def count(text: str) -> int:
     """A whole number of one or more."""
     value = int(text)
@@ -65,6 +73,9 @@ class StageParser(argparse.ArgumentParser):
                                  "else DIR is RUN_DIR/sst2_data")
         shared.add_argument("--max-length", type=count, default=128, metavar="TOKENS", help="longer sentences are cut here")
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (--help lists the flags)\n")
 
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32):
         """Flags of every stage that trains; `epochs` is (full, fast)."""
@@ -97,6 +108,11 @@ class StageParser(argparse.ArgumentParser):
 def say(text: str) -> None:
     """One line for the user."""
     print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """One line beside the output, for what a user should know and no program reads."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

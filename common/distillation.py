@@ -30,3 +30,16 @@ def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor
     soft = soft_target_loss(student_logits, teacher_logits, temperature)
     hard = F.cross_entropy(student_logits, labels)
     return alpha * soft + (1 - alpha) * hard, {"soft": soft.detach(), "hard": hard.detach()}
+
+
+def lesson(outputs, batch: dict[str, torch.Tensor], *, temperature: float, alpha: float,
+           hidden_weight: float = 0.0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A student's loss on a batch that the teacher has answered: `distillation_loss` + hidden_weight·`hidden_state_loss`.
+
+    `outputs` are the student's, with hidden states where these count; `batch` is a `teacher_cache.TeacherCollator`'s.
+    """
+    loss, terms = distillation_loss(outputs.logits, batch["teacher_logits"], batch["labels"], temperature=temperature, alpha=alpha)
+    if hidden_weight:
+        hidden = hidden_state_loss(outputs.hidden_states[1:], batch["teacher_hidden"].unbind(2), batch["attention_mask"])
+        loss, terms = loss + hidden_weight * hidden, terms | {"hidden": hidden.detach()}
+    return loss, terms

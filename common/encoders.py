@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from common.cli import UserError
+from common.cli import UserError, say
 
 SUPPORTED = ("bert", "distilbert")
 
@@ -87,5 +87,15 @@ def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
     return student
 
 
+def hidden_layers_to_match(student_config, teacher_config, hidden_weight: float) -> list[int] | None:
+    """The teacher's layers whose hidden states a student learns; None where they don't count or the widths differ."""
+    if not hidden_weight:
+        return None
+    if student_config.hidden_size != teacher_config.hidden_size:
+        say(f"the teacher is {teacher_config.hidden_size} wide, the student {student_config.hidden_size}: logits alone are distilled")
+        return None
+    return matched_layers(depth(student_config), depth(teacher_config))
+
+
 def depth(config) -> int:
-    return config.n_layers if config.model_type == "distilbert" else config.num_hidden_layers
+    return config.num_hidden_layers

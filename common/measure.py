@@ -209,18 +209,6 @@ def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict
     return {"load_ms": None, "peak_rss_mb": None}, {"load_ms": reason, "peak_rss_mb": reason}
 
 
-def own_peak_rss_mb() -> float:
-    """Largest resident memory of this program so far, in 10^6 bytes.
-
-    Linux's ru_maxrss carries over the parent's peak through fork and exec; VmHWM starts anew with the program.
-    """
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else []:
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    return checkpoints.peak_rss_mb()
-
-
 def main(argv: list[str] | None = None) -> None:
     """The process of its own: opens, answers, prints one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -232,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
 
     classifier = inference.open_classifier(args.path, threads=args.threads)
     classifier.classify(texts, batch_size=32)
-    peak = own_peak_rss_mb()  # before the openings below, which may overlap in memory
+    peak = checkpoints.peak_rss_mb()  # before the openings below, which may overlap in memory
     opening_ms = []
     for _ in range(OPENINGS):  # the first opening, above, also imported the libraries: that is Python's time, not the file's
         del classifier
