@@ -45,7 +45,8 @@ def main(args):
         return
     transformers.set_seed(args.seed)
     tokenizer = checkpoints.load_tokenizer(pruned.path)
-    train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
+    sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     model = checkpoints.load_model(pruned.path)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)

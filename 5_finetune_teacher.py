@@ -44,7 +44,8 @@ def main(args):
     tokenizer = transformers.AutoTokenizer.from_pretrained(start, revision=args.revision)
     model = encoders.load_classifier(start, None if args.model else corpus.label_names, args.revision)
     corpus.check_labels(model.config.id2label, start)
-    train, validation = (data.tokenise(tokenizer, split, args.max_length) for split in (corpus.train, corpus.validation))
+    train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
+    validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. fine-tune
     trainer = training.make_trainer(training.StageTrainer, stage, "train", model, args, train, validation,

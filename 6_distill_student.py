@@ -50,13 +50,17 @@ def main(args):
     start_config = encoders.load_config(start)
     if start_config.model_type == "distilbert" and args.layers:
         raise cli.UserError(f"--layers chooses layers of a BERT, and {start} is a DistilBERT, which is taken whole: leave it out")
+    if start_config.vocab_size != encoders.load_config(teacher.path).vocab_size:
+        raise cli.UserError(f"{start} has {start_config.vocab_size} word pieces, {teacher.path} has another vocabulary: "
+                            "the student reads what the teacher reads, so name one of the same vocabulary with --init")
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher], link="student_model",
                               decides={"start": sources.identity(start)})
     if stage.done:
         return
     transformers.set_seed(args.seed)
     tokenizer = checkpoints.load_tokenizer(teacher.path)
-    train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
+    sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. the student's start

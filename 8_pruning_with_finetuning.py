@@ -30,7 +30,7 @@ def parse_args(argv=None):
                        help="share of FFN neurons to cut; else the variant's (published .2, deep .65)")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
-    parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=2.0, help="epochs of warming up and pruning")
+    parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=1.0, help="epochs of warming up and pruning")
     group.add_argument("--prune-from", type=cli.fraction, default=0.1, metavar="SHARE", help="share of these after which sparsity rises")
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
     group.add_argument("--prune-every", type=cli.count, default=20, metavar="STEPS", help="steps between two rankings")
@@ -40,7 +40,7 @@ def parse_args(argv=None):
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
     group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-    parser.training_flags(epochs=(2, 2), lr=5e-5)
+    parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv)
     heads, neurons = SPARSITIES[args.variant]
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
@@ -67,7 +67,8 @@ def main(args):
         return
     transformers.set_seed(args.seed)
     tokenizer = checkpoints.load_tokenizer(student.path)
-    train = data.tokenise(tokenizer, corpus.train, args.max_length, numbered=True)
+    sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     model = compact.from_distilbert(checkpoints.load_model(student.path))
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)

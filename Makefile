@@ -21,13 +21,12 @@ help:
 	@sed -n 's/^# \?//p' Makefile
 
 .venv/.installed: requirements.txt requirements-dev.txt
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
 	$(PY) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
 fast: .venv/.installed
-	mkdir -p runs/fast
 	$(PY) download_model.py $(FAST)
 	$(PY) 5_finetune_teacher.py $(FAST)
 	$(PY) 6_distill_student.py $(FAST)
@@ -36,6 +35,7 @@ fast: .venv/.installed
 	$(PY) 10_qat_kd_4bit.py $(FAST)
 	$(PY) 11_export_onnx.py $(FAST)
 	$(PY) 7_evaluate_and_generate_report.py $(FAST)
+	$(PY) evaluate_plot.py $(FAST) runs/fast/final_report.json
 
 full: .venv/.installed
 	$(PY) download_model.py $(FULL)
@@ -48,6 +48,7 @@ full: .venv/.installed
 	  $(PY) 11_export_onnx.py $(FULL) --variant $$variant || exit $$?; \
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
+	$(PY) evaluate_plot.py $(FULL) final_report.json
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)

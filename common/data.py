@@ -53,7 +53,8 @@ class Corpus:
         """Raises UserError where a model's labels are not this data's."""
         theirs = [id2label[i] for i in sorted(id2label)]
         if theirs != self.label_names:
-            raise UserError(f"{path} has the labels {theirs}, the data have {self.label_names}: name the data it was made from")
+            raise UserError(f"{path} has the labels {theirs}, the data have {self.label_names}: use the data it was made from, "
+                            "or name them as the model does, a line each, in labels.txt")
 
 
 # --- reading
@@ -127,7 +128,8 @@ def load(args) -> Corpus:
                             f"run download_model.py --source {args.source} first")
     label_names = None
     if (folder / "labels.txt").is_file():
-        label_names = (folder / "labels.txt").read_text(encoding="utf-8").split()
+        lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        label_names = [line.strip() for line in lines if line.strip()]
     elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
         name, label_names = "GLUE SST-2", ["negative", "positive"]
     train, label_names = read_tsv(folder / "train.tsv", label_names)
@@ -208,6 +210,14 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False)
     rows = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": split.labels}
     return datasets.Dataset.from_dict(rows | ({"index": list(range(len(split)))} if numbered else {}))
+
+
+def part(split: Split, n: int | None, seed: int) -> Split:
+    """A random `n` of the sentences, in their order; all of them where `n` is None or there are no more."""
+    if n is None or n >= len(split):
+        return split
+    chosen = sorted(random.Random(seed).sample(range(len(split)), n))
+    return Split([split.texts[i] for i in chosen], [split.labels[i] for i in chosen])
 
 
 def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[int]:

