@@ -1,0 +1,339 @@
+"""What the tests share: made-up sentences that can be learnt, tiny encoders with a real WordPiece tokenizer, and two runs of the pipeline.
+
+Nothing comes from the network and nothing from outside the repository. The pipeline runs once a session, as subprocesses in the
+order that the README gives; many tests look at what it left behind.
+"""
+
+import importlib.util
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+# Before torch is imported: results are compared bit for bit, and a 2-core machine has other work.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# As cli.run does for a script whose output is no terminal: here the libraries are imported long before it is called.
+QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+os.environ |= QUIET
+
+
+# --- sentences
+
+WORDS = {
+    "positive": ["lovely", "brilliant", "funny", "moving", "delightful", "superb", "charming", "clever", "warm", "dazzling"],
+    "negative": ["dull", "awful", "boring", "clumsy", "dreadful", "stale", "tedious", "shallow", "lifeless", "ugly"],
+    "neutral": ["long", "short", "recent", "french", "quiet", "black-and-white", "early", "animated", "silent", "local"],
+}
+THINGS = ["film", "story", "script", "cast", "ending", "camera", "music", "plot", "comedy", "drama", "director", "dialogue"]
+HOW = ["rather", "very", "quite", "truly", "often", "never-less-than", "somewhat", "utterly"]
+TAILS = [
+    "from start to finish",
+    "for the whole family",
+    "in every scene",
+    "despite its length",
+    "as the title says",
+    "and little else",
+    "with a familiar plot",
+    "set in a small town",
+    "by a first-time director",
+    "that runs for two hours",
+]
+
+
+def make_sentences(n: int, classes: tuple[str, ...], seed: int) -> list[tuple[str, str]]:
+    """n (sentence, label) pairs: whole sentences, and about a third phrases of them, as in SST-2's own train set."""
+    rng = random.Random(seed)
+    rows: dict[str, str] = {}
+    while len(rows) < n:
+        label = rng.choice(classes)
+        first, second = rng.sample(WORDS[label], 2)
+        one, other = rng.sample(THINGS, 2)
+        core = f"a {rng.choice(HOW)} {first} {one}"
+        sentence = rng.choice(
+            [
+                f"{core} {rng.choice(TAILS)}",
+                f"the {other} is {second} , {core} {rng.choice(TAILS)} .",
+                f"{core} and a {second} {other} {rng.choice(TAILS)}",
+            ]
+        )
+        rows[sentence] = label
+        if rng.random() < 0.5:
+            rows[core] = label
+        if rng.random() < 0.1:
+            rows[f"{first} {one}"] = label  # two words: may stay in train though its sentence is held out
+    return list(rows.items())[:n]
+
+
+def write_tsv(path: Path, rows: list[tuple[str, str]], header: str = "sentence\tlabel") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(f"{text}\t{label}" for text, label in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+def write_data(folder: Path, classes: tuple[str, ...], n_train: int = 500, n_dev: int = 200, seed: int = 1) -> Path:
+    rows = make_sentences(n_train + n_dev, classes, seed)
+    write_tsv(folder / "train.tsv", rows[:n_train])
+    write_tsv(folder / "dev.tsv", rows[n_train:])
+    return folder
+
+
+# --- tiny models
+
+
+def make_tokenizer(folder: Path):
+    """A WordPiece vocabulary of a few hundred pieces, small enough that rarer words fall into several."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertTokenizer
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    texts = [text for text, _ in make_sentences(400, tuple(WORDS), seed=7)]
+    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("\n".join(piece for piece, _ in vocabulary) + "\n", encoding="utf-8")
+    wrapped = BertTokenizer(tokenizer_object=tokenizer, model_max_length=64)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def tiny_bert(vocab_size: int = 251, layers: int = 4, seed: int = 3, **settings):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        **settings,
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def tiny_distilbert(vocab_size: int = 251, layers: int = 2, seed: int = 4, **settings):
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(seed)
+    config = DistilBertConfig(
+        vocab_size=vocab_size, dim=32, n_layers=layers, n_heads=4, hidden_dim=48, max_position_embeddings=64, **settings
+    )
+    model = DistilBertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # fresh biases are zero, and a cut that loses one would go unseen
+                parameter.normal_(std=0.1)
+            elif parameter.dim() == 2:
+                parameter.mul_(4)  # logits of a fresh model hardly differ from sentence to sentence
+    return model
+
+
+def tiny_compact(**kwargs):
+    import compact
+
+    return compact.from_distilbert(tiny_distilbert(**kwargs)).eval()
+
+
+def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: int = 0) -> dict:
+    """input_ids and attention_mask (B, N) of rows of different lengths."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, vocab_size, (batch, tokens), generator=generator)
+    lengths = torch.randint(3, tokens + 1, (batch, 1), generator=generator)
+    mask = (torch.arange(tokens)[None] < lengths).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+# --- running scripts
+
+
+def environment(**extra: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in QUIET}  # scripts must be quiet by themselves
+    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | extra
+
+
+def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, cwd: Path = REPOSITORY, **env: str):
+    """A script of the product in a process of its own, from the repository root: a CompletedProcess with text."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / name), *map(str, flags)],
+        cwd=cwd,
+        env=environment(**env),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{name} {' '.join(map(str, flags))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def call_script(name: str, *flags) -> tuple[int, str, str]:
+    """The same without a process of its own, which would spend seconds on importing torch: (exit code, stdout, stderr)."""
+    from common import cli
+
+    spec = importlib.util.spec_from_file_location("stage_" + name.removesuffix(".py"), REPOSITORY / name)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            cli.run(script.main, script.parse_args([str(f) for f in flags]))
+        except SystemExit as stop:
+            code = stop.code or 0
+    return code, out.getvalue(), err.getvalue()
+
+
+def listing(folder: Path) -> list[tuple[str, int, int]]:
+    """Every path below a folder with size and time: what a command must not have touched."""
+    return sorted((p.relative_to(folder).as_posix(), p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*"))
+
+
+def manifests(run_dir: Path) -> dict[tuple[str, str], tuple[Path, dict]]:
+    """{(stage, variant): (directory, stage.json)} of what a run has published."""
+    found = {}
+    for path in sorted((run_dir / "models").glob("[!.]*/stage.json")):
+        if not path.parent.is_symlink():
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found[manifest["stage"], manifest["variant"]] = (path.parent, manifest)
+    return found
+
+
+# --- the pipeline, once a session
+
+# Few steps of a large learning rate: enough for made-up sentences. Evaluations are rare, so that step checkpoints are.
+TRAINING = ("--batch-size", 16, "--evals-per-epoch", 1, "--max-length", 48)
+FLAGS = {
+    "5_finetune_teacher.py": ("--fast", "--epochs", 8, "--lr", 3e-3, *TRAINING),
+    "6_distill_student.py": ("--fast", "--epochs", 10, "--lr", 2e-3, *TRAINING),
+    "8_pruning_with_finetuning.py": ("--fast", "--prune-epochs", 2, "--prune-every", 5, "--epochs", 3, "--lr", 1e-3, *TRAINING),
+    "9_quantize_pruned_model.py": ("--fast", "--max-length", 48),
+    "10_qat_kd_4bit.py": ("--fast", "--epochs", 2, "--lr", 1e-3, *TRAINING),
+}
+STAGES = tuple(FLAGS)
+ROWS = ("teacher", "distilled", "distilled_ptq", "pruned", "pruned_ptq", "pruned_qkd")
+
+
+@dataclass
+class Pipeline:
+    """A run directory, its data, and what each command said."""
+
+    run_dir: Path
+    data_dir: Path
+    classes: tuple[str, ...]
+    said: dict[str, subprocess.CompletedProcess] = field(default_factory=dict)
+
+    def flags(self, script: str) -> tuple:
+        return (*FLAGS.get(script, ("--fast",)), "--run-dir", self.run_dir, "--data-dir", self.data_dir)
+
+    def run(self, script: str, *more, note: str | None = None, **env: str) -> subprocess.CompletedProcess:
+        done = run_script(script, *self.flags(script), *more, **env)
+        self.said[note or script] = done
+        return done
+
+    def checkpoint(self, stage: str, variant: str = "published") -> Path:
+        return manifests(self.run_dir)[stage, variant][0]
+
+    def copy(self, to: Path, *stages: str) -> "Pipeline":
+        """A run directory that holds only these stages (and the pretrained encoder), to be spoilt or continued."""
+        (to / "models").mkdir(parents=True)
+        shutil.copytree(self.run_dir / "bert-local", to / "bert-local")
+        for stage in stages:
+            path = self.checkpoint(stage)
+            shutil.copytree(path, to / "models" / path.name)
+        return Pipeline(to, self.data_dir, self.classes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub_cache(tmp_path_factory):
+    """transformers keeps copies of remote code: in a folder of these tests, not in the user's."""
+    folder = tmp_path_factory.mktemp("hf_home")
+    os.environ["HF_HOME"] = str(folder)
+    os.environ["HF_MODULES_CACHE"] = str(folder / "modules")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def bert_local(tmp_path_factory, tokenizer) -> Path:
+    """A pretrained encoder as download_model.py leaves it: an untrained tiny BERT."""
+    folder = tmp_path_factory.mktemp("encoder") / "bert-local"
+    tiny_bert(vocab_size=len(tokenizer)).bert.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_run(folder: Path, bert_local: Path, classes: tuple[str, ...]) -> Pipeline:
+    run = Pipeline(folder / "run", write_data(folder / "made-up", classes), classes)
+    run.run_dir.mkdir()
+    shutil.copytree(bert_local, run.run_dir / "bert-local")
+    for script in STAGES:
+        run.run(script)
+    return run
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory, bert_local) -> Pipeline:
+    """The stages that make torch checkpoints, on two classes."""
+    return make_run(tmp_path_factory.mktemp("two_classes"), bert_local, ("negative", "positive"))
+
+
+REPORT_FLAGS = ("--repeats", 1, "--sentences", 40)
+
+
+@pytest.fixture(scope="session")
+def pipeline(stages) -> Pipeline:
+    """The same run with everything behind the stages: exports, report, comparison."""
+    stages.run("11_export_onnx.py", "--max-length", 48)
+    stages.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+    report = stages.run_dir / "final_report.json"
+    done = run_script(
+        "evaluate_plot.py",
+        report,
+        stages.checkpoint("pruned"),
+        stages.run_dir / "not-here.json",
+        "--run-dir",
+        stages.run_dir,
+        "--data-dir",
+        stages.data_dir,
+    )
+    stages.said["evaluate_plot.py"] = done
+    return stages
+
+
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory, bert_local) -> Pipeline:
+    """Three classes with names, and the deep variant beside the published one."""
+    run = make_run(tmp_path_factory.mktemp("three_classes"), bert_local, ("negative", "neutral", "positive"))
+    for script in ("8_pruning_with_finetuning.py", "9_quantize_pruned_model.py"):
+        run.run(script, "--variant", "deep", note=f"{script} deep")
+    run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")
+    run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+    return run
