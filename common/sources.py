@@ -123,7 +123,8 @@ def whole(folder: Path, source: str, name: str | None = None, revision: str | No
     facts = _read_json(folder / NOTE)
     if not isinstance(facts.get("files"), dict) or source not in ("any", facts.get("source")):
         return False
-    if facts.get("source") == "hub" and (name not in (None, facts.get("name")) or revision not in (None, facts.get("revision"), facts.get("asked"))):
+    revisions = (None, facts.get("revision"), facts.get("asked"))
+    if facts.get("source") == "hub" and (name not in (None, facts.get("name")) or revision not in revisions):
         return False
     return all((folder / file).is_file() and sha256_file(folder / file) == digest for file, digest in facts["files"].items())
 
