@@ -35,7 +35,6 @@ fast: .venv/.installed
 	$(PY) 10_qat_kd_4bit.py $(FAST)
 	$(PY) 11_export_onnx.py $(FAST)
 	$(PY) 7_evaluate_and_generate_report.py $(FAST)
-	$(PY) evaluate_plot.py $(FAST) runs/fast/final_report.json
 
 full: .venv/.installed
 	$(PY) download_model.py $(FULL)
@@ -48,7 +47,6 @@ full: .venv/.installed
 	  $(PY) 11_export_onnx.py $(FULL) --variant $$variant || exit $$?; \
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
-	$(PY) evaluate_plot.py $(FULL) final_report.json
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)

@@ -121,8 +121,11 @@ def load(args) -> Corpus:
     name, source = folder.resolve().name, "tsv"
     note = folder / "source.json"
     if note.is_file():
-        origin = json.loads(note.read_text(encoding="utf-8"))
-        name, source = origin["name"], origin["source"]
+        try:
+            origin = json.loads(note.read_text(encoding="utf-8"))
+            name, source = origin["name"], origin["source"]
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(f"{note} is damaged: run python download_model.py again") from None
         if args.source not in ("auto", source):
             raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
                             f"run download_model.py --source {args.source} first")

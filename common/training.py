@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -134,19 +135,37 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
 
 
 def fit(trainer: StageTrainer, stage: Stage) -> None:
-    """Trains, going on from the last whole step checkpoint; keeps the curve in the stage as `training_log.json`."""
+    """Trains, going on from the last whole step checkpoint; keeps the curve in the stage as `training_log.json`.
+
+    A training that had come to its end before a kill is not continued: early stopping would see one look more.
+    """
     work = Path(trainer.args.output_dir)
-    steps = sorted(work.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    for half in [p for p in steps if not (p / WHOLE).exists()]:
-        shutil.rmtree(half)
-    whole = [p for p in steps if (p / WHOLE).exists()]
-    if whole:
-        say(f"continuing from step {whole[-1].name.rsplit('-', 1)[1]}")
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    ended = work / "ended"
+    if (ended / WHOLE).exists():
+        say(f"{work.name.removeprefix('work_')}: trained already")
+        safetensors.torch.load_model(trainer.model, ended / "model.safetensors", device=str(trainer.args.device))
+        trainer.state = transformers.TrainerState.load_from_json(str(ended / "trainer_state.json"))
+    else:
+        trainer.train(resume_from_checkpoint=last_whole(work))
+        trainer.save_model(str(ended))
+        trainer.state.save_to_json(str(ended / "trainer_state.json"))
+        (ended / WHOLE).touch()
     log = stage.dir / "training_log.json"
     curves = json.loads(log.read_text()) if log.exists() else {}
     curves[work.name.removeprefix("work_")] = [e for e in trainer.state.log_history if "train_runtime" not in e]
     log.write_text(json.dumps(curves, indent=1) + "\n")
+
+
+def last_whole(work: Path) -> str | None:
+    """The newest whole step checkpoint under `work`; half ones are thrown away, or the library would die on them."""
+    steps = sorted(work.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    for half in [p for p in steps if not (p / WHOLE).exists()]:
+        shutil.rmtree(half)
+    whole = [p for p in steps if (p / WHOLE).exists()]
+    if not whole:
+        return None
+    say(f"continuing from step {whole[-1].name.rsplit('-', 1)[1]}")
+    return str(whole[-1])
 
 
 def best_accuracy(trainer: StageTrainer) -> float:
