@@ -34,8 +34,10 @@ def main(args):
     corpus = data.load(args)
     start = args.model or sources.local_model(args.run_dir, args.init, "bert-local")
     if args.model:
-        sources.refuse_mixture(args.model, corpus)
-    encoders.load_config(start, args.revision)
+        sources.refuse_mixture(args.model, corpus)  # before a hub is asked
+    config = encoders.load_config(start, args.revision)
+    if args.model:
+        corpus.check_labels(config.id2label, start)
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                               decides={"start": sources.identity(start, args.revision)})
     if stage.done:
@@ -43,7 +45,6 @@ def main(args):
     transformers.set_seed(args.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(start, revision=args.revision)
     model = encoders.load_classifier(start, None if args.model else corpus.label_names, args.revision)
-    corpus.check_labels(model.config.id2label, start)
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 

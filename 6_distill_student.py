@@ -53,6 +53,7 @@ def main(args):
     if start_config.vocab_size != encoders.load_config(teacher.path).vocab_size:
         raise cli.UserError(f"{start} has {start_config.vocab_size} word pieces, {teacher.path} has another vocabulary: "
                             "the student reads what the teacher reads, so name one of the same vocabulary with --init")
+    bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher], link="student_model",
                               decides={"start": sources.identity(start)})
     if stage.done:
@@ -64,11 +65,9 @@ def main(args):
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. the student's start
-    if start_config.model_type == "distilbert":
-        student = encoders.load_classifier(start, corpus.label_names)
-    else:
-        bert = encoders.load_classifier(start, corpus.label_names)
-        student = encoders.distilbert_from_bert(bert, args.layers or encoders.every_other(encoders.depth(start_config)), corpus.label_names)
+    student = encoders.load_classifier(start, corpus.label_names)
+    if bert_layers:
+        student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
 
     # --- 3. the teacher answers, once
     layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)

@@ -50,7 +50,7 @@ full: .venv/.installed
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)
-	$(PY) bench/distilbert_shape.py $(SHAPE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.distilbert_shape $(SHAPE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	$(PY) 5_finetune_teacher.py $(SHAPE) $(BRIEF)
 	$(PY) 6_distill_student.py $(SHAPE) $(BRIEF)
 	$(PY) 8_pruning_with_finetuning.py $(SHAPE) $(BRIEF) --prune-epochs 0.5

@@ -7,7 +7,6 @@
 An empty line is answered with an empty label and no probability, so that answers stay beside their lines.
 """
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -23,12 +22,8 @@ RUNTIMES = ["_onnx_int8", "_onnx", ""]  # of each, what a CPU runs fastest
 BATCHES_AT_ONCE = 32  # read, sorted by length and answered together: bounds memory
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help, allow_abbrev=False)
+    parser = cli.Parser(__doc__)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --file or standard input")
     parser.add_argument("--file", type=Path, default=None, help="texts, one a line, UTF-8")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", default=None,

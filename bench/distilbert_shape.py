@@ -3,19 +3,20 @@
 Makes RUN_DIR/bert-local (bert-base's shape), RUN_DIR/distilbert-local (DistilBERT's) and RUN_DIR/sst2_data: a few hundred
 training sentences, enough for every stage to run, and all dev sentences, on which latency is timed.
 
-    python bench/distilbert_shape.py --run-dir runs/distilbert-shape --data-dir DIR --tokenizer bert-local
+    python -m bench.distilbert_shape --run-dir runs/distilbert-shape --data-dir DIR --tokenizer bert-local
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
+
+from common import cli
 
 TRAINING_LINES = 300
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/distilbert-shape"), help="where the models and data are made")
     parser.add_argument("--data-dir", type=Path, default=Path("sst2_data"), help="train.tsv and dev.tsv to take sentences from")
     parser.add_argument("--tokenizer", type=Path, default=Path("bert-local"), help="a model with BERT's uncased vocabulary")

@@ -244,7 +244,9 @@ class Stage:
         return self.earlier_s + time.monotonic() - self.started
 
     def keep_time(self) -> None:
-        (self.dir / "work_wall_s").write_text(f"{self.wall_s():.1f}")
+        fresh = self.dir / "work_wall_s.new"
+        fresh.write_text(f"{self.wall_s():.1f}")
+        os.replace(fresh, self.dir / "work_wall_s")  # a kill in mid-write would leave an empty one
 
     def publish(self) -> Path:
         """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path."""

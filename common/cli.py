@@ -58,11 +58,21 @@ def count(text: str) -> int:
     return value
 
 
-class StageParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse with defaults in the help and a wrong flag as one line."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (--help lists the flags)\n")
+
+
+class StageParser(Parser):
     """The flags of one stage: the shared ones, and presets that differ between a full run and `--fast`."""
 
-    def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+    def __init__(self, description: str | None):
+        super().__init__(description)
         self._presets: dict[str, tuple[object, object]] = {}
         shared = self.add_argument_group("shared by all stages")
         shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
@@ -75,9 +85,6 @@ class StageParser(argparse.ArgumentParser):
                                  "else DIR is RUN_DIR/sst2_data")
         shared.add_argument("--max-length", type=count, default=128, metavar="TOKENS", help="longer sentences are cut here")
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
-
-    def error(self, message: str):
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
 
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
         """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count."""

@@ -131,7 +131,10 @@ def load(args) -> Corpus:
                             f"run download_model.py --source {args.source} first")
     label_names = None
     if (folder / "labels.txt").is_file():
-        lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        try:
+            lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{folder / 'labels.txt'}: bytes that aren't UTF-8: save the file as UTF-8") from None
         label_names = [line.strip() for line in lines if line.strip()]
     elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
         name, label_names = "GLUE SST-2", ["negative", "positive"]

@@ -45,9 +45,16 @@ def labels(label_names: list[str]) -> dict:
             "label2id": {name: i for i, name in enumerate(label_names)}}
 
 
-def every_other(n_layers: int) -> list[int]:
-    """DistilBERT's choice of its teacher's layers: 0, 2, 4, …"""
-    return list(range(0, n_layers, 2))
+def chosen_layers(asked: list[int] | None, config) -> list[int]:
+    """The layers of a BERT that a student takes: those asked for, else every other one, 0, 2, 4, …, as DistilBERT did.
+
+    Raises UserError for a layer that the BERT doesn't have, or one named twice.
+    """
+    if asked is None:
+        return list(range(0, depth(config), 2))
+    if not asked or not all(0 <= layer < depth(config) for layer in asked) or len(set(asked)) < len(asked):
+        raise UserError(f"--layers {','.join(map(str, asked))}: the encoder has the layers 0…{depth(config) - 1}, each once")
+    return asked
 
 
 def matched_layers(student_depth: int, teacher_depth: int) -> list[int]:
@@ -59,11 +66,9 @@ def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
     """A DistilBERT made of a BERT's embeddings and the `layers` named, its head new (Sanh et al. 2019, section 3).
 
     DistilBERT has no token types: BERT's row 0 is folded into the position table, which is exact for single sentences.
-    With all layers its last hidden states equal BERT's. Raises UserError for a layer that BERT doesn't have.
+    With all layers its last hidden states equal BERT's.
     """
     source = bert.config
-    if not layers or not all(0 <= layer < source.num_hidden_layers for layer in layers) or len(set(layers)) < len(layers):
-        raise UserError(f"--layers {','.join(map(str, layers))}: the encoder has the layers 0…{source.num_hidden_layers - 1}, each once")
     config = transformers.DistilBertConfig(
         vocab_size=source.vocab_size, dim=source.hidden_size, n_layers=len(layers), n_heads=source.num_attention_heads,
         hidden_dim=source.intermediate_size, max_position_embeddings=source.max_position_embeddings, activation=source.hidden_act,

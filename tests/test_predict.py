@@ -1,0 +1,91 @@
+"""predict.py: text in by three ways, labels out by name, as columns or JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, environment, manifests, run_script
+
+GOOD, BAD = "a very lovely film from start to finish", "a rather dull story with a familiar plot"
+
+
+@pytest.fixture(scope="module")
+def onnx(pipeline):
+    """The quickest checkpoint to open: most of these tests are about words, not weights."""
+    return manifests(pipeline.run_dir)["distilled_onnx_int8", "published"][0]
+
+
+def columns(text: str) -> list[list[str]]:
+    return [line.split("\t") for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["teacher", "pruned", "pruned_qkd", "pruned_qkd_onnx_int8"])
+def test_any_checkpoint_answers_with_names(pipeline, stage):
+    done = run_script("predict.py", "--checkpoint", manifests(pipeline.run_dir)[stage, "published"][0], GOOD, BAD)
+    (good, p_good, text), (bad, p_bad, _) = columns(done.stdout)
+    assert (good, bad, text) == ("positive", "negative", GOOD)
+    assert 0.5 <= float(p_good) <= 1 and 0.5 <= float(p_bad) <= 1
+    assert done.stderr == ""
+
+
+def test_checkpoint_is_chosen_where_none_is_named(pipeline):
+    assert columns(run_script("predict.py", "--run-dir", pipeline.run_dir, GOOD).stdout)[0][0] == "positive"
+
+
+def test_file_and_standard_input_answer_alike(onnx, tmp_path):
+    lines = [GOOD, BAD, "", "café 电影 lovely"]
+    (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    by_file = run_script("predict.py", "--checkpoint", onnx, "--file", tmp_path / "texts.txt")
+    by_pipe = run_script("predict.py", "--checkpoint", onnx, stdin="\n".join(lines) + "\n")
+    assert by_file.stdout == by_pipe.stdout
+    found = columns(by_file.stdout)
+    assert [row[2] for row in found] == lines, "answers stay beside their lines"
+    assert found[2][:2] == ["", ""] and [found[0][0], found[1][0]] == ["positive", "negative"]
+
+
+def test_json_lines(onnx):
+    done = run_script("predict.py", "--checkpoint", onnx, "--json", "a lovely\tfilm", "电影")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [a["text"] for a in answers] == ["a lovely\tfilm", "电影"] and "电影" in done.stdout
+    assert all(a["label"] in ("negative", "positive") and 0.5 <= a["probability"] <= 1 for a in answers)
+
+
+def test_a_tab_in_a_text_makes_no_column(onnx):
+    assert [len(row) for row in columns(run_script("predict.py", "--checkpoint", onnx, "a\tlovely\nfilm").stdout)] == [3]
+
+
+def test_answers_do_not_depend_on_the_batch(onnx):
+    texts = "\n".join([GOOD, BAD, "dull", "a lovely film in every scene that runs for two hours"] * 20) + "\n"
+    one, many = (run_script("predict.py", "--checkpoint", onnx, "--batch-size", size, stdin=texts).stdout for size in (1, 32))
+    assert [row[0] for row in columns(one)] == [row[0] for row in columns(many)]
+
+
+def test_closed_pipe_ends_quietly(onnx):
+    command = [sys.executable, str(REPOSITORY / "predict.py"), "--checkpoint", str(onnx), "--batch-size", "1"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `| head` does once it has enough
+    _, err = process.communicate("\n".join([GOOD] * 5000), timeout=120)
+    assert "Traceback" not in err and "BrokenPipe" not in err, err
+    assert process.returncode in (0, 141)
+
+
+def test_three_classes_by_name(three_classes):
+    path = manifests(three_classes.run_dir)["pruned_qkd_onnx_int8", "published"][0]
+    texts = ["a very lovely film in every scene", "a very awful film in every scene", "a very recent film in every scene"]
+    assert [row[0] for row in columns(run_script("predict.py", "--checkpoint", path, *texts).stdout)] == ["positive", "negative", "neutral"]
+
+
+def test_bytes_that_are_no_text_are_refused_by_line(onnx, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(b"fine\ncaf\xe9\n")
+    done = run_script("predict.py", "--checkpoint", onnx, "--file", tmp_path / "texts.txt", check=False)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'texts.txt'}:2: ")
+
+
+def test_missing_file_and_missing_checkpoint_are_one_line(onnx, tmp_path):
+    for flags in (("--checkpoint", onnx, "--file", tmp_path / "none.txt"), ("--run-dir", tmp_path, GOOD), ("--checkpoint", tmp_path, GOOD)):
+        done = run_script("predict.py", *flags, check=False)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and str(tmp_path) in done.stderr

@@ -1,0 +1,159 @@
+"""Cutting: the small model gives the masked one's logits, is really smaller, and opens anywhere."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, environment, random_batch, tiny_compact
+
+import compact
+from compress import masking, surgery
+
+# Uneven heads and odd widths: (kept heads, kept neurons) a layer.
+SHAPES = [([1, 4], [13, 48]), ([3, 2], [1, 31]), ([4, 1], [47, 7])]
+
+
+def masks_of(heads, neurons, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+
+    def some(kept, total):
+        mask = torch.zeros(total)
+        mask[torch.randperm(total, generator=rng)[:kept]] = 1
+        return mask
+
+    return [some(h, 4) for h in heads], [some(n, 48) for n in neurons]
+
+
+def masked_and_cut(heads, neurons):
+    model = tiny_compact()
+    head_masks, neuron_masks = masks_of(heads, neurons)
+    head_gates, neuron_gates = masking.attach(model)
+    for gate, mask in zip(head_gates + neuron_gates, head_masks + neuron_masks, strict=True):
+        gate.mask.copy_(mask)
+    return model.eval(), surgery.cut(model, head_masks, neuron_masks).eval()
+
+
+@pytest.mark.parametrize(("heads", "neurons"), SHAPES)
+def test_cut_gives_the_masked_models_logits(heads, neurons):
+    masked, small = masked_and_cut(heads, neurons)
+    batch = random_batch()
+    with torch.no_grad():
+        assert (masked(**batch).logits - small(**batch).logits).abs().max() <= 1e-5
+        assert (small(**batch).logits - tiny_compact()(**batch).logits).abs().max() > 1e-2, "the masks did nothing"
+
+
+@pytest.mark.parametrize(("heads", "neurons"), SHAPES)
+def test_cut_is_really_smaller(heads, neurons):
+    masked, small = masked_and_cut(heads, neurons)
+    assert (small.config.heads, small.config.ffn) == (heads, neurons)
+    for layer, h, f in zip(small.layers(), heads, neurons, strict=True):
+        assert layer.attention.q_lin.weight.shape == (8 * h, 32) and layer.attention.out_lin.weight.shape == (32, 8 * h)
+        assert layer.ffn.lin1.weight.shape == (f, 32) and layer.ffn.lin2.weight.shape == (32, f)
+    # A head: 8 rows of 33 (with bias) in Q, K and V, 8 columns of 32; a neuron: a row of 33 and a column of 32.
+    gone = sum((4 - h) * (3 * 8 * 33 + 8 * 32) + (48 - f) * (33 + 32) for h, f in zip(heads, neurons, strict=True))
+    assert small.num_parameters() == masked.num_parameters() - gone
+    assert not any("gate" in name for name in small.state_dict())
+
+
+def test_sparsity_zero_changes_nothing():
+    model = tiny_compact()
+    same = surgery.cut(model, [torch.ones(4)] * 2, [torch.ones(48)] * 2).eval()
+    assert same.num_parameters() == model.num_parameters()
+    with torch.no_grad():
+        assert torch.equal(same(**random_batch()).logits, model(**random_batch()).logits)
+
+
+@pytest.mark.parametrize("empty", ["heads", "neurons"])
+def test_refuses_a_layer_without_heads_or_neurons(empty):
+    heads, neurons = masks_of([2, 2], [5, 5])
+    (heads if empty == "heads" else neurons)[1].zero_()
+    with pytest.raises(ValueError, match="without heads or neurons"):
+        surgery.cut(tiny_compact(), heads, neurons)
+
+
+def test_configuration_wants_a_number_for_each_layer():
+    with pytest.raises(ValueError, match="one number"):
+        compact.CompactConfig(n_layers=2, heads=[1], ffn=[2, 3])
+
+
+OPEN = """
+import json, sys, torch
+{first}
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], {how}).eval()
+batch = {{k: torch.tensor(v) for k, v in json.loads(sys.argv[2]).items()}}
+with torch.no_grad():
+    print(json.dumps(["compact" in sys.modules, type(model).__name__, model(**batch).logits.tolist()]))
+"""
+
+
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("way", ["compact", "trust_remote_code"])
+def test_opens_in_a_new_process_with_the_same_logits(tmp_path, bits, way):
+    _, small = masked_and_cut(*SHAPES[0])
+    small = small.packed_twin() if bits == 4 else small
+    compact.save(small, tmp_path / "checkpoint")
+    batch = random_batch()
+    with torch.no_grad():
+        expected = small(**batch).logits
+    if way == "compact":
+        code, cwd, flags = OPEN.format(first="import compact", how="local_files_only=True"), REPOSITORY, []
+    else:  # nothing of this project: neither the folder nor the path (-I leaves both, and PYTHONPATH, out)
+        code, cwd, flags = OPEN.format(first="", how="trust_remote_code=True"), tmp_path, ["-I"]
+    asked = json.dumps({k: v.tolist() for k, v in batch.items()})
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code, str(tmp_path / "checkpoint"), asked],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment(HF_HOME=str(tmp_path / "hf"), HF_MODULES_CACHE=str(tmp_path / "hf/modules")),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ours_imported, name, logits = json.loads(done.stdout.splitlines()[-1])
+    assert ours_imported == (way == "compact") and name == "CompactForSequenceClassification"
+    assert torch.equal(torch.tensor(logits), expected)
+
+
+def test_gates_take_the_gradient_only_while_training():
+    model = tiny_compact()
+    head_gates, neuron_gates = masking.attach(model)
+    batch = random_batch()
+    model.eval()(**batch)
+    with pytest.raises(RuntimeError, match="nothing to accumulate"):
+        head_gates[0].accumulate()
+    model.train()(**batch).logits.sum().backward()
+    for gate in head_gates + neuron_gates:
+        gate.accumulate()
+        assert int(gate.seen) == 1 and gate.sensitivity.abs().sum() > 0
+
+
+def test_gate_gradient_is_the_derivative_by_finite_differences():
+    model = tiny_compact().double()
+    head_gates, neuron_gates = masking.attach(model)
+    for gate in head_gates + neuron_gates:
+        gate.double()
+    batch = random_batch()
+    for module in model.modules():  # dropout off, gates open
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in model.layers():
+        layer.attention.dropout.p = 0.0
+        layer.attention.attention_dropout = 0.0
+    model.train()
+    for gates, unit in ((head_gates, 2), (neuron_gates, 11)):
+        gate = gates[1]
+        gate.sensitivity.zero_()
+        gate.seen.zero_()
+        model(**batch).logits[:, 0].sum().backward()
+        gate.accumulate()
+        with torch.no_grad():
+            sums = []
+            for step in (1e-5, -1e-5):
+                gate.mask[unit] = 1 + step
+                sums.append(model(**batch).logits[:, 0].sum())
+            gate.mask[unit] = 1
+        slope = (sums[0] - sums[1]) / 2e-5
+        assert gate.sensitivity[unit] == pytest.approx(float(slope**2), rel=1e-4)

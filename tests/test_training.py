@@ -1,0 +1,124 @@
+"""The one training set-up: what a look keeps, and what a resumed run must remember."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_sentences, tiny_distilbert
+
+from common import checkpoints, data, training
+
+DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 1, "validation": 1, "dev": 1}
+
+
+class Killed(Exception):
+    pass
+
+
+def begin(run_dir, **more):
+    from types import SimpleNamespace
+
+    args = SimpleNamespace(
+        **{
+            "run_dir": run_dir,
+            "seed": 5,
+            "mode": "fast",
+            "force": False,
+            "lr": 0.0,
+            "batch_size": 16,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "evals_per_epoch": 2,
+            "patience": 2,
+        }
+        | more
+    )
+    return args, checkpoints.begin(args, "teacher", "finetuned_teacher", DATASET, [])
+
+
+def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, **more):
+    rows = make_sentences(96, ("negative", "positive"), 2)
+    split = data.Split([t for t, _ in rows], [int(label == "positive") for _, label in rows])
+    args, stage = begin(run_dir, **more)
+    encoded = data.tokenise(tokenizer, split, 32)
+
+    class Trainer(training.StageTrainer):
+        def training_step(self, *inputs, **kwargs):
+            if self.state.global_step == kill_at:
+                raise Killed
+            return super().training_step(*inputs, **kwargs)
+
+    model = tiny_distilbert(vocab_size=len(tokenizer))
+    return stage, training.make_trainer(
+        Trainer, stage, "train", model, args, encoded, encoded, data.Collator(tokenizer.pad_token_id), epochs=epochs
+    )
+
+
+def curve(stage):
+    entries = json.loads((stage.dir / "training_log.json").read_text())["train"]
+    drop = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    return [{k: v for k, v in entry.items() if k not in drop} for entry in entries]
+
+
+def test_patience_survives_a_kill(tmp_path, tokenizer):
+    """A learning rate near zero: no look is better than the first, so the third one ends it, killed in between or not."""
+    steady = {"lr": 1e-12, "patience": 2}
+    stage, trainer = trainer_of(tmp_path / "undisturbed", tokenizer, **steady)
+    training.fit(trainer, stage)
+    assert trainer.state.global_step == 9  # looks at 3, 6 and 9 of 24 steps
+    killed_stage, killed = trainer_of(tmp_path / "killed", tokenizer, kill_at=7, **steady)
+    with pytest.raises(Killed):
+        training.fit(killed, killed_stage)
+    stage_again, again = trainer_of(tmp_path / "killed", tokenizer, **steady)
+    training.fit(again, stage_again)
+    assert again.state.global_step == 9
+    assert curve(stage_again) == curve(stage)
+
+
+@pytest.mark.parametrize("kill_at", [4, 7, 8])  # within the first epoch, at its end + 1, in the second
+def test_resumed_training_ends_with_the_same_weights(tmp_path, tokenizer, kill_at):
+    learning = {"lr": 1e-3, "patience": 9}
+    stage, trainer = trainer_of(tmp_path / "undisturbed", tokenizer, epochs=2.0, **learning)
+    training.fit(trainer, stage)
+    killed_stage, killed = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, kill_at=kill_at, **learning)
+    with pytest.raises(Killed):
+        training.fit(killed, killed_stage)
+    stage_again, again = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, **learning)
+    torch.manual_seed(1234)  # what the new process drew before must not matter
+    training.fit(again, stage_again)
+    for (name, one), (_, other) in zip(trainer.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert curve(stage_again) == curve(stage)
+
+
+def test_a_half_written_step_checkpoint_is_thrown_away(tmp_path, tokenizer):
+    stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, kill_at=4)
+    with pytest.raises(Killed):
+        training.fit(trainer, stage)
+    work = stage.work("train")
+    assert (work / "checkpoint-3" / training.WHOLE).exists()
+    half = work / "checkpoint-6"
+    half.mkdir()
+    (half / "trainer_state.json").write_text("{")  # as a kill in the middle of writing leaves it
+    stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3)
+    training.fit(trainer, stage)
+    assert trainer.state.global_step == 6 and (half / training.WHOLE).exists()
+
+
+def test_best_looks_weights_are_left_in_the_model(tmp_path, tokenizer):
+    stage, trainer = trainer_of(tmp_path, tokenizer, epochs=16.0, lr=2e-3, patience=99)
+    training.fit(trainer, stage)
+    looks = [entry["eval_accuracy"] for entry in curve(stage) if "eval_accuracy" in entry]
+    assert training.best_accuracy(trainer) == max(looks) > looks[0]
+
+
+def test_killed_after_its_last_step_it_has_nothing_left_to_learn(tmp_path, tokenizer):
+    """Patience had run out, the last step checkpoint was whole, and the kill came before publishing."""
+    steady = {"lr": 1e-12, "patience": 2}
+    stage, trainer = trainer_of(tmp_path, tokenizer, **steady)
+    training.fit(trainer, stage)
+    before = curve(stage)
+    stage, again = trainer_of(tmp_path, tokenizer, **steady)
+    training.fit(again, stage)
+    assert again.state.global_step == trainer.state.global_step == 9
+    assert curve(stage) == before
