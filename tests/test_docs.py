@@ -1,0 +1,38 @@
+"""README and docs/ against the committed reports: no table that isn't a report's, no link that leads nowhere."""
+
+import json
+import re
+
+import pytest
+from conftest import REPOSITORY
+
+from bench import publish
+from common import report
+
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+RESULTS = sorted((REPOSITORY / "docs/results").glob("*/final_report.json"))
+
+
+def test_readmes_tables_are_the_reports():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- results:([\w-]+) -->\n(.*?)<!-- /results -->", text, flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["sst2", "sst2"], "one in English, one in Chinese"
+    assert all("| Teacher " in block for _, block in blocks)
+    assert publish.refresh(text) == text
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_committed_pages_are_drawn_from_the_committed_json(path):
+    final = json.loads(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == report.markdown(final)
+    assert re.fullmatch(r"[0-9a-f]{40}", final["code"]["commit"]) and re.fullmatch(r"[0-9a-f]{64}", final["code"]["sha256"])
+    stages = json.loads((path.parent / "stages.json").read_text(encoding="utf-8"))
+    assert list(stages) == [row["key"] for row in final["models"]]
+    assert all(stage["dataset"]["sha256"] == final["dataset"]["sha256"] for stage in stages.values())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
