@@ -40,6 +40,7 @@ def draw_curves(curves: dict[str, dict], path: Path) -> None:
     drawing = Figure(figsize=(15, 3.4 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots(rows, 3, squeeze=False).ravel()
+    named: dict = {}  # one legend for all panels
     styles = {"loss": ("0.2", "-"), "loss_soft": ("#0072b2", "--"), "loss_hard": ("#d55e00", ":"), "loss_hidden": ("#009e73", "-.")}
     for axis, (title, log) in zip(axes, panels, strict=False):
         for term, (colour, line) in styles.items():
@@ -51,10 +52,10 @@ def draw_curves(curves: dict[str, dict], path: Path) -> None:
         right = axis.twinx()
         looks = [(entry["step"], 100 * entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry]
         right.plot(*zip(*looks, strict=True), color="black", marker="o", ms=4, lw=1, label="held-out accuracy, % (right)")
-        lines = [*axis.get_lines(), *right.get_lines()]
-        axis.legend(lines, [line.get_label() for line in lines], fontsize=7.5, loc="center right")
+        named |= {line.get_label(): line for line in [*axis.get_lines(), *right.get_lines()]}
     for axis in axes[len(panels):]:
         axis.set_axis_off()
+    drawing.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named))
     drawing.savefig(path)
 
 

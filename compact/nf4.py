@@ -33,6 +33,13 @@ def levels(device: torch.device) -> torch.Tensor:
 
 
 @cache
+def byte_levels(device: torch.device) -> torch.Tensor:
+    """The two levels that a byte of codes stands for: (256, 2), high half first."""
+    codes = torch.arange(256, device=device)
+    return levels(device)[torch.stack([codes >> 4, codes & 15], -1)]
+
+
+@cache
 def scale_levels(device: torch.device) -> torch.Tensor:
     """The 256 levels of the dynamic 8-bit type (Dettmers 2016, section 2), ascending: seven decades, finer in the larger."""
     values = [0.0, 1.0]
@@ -104,12 +111,22 @@ def unpack(packed: Packed, shape: tuple[int, ...]) -> torch.Tensor:
 
 def unpack_rows(packed: Packed, width: int, rows: torch.Tensor) -> torch.Tensor:
     """The rows asked for of a packed (V, width) table: int (…) -> float32 (…, width). Costs what the rows cost."""
-    position = rows.reshape(-1, 1) * width + torch.arange(width, device=rows.device)  # (R, width), in the flat table
+    row = rows.reshape(-1, 1)  # (R, 1)
+    if width % BLOCK == 0:  # a row is whole bytes and whole blocks, as in every common width: one look-up for two weights
+        pairs = packed.codes.view(-1, width // 2)[row[:, 0]]  # (R, width/2)
+        block = row * (width // BLOCK) + torch.arange(width // BLOCK, device=rows.device)  # (R, width/64)
+        values = byte_levels(rows.device)[pairs.int()].view(*block.shape, BLOCK)
+        return (values * _scales_of(packed, block)[..., None]).view(*rows.shape, width)
+    position = row * width + torch.arange(width, device=rows.device)  # (R, width), in the flat table
     pair = packed.codes[position // 2]
     codes = torch.where(position % 2 == 0, pair >> 4, pair & 15).int()
-    block = position // BLOCK
-    scales = scale_levels(codes.device)[packed.scale_codes[block].int()] * packed.scale_scales[block // SCALE_BLOCK] + packed.scale_offset
-    return (levels(codes.device)[codes] * scales).view(*rows.shape, width)
+    return (levels(codes.device)[codes] * _scales_of(packed, position // BLOCK)).view(*rows.shape, width)
+
+
+def _scales_of(packed: Packed, block: torch.Tensor) -> torch.Tensor:
+    """The scales of some blocks: int (…) -> float32 (…)."""
+    values = scale_levels(block.device)[packed.scale_codes[block].int()]
+    return values * packed.scale_scales[block // SCALE_BLOCK] + packed.scale_offset
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -11,7 +11,7 @@ from compact import nf4
 from compress import qat
 
 # A whole number of blocks, an odd count, less than a block, scales in more than one block of 256, widths that pruning leaves.
-SHAPES = [(64, 64), (3, 7), (1, 1), (5, 13), (31, 47), (300, 65), (530, 96)]
+SHAPES = [(64, 64), (100, 384), (3, 7), (1, 1), (5, 13), (31, 47), (300, 65), (530, 96)]
 
 
 def weight(shape, seed=0, scale=0.05):
