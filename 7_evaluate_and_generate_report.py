@@ -157,6 +157,7 @@ def main(args):
     # --- 3. one row a checkpoint: accuracy, work, bytes, memory
     reference = classifiers.get(BASELINE) or next(iter(classifiers.values()))
     mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
+    spelling = reference.spell(corpus.dev.texts)
     timed = random.Random(args.seed).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
     torch_stage = {c.key: c for c in found}
     rows = {}
@@ -185,6 +186,8 @@ def main(args):
         else:
             work = dict.fromkeys(("params", "structure", "gflops_128", "gflops_mean", "gmacs_16"))
             notes |= dict.fromkeys(work, "the torch checkpoint of which this is the export isn't under models/ any more")
+        spelled = classifiers[name].spell(corpus.dev.texts)
+        row["respelled"] = sum(one != other for one, other in zip(spelled, spelling, strict=True)) / len(spelling)
         own, why = measure.process_of_its_own(checkpoint.path, timed[:64], threads)
         rows[name] = row | work | measure.size(checkpoint) | own | {"notes": notes | why}
 

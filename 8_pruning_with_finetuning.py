@@ -2,7 +2,7 @@
 
 KGSP (knowledge-guided structured pruning) scores every head and neuron by its weights and by how much the distillation loss
 feels its gate; MSP (multi-structure pruning) ranks each kind over all layers; sparsity follows the cubic schedule of
-Zhu & Gupta (2017) while temperature and alpha fall from soft targets to hard labels:
+Zhu & Gupta (2017) while temperature and alpha fall from soft targets to hard labels (--prune-vocab cuts word pieces first):
 
     warm up  ->  prune (s = s_f·(1 − (1 − t)³))  ->  cut (zeros leave the file)  ->  recover (the small model trains on)
 
@@ -35,6 +35,9 @@ def parse_args(argv=None):
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
     group.add_argument("--prune-every", type=cli.count, default=20, metavar="STEPS", help="steps between two rankings")
     group.add_argument("--min-neurons", type=cli.count, default=8, help="neurons that stay in every layer (and one head does)")
+    group.add_argument("--prune-vocab", type=cli.weight, default=None, metavar="COVERAGE",
+                       help="cut word pieces too: keep the most frequent, which cover this share of the training set's pieces "
+                            "(1 keeps all that it uses), and every single character; else all stay")
     group.add_argument("--temperature-start", type=cli.positive, default=10.0, help="T at the first step of pruning")
     group.add_argument("--temperature-end", type=cli.positive, default=2.0, help="T when sparsity is reached, and in recovery")
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
@@ -54,7 +57,7 @@ def main(args):
 
     import compact
     from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
-    from compress import importance, masking, schedule, surgery
+    from compress import importance, masking, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
@@ -68,15 +71,22 @@ def main(args):
     transformers.set_seed(args.seed)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    model = compact.from_distilbert(checkpoints.load_model(student.path))
+    before = model.num_parameters()
+    if args.prune_vocab is not None:
+        # First of all: what trains on is spelled as it will be in use. Rows that leave were never looked up, or hardly ever.
+        spelling = data.spelling(tokenizer)
+        kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab)
+        tokenizer = data.respelled(tokenizer, vocabulary.cut_spelling(spelling, kept))
+        vocabulary.cut_table(model, kept)
+        cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    model = compact.from_distilbert(checkpoints.load_model(student.path))
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
-    taught = teacher_cache.outputs(teacher, train, tokenizer.pad_token_id, args.run_dir, layers)
+    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     head_gates, neuron_gates = masking.attach(model)
-    before = model.num_parameters()
 
     # --- 2. warm up and prune: the gates' gradients score, the schedule says how many close
     def rank_and_close(sparsity_share: float) -> None:

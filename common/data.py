@@ -218,6 +218,27 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     return datasets.Dataset.from_dict(rows | ({"index": list(range(len(split)))} if numbered else {}))
 
 
+def spelling(tokenizer) -> dict:
+    """A transformers tokenizer as its tokenizer.json."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+def piece_counts(tokenizer, texts: list[str]):
+    """How often the texts, special tokens included, use each id of the tokenizer's vocabulary: int (V,)."""
+    import torch
+
+    ids = [i for sentence in tokenizer(texts)["input_ids"] for i in sentence]
+    return torch.bincount(torch.tensor(ids), minlength=len(tokenizer))
+
+
+def respelled(tokenizer, spelling: dict):
+    """A transformers tokenizer like the given one, with another tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    settings = {name: tokenizer.init_kwargs[name] for name in ("do_lower_case", "model_max_length") if name in tokenizer.init_kwargs}
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings)
+
+
 def part(split: Split, n: int | None, seed: int) -> Split:
     """A random `n` of the sentences, in their order; all of them where `n` is None or there are no more."""
     if n is None or n >= len(split):

@@ -12,11 +12,13 @@ def soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor,
 
 
 def hidden_state_loss(student_states: list[torch.Tensor], teacher_states: list[torch.Tensor], attention_mask: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of paired hidden states (B, N, D) over real tokens (Jiao et al. 2020, equation 8).
+    """Mean squared error of paired hidden states (B, N, D) over real tokens (Jiao et al. 2020, equation 8); 0 where there are none.
 
     Both sides are layer-normalised first, so that only directions are compared, whatever each layer's scale.
     """
     real = attention_mask.bool()
+    if not real.any():
+        return student_states[0].new_zeros(())
     losses = []
     for student, teacher in zip(student_states, teacher_states, strict=True):
         s, t = student[real], teacher[real].to(student.dtype)  # (tokens, D)
@@ -40,6 +42,6 @@ def lesson(outputs, batch: dict[str, torch.Tensor], *, temperature: float, alpha
     """
     loss, terms = distillation_loss(outputs.logits, batch["teacher_logits"], batch["labels"], temperature=temperature, alpha=alpha)
     if hidden_weight:
-        hidden = hidden_state_loss(outputs.hidden_states[1:], batch["teacher_hidden"].unbind(2), batch["attention_mask"])
+        hidden = hidden_state_loss(outputs.hidden_states[1:], batch["teacher_hidden"].unbind(2), batch["paired_mask"])
         loss, terms = loss + hidden_weight * hidden, terms | {"hidden": hidden.detach()}
     return loss, terms

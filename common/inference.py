@@ -35,6 +35,10 @@ class Classifier:
         """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest."""
         return self._pad([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
 
+    def spell(self, texts: list[str]) -> list[list[str]]:
+        """The word pieces of each text, special tokens included."""
+        return [encoding.tokens for encoding in self.tokenizer.encode_batch(texts)]
+
     def _pad(self, ids: list[list[int]]) -> dict[str, np.ndarray]:
         longest = max(map(len, ids))
         input_ids = np.full((len(ids), longest), self.pad_token_id, dtype=np.int64)

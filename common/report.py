@@ -81,6 +81,7 @@ def details(report: dict, style: str = "github") -> str:
             "heads": " ".join(map(str, shape["heads"])) if shape else "n/a",
             "neurons": " ".join(map(str, shape["ffn"])) if shape else "n/a",
             "vocabulary": number(shape["vocab"] if shape else None, 0),
+            "respelled %": percent(row["respelled"]),
             "GFLOPs, mean": number(row["gflops_mean"], 3),
             "GMACs, 16": number(row["gmacs_16"], 4),
             "p90 ms, 1": number(row["latency_ms"]["1"]["p90"], 2),
@@ -113,6 +114,7 @@ def conditions(report: dict) -> list[str]:
         f"ms, 1 and ms, 32: median latency of {how['sentences']} dev sentences, one by one and in batches of 32 padded to their "
         f"longest, each the median of {how['repeats']}, after a warm-up; {_threads(machine)}, all models taking turns. "
         "×: the baseline's ms over this row's. RSS MB: peak memory of a process of its own that opens the model and answers.",
+        "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
     ]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.checkpoints import Checkpoint, load_model, sha256_json
+from common.checkpoints import Checkpoint, load_model, load_tokenizer, sha256_json
 from common.cli import say
-from common.data import Collator
+from common.data import Collator, Split, tokenise
 
 BATCH = 128
 
@@ -34,7 +34,10 @@ class TeacherOutputs:
 
 
 class TeacherCollator(Collator):
-    """Adds teacher_logits (B, K) and, where kept, teacher_hidden (B, N, layers, D) to a batch of numbered sentences."""
+    """Adds teacher_logits (B, K) and, where kept, teacher_hidden (B, N, layers, D) to a batch of numbered sentences.
+
+    paired_mask (B, N) is 1 where a token has a hidden state of the teacher's.
+    """
 
     def __init__(self, pad_token_id: int, outputs: TeacherOutputs):
         super().__init__(pad_token_id)
@@ -49,24 +52,31 @@ class TeacherCollator(Collator):
         if self.outputs.hidden is not None:
             states = [self.outputs.hidden_states(i) for i in index]
             padded = np.zeros((len(index), batch["input_ids"].shape[1], *states[0].shape[1:]), dtype=np.float16)
+            batch["paired_mask"] = batch["attention_mask"].clone()
             for row, state in enumerate(states):
-                padded[row, :len(state)] = state
+                # A student of fewer word pieces spells some sentences in more of them: there no state has a partner.
+                if len(state) == int(batch["attention_mask"][row].sum()):
+                    padded[row, :len(state)] = state
+                else:
+                    batch["paired_mask"][row] = 0
             batch["teacher_hidden"] = torch.from_numpy(padded)
         return batch
 
 
-def outputs(teacher: Checkpoint, train, pad_token_id: int, run_dir: Path, layers: list[int] | None = None) -> TeacherOutputs:
-    """The teacher's logits for every row of `train`, and its hidden states after each of `layers` (1 = after the first layer).
+def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None) -> TeacherOutputs:
+    """The teacher's logits for every one of `sentences`, and its hidden states after each of `layers` (1 = after the first layer).
 
-    `train` is numbered. Keyed by teacher and by what it is shown, so a stage that asks for the same finds them.
+    It reads them in its own spelling. Keyed by teacher and by what it is shown, so a stage that asks for the same finds them.
     """
+    tokenizer = load_tokenizer(teacher.path)
+    train = tokenise(tokenizer, sentences, max_length)
     shown = sha256_json([train["input_ids"][:], layers])[:8]
     folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
     if not folder.is_dir():
         fresh = folder.with_name(folder.name + f".{os.getpid()}.partial")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        _compute(teacher, train, pad_token_id, fresh, layers)
+        _compute(teacher, train, tokenizer.pad_token_id, fresh, layers)
         os.rename(fresh, folder)
         say(f"teacher's outputs kept in {folder}")
     return TeacherOutputs(folder)

@@ -331,9 +331,10 @@ def pipeline(stages) -> Pipeline:
 
 @pytest.fixture(scope="session")
 def three_classes(tmp_path_factory, bert_local) -> Pipeline:
-    """Three classes with names, and the deep variant beside the published one."""
+    """Three classes with names, and the deep variant, of fewer word pieces too, beside the published one."""
     run = make_run(tmp_path_factory.mktemp("three_classes"), bert_local, ("negative", "neutral", "positive"))
-    for script in ("8_pruning_with_finetuning.py", "9_quantize_pruned_model.py"):
+    run.run("8_pruning_with_finetuning.py", "--variant", "deep", "--prune-vocab", 0.95, note="deep")
+    for script in ("9_quantize_pruned_model.py", "10_qat_kd_4bit.py"):
         run.run(script, "--variant", "deep", note=f"{script} deep")
     run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")
     run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)

@@ -96,6 +96,7 @@ def test_lesson_adds_the_hidden_states():
         "teacher_logits": torch.tensor([[2.0, 0.0], [0.0, 1.0]]),
         "labels": labels,
         "attention_mask": mask,
+        "paired_mask": mask,
         "teacher_hidden": torch.stack([states(1), states(2)], dim=2),
     }  # (B, N, layers, D)
     outputs = SimpleNamespace(logits=logits, hidden_states=(states(9), states(3), states(4)))  # the first are the embeddings

@@ -43,6 +43,7 @@ ROW_KEYS = {
     "text_to_label_ms",
     "peak_rss_mb",
     "structure",
+    "respelled",
 }
 
 
@@ -323,12 +324,25 @@ def test_three_named_classes_end_to_end(three_classes):
 
 def test_deep_variant_has_rows_of_its_own(three_classes):
     rows = rows_of(three_classes)
-    assert {"pruned@deep", "pruned_ptq@deep"} <= set(rows)
+    assert {"pruned@deep", "pruned_ptq@deep", "pruned_qkd@deep"} <= set(rows)
     assert rows["pruned@deep"]["variant"] == "deep" and rows["pruned"]["variant"] == "published"
     heads, ffn = rows["pruned@deep"]["structure"]["heads"], rows["pruned@deep"]["structure"]["ffn"]
     assert sum(heads) == 8 - 5 and sum(ffn) == 96 - 62  # 65 % of each, rounded down
     assert rows["pruned_ptq@deep"]["structure"] == rows["pruned@deep"]["structure"] != rows["pruned"]["structure"]
     assert rows["pruned@deep"]["gmacs_16"] < rows["pruned"]["gmacs_16"]
+
+
+def test_pruned_vocabulary_ships_with_its_model(three_classes):
+    rows = rows_of(three_classes)
+    cut = [key for key in rows if key.endswith("@deep")]
+    for key, row in rows.items():
+        tokenizer = checkpoints.load_tokenizer(three_classes.run_dir / row["path"])
+        assert row["structure"]["vocab"] == len(tokenizer)
+        assert (row["respelled"] > 0) == (key in cut)
+    assert rows["pruned@deep"]["structure"]["vocab"] < rows["pruned"]["structure"]["vocab"]
+    assert all(rows[key]["accuracy"] > 0.8 for key in cut), "it learnt to read its own spelling"
+    said = three_classes.said["deep"].stdout
+    assert f"-> {rows['pruned@deep']['structure']['vocab']} word pieces" in said
 
 
 def test_published_variant_is_found_although_the_deep_one_is_newer(three_classes):
