@@ -28,6 +28,9 @@ def parse_args(argv=None):
                        help="share of heads to cut; else the variant's (published .3, deep .65)")
     group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
                        help="share of FFN neurons to cut; else the variant's (published .2, deep .65)")
+    group.add_argument("--target-flops", type=cli.share, default=None, metavar="SHARE",
+                       help="instead of two sparsities one budget for heads and neurons: this share of the teacher's FLOPs, "
+                            "counted at 128 tokens")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
     parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=1.0, help="epochs of warming up and pruning")
@@ -45,6 +48,8 @@ def parse_args(argv=None):
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv)
+    if args.target_flops is not None and (args.head_sparsity is not None or args.ffn_sparsity is not None):
+        parser.error("give --target-flops or sparsities, not both")
     heads, neurons = SPARSITIES[args.variant]
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
     args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
@@ -56,8 +61,8 @@ def main(args):
     import transformers
 
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
-    from compress import importance, masking, schedule, surgery, vocabulary
+    from common import checkpoints, data, distillation, encoders, inspection, measure, teacher_cache, training
+    from compress import budget, importance, masking, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
@@ -65,6 +70,20 @@ def main(args):
     teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
     checkpoints.same_data(student, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)
+    shape = encoders.load_config(student.path)
+    depth = encoders.depth(shape)
+    at_least = [1] * depth + [args.min_neurons] * depth  # heads and neurons that stay in each layer
+    if args.target_flops is not None:
+        tokens = min(128, shape.max_position_embeddings)
+        head_cost, neuron_cost = budget.head_flops(tokens, shape.dim, shape.dim // shape.n_heads), budget.neuron_flops(tokens, shape.dim)
+        costs = [head_cost] * depth + [neuron_cost] * depth
+        other = budget.other_flops(shape.dim, shape.num_labels)
+        teacher_flops = measure.flops(measure.countable_twin(teacher.path), tokens)
+        allowed = args.target_flops * teacher_flops - other
+        least = sum(cost * n for cost, n in zip(costs, at_least, strict=True))
+        if least > allowed:
+            raise cli.UserError(f"--target-flops {args.target_flops} of the teacher's: one head and {args.min_neurons} neurons in each of "
+                                f"{depth} layers need {(least + other) / teacher_flops:.4f}: ask for that or more, or lower --min-neurons")
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, [student, teacher], variant=args.variant)
     if stage.done:
         return
@@ -89,18 +108,27 @@ def main(args):
     head_gates, neuron_gates = masking.attach(model)
 
     # --- 2. warm up and prune: the gates' gradients score, the schedule says how many close
-    def rank_and_close(sparsity_share: float) -> None:
-        """Closes gates until `sparsity_share` of the final sparsities is reached."""
+    def scores_of(gates: list, sides: list) -> list:
+        """What each unit is worth: for each gate a tensor (U,)."""
         generator = torch.Generator().manual_seed(args.seed)
-        for gates, sides, final, at_least in (
-            (head_gates, [masking.weights_of_heads(layer.attention) for layer in model.layers()], args.head_sparsity, 1),
-            (neuron_gates, [masking.weights_of_neurons(layer.ffn) for layer in model.layers()], args.ffn_sparsity, args.min_neurons),
-        ):
-            l2 = [importance.magnitude(*both) for both in sides]  # L tensors (U,)
-            scores = importance.joint_scores(args.importance, l2, [g.sensitivity for g in gates], generator)
-            masks = importance.keep_best(scores, [g.mask for g in gates], final * sparsity_share, at_least)
-            for gate, mask in zip(gates, masks, strict=True):
-                gate.mask.copy_(mask)
+        return importance.joint_scores(args.importance, [importance.magnitude(*both) for both in sides],
+                                       [gate.sensitivity for gate in gates], generator)
+
+    def rank_and_close(share: float) -> None:
+        """Closes gates until `share` of the way to the final sparsities, or to the budget, is gone."""
+        heads = [masking.weights_of_heads(layer.attention) for layer in model.layers()]
+        neurons = [masking.weights_of_neurons(layer.ffn) for layer in model.layers()]
+        gates = head_gates + neuron_gates
+        alive = [gate.mask for gate in gates]
+        if args.target_flops is None:
+            masks = importance.keep_best(scores_of(head_gates, heads), alive[:depth], args.head_sparsity * share, 1)
+            masks += importance.keep_best(scores_of(neuron_gates, neurons), alive[depth:], args.ffn_sparsity * share, args.min_neurons)
+        else:
+            whole = sum(cost * gate.mask.numel() for cost, gate in zip(costs, gates, strict=True))
+            now_allowed = whole - share * max(0, whole - allowed)
+            masks = budget.keep_worthiest(scores_of(gates, heads + neurons), alive, costs, at_least, now_allowed)
+        for gate, mask in zip(gates, masks, strict=True):
+            gate.mask.copy_(mask)
 
     class Pruner(training.StageTrainer):
         def at(self) -> float:
@@ -131,6 +159,9 @@ def main(args):
     gap = inspection.logits_gap(model, small, collator([validation[i] for i in range(min(32, len(validation)))]))
     if gap > 1e-4:
         raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
+    if args.target_flops is not None:
+        spent = sum(cost * int(gate.mask.sum()) for cost, gate in zip(costs, head_gates + neuron_gates, strict=True)) + other
+        cli.say(f"FLOPs: {args.target_flops:.4f} of the teacher's asked for, {spent / teacher_flops:.4f} spent")
     cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {before:,} -> {small.num_parameters():,} parameters")
 
     # --- 4. recover

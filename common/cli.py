@@ -26,6 +26,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A share in (0, 1], e.g. of FLOPs that may stay."""
+    value = float(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is outside (0, 1]")
+    return value
+
+
 def weight(text: str) -> float:
     """A share in [0, 1], e.g. the weight of a loss term."""
     value = float(text)

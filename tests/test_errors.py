@@ -119,6 +119,13 @@ def test_parent_that_is_gone(stages, tmp_path):
     assert "--teacher" in refused(PRUNE, run.flags(PRUNE), run.run_dir)
 
 
+def test_budget_that_no_model_can_keep(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    line = refused(PRUNE, (*run.flags(PRUNE), "--target-flops", 0.01), run.run_dir)
+    least = float(line.split("need ")[1].split(":")[0])
+    assert 0.01 < least < 0.5 and "--min-neurons" in line
+
+
 # --- data that are wrong
 
 
@@ -251,6 +258,8 @@ WRONG = [
     (PRUNE, "--ffn-sparsity", "1.5"),
     (PRUNE, "--ffn-sparsity", "nan"),
     (PRUNE, "--importance", "magic"),
+    (PRUNE, "--target-flops", "0"),
+    (PRUNE, "--target-flops", "1.1"),
     (PRUNE, "--variant", "deepest"),
     (PRUNE, "--temperature-start", "0"),
     (PRUNE, "--alpha-end", "2"),

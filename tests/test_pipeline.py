@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, run_script
 
-from common import checkpoints
+from common import checkpoints, measure
 
 ONNX_ROWS = ("distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8")
 REPORT_KEYS = {"schema", "title", "created", "baseline", "skipped", "code", "dataset", "machine", "models"}
@@ -151,6 +151,17 @@ def test_sparsity_zero_cuts_nothing(stages, tmp_path):
     assert model.num_parameters() == student.num_parameters() and "26,274 -> 26,274 parameters" in out.replace(
         f"{student.num_parameters():,}", "26,274"
     )
+
+
+def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--target-flops", 0.2, "--min-neurons", 2, "--epochs", 0.2)
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
+    assert code == 0, err
+    counted = {s: measure.flops(measure.countable_twin(run.checkpoint(s)), 64) for s in ("teacher", "distilled", "pruned")}
+    share = counted["pruned"] / counted["teacher"]
+    assert 0.98 * 0.2 <= share <= 0.2 and f"0.2000 of the teacher's asked for, {share:.4f} spent" in out
+    assert counted["distilled"] / counted["teacher"] > 0.4
 
 
 def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
