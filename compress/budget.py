@@ -24,11 +24,12 @@ def other_flops(width: int, classes: int) -> int:
 
 def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], costs: list[int], at_least: list[int],
                    budget: float) -> list[torch.Tensor]:
-    """Masks (1 keep, 0 prune) of groups of units that together cost no more than `budget`; what is pruned stays pruned.
+    """Masks (1 keep, 0 prune) of groups of units that together cost no more than `budget`.
 
     scores, alive: a tensor (U,) for each layer and kind; costs, at_least: for each of these, the cost of one unit and how many stay
     whatever they score. Units are taken in the order of score² per cost: first-order changes of the loss have random signs,
-    so they add in squares. Raises ValueError where those that must stay cost more than the budget.
+    so they add in squares. What is pruned stays pruned, unless nothing alive fits into what is left: a head is dear, and
+    where one had to go the best of the closed neurons come back. Raises ValueError where those that must stay cost more than the budget.
     """
     smallest = sum(cost * least for cost, least in zip(costs, at_least, strict=True))
     if smallest > budget:
@@ -36,11 +37,12 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], costs:
     masks = [torch.zeros_like(score) for score in scores]
     ranked = []
     for group, (score, live) in enumerate(zip(scores, alive, strict=True)):
-        order = sorted(live.nonzero().view(-1).tolist(), key=lambda u, score=score: -float(score[u]))
-        masks[group][order[:at_least[group]]] = 1
-        ranked += [(float(score[u]) ** 2 / costs[group], group, u) for u in order[at_least[group]:]]
+        worth = [(bool(live[u]), float(score[u]) ** 2 / costs[group], group, u) for u in range(len(score))]
+        worth.sort(key=lambda unit: unit[:2], reverse=True)
+        masks[group][[u for *_, u in worth[:at_least[group]]]] = 1
+        ranked += worth[at_least[group]:]
     left = budget - smallest
-    for _, group, unit in sorted(ranked, key=lambda r: -r[0]):
+    for _, _, group, unit in sorted(ranked, key=lambda unit: unit[:2], reverse=True):
         if costs[group] <= left:  # a head that no longer fits leaves room for neurons that do
             masks[group][unit] = 1
             left -= costs[group]
