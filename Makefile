@@ -57,7 +57,8 @@ shape: .venv/.installed
 	$(PY) 9_quantize_pruned_model.py $(SHAPE)
 	$(PY) 10_qat_kd_4bit.py $(SHAPE) $(BRIEF)
 	$(PY) 11_export_onnx.py $(SHAPE)
-	$(PY) 7_evaluate_and_generate_report.py $(SHAPE) --no-accuracy "random weights: size, FLOPs and latency only"
+	$(PY) 7_evaluate_and_generate_report.py $(SHAPE) --title "DistilBERT's own shape, random weights" \
+	  --no-accuracy "random weights: size, FLOPs and latency only"
 
 test: .venv/.installed
 	$(PY) -m ruff check .

@@ -24,8 +24,14 @@ def stages_of(final: dict, run_dir: Path) -> dict[str, dict]:
     return {row["key"]: checkpoints.read(run_dir / row["path"]).manifest for row in final["models"]}
 
 
+def has_accuracy(final: dict) -> bool:
+    return any(row["accuracy"] is not None for row in final["models"])
+
+
 def curves_of(final: dict, run_dir: Path) -> dict[str, dict]:
-    """{row key: {training: its log}} of the rows that were trained."""
+    """{row key: {training: its log}} of the rows that were trained; none where the report leaves accuracy out."""
+    if not has_accuracy(final):
+        return {}
     logs = {row["key"]: run_dir / row["path"] / "training_log.json" for row in final["models"]}
     return {key: json.loads(path.read_text(encoding="utf-8")) for key, path in logs.items() if path.is_file()}
 
@@ -68,7 +74,8 @@ def readme(final: dict, stages: dict[str, dict], command: str) -> str:
         trained = {name: manifest["args"].get(name) for name in ("prune_epochs", "epochs", "lr", "train_sentences")}
         lines.append({"row": key, "seed": manifest["seed"], "minutes": f"{manifest['wall_s'] / 60:.1f}",
                       "peak MB": f"{manifest['peak_rss_mb']:,.0f}",
-                      "held-out accuracy %": report.percent(manifest["metrics"].get("validation_accuracy"), 2),
+                      **({"held-out accuracy %": report.percent(manifest["metrics"].get("validation_accuracy"), 2)}
+                         if has_accuracy(final) else {}),
                       "training": ", ".join(f"{name} {value:g}" for name, value in trained.items() if value) or "—"})
     minutes = sum(m["wall_s"] for m in stages.values()) / 60
     commits = sorted({m["code"]["commit"] or "outside git" for m in stages.values()})
@@ -80,7 +87,7 @@ def readme(final: dict, stages: dict[str, dict], command: str) -> str:
         f"(source hash {final['code']['sha256'][:16]}).",
         tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True),
         "Results: [final_report.md](final_report.md). Every argument, version and hash: [stages.json](stages.json).",
-        *(["![training curves](training_curves.png)"] if any("epochs" in m["args"] for m in stages.values()) else []),
+        *(["![training curves](training_curves.png)"] if has_accuracy(final) else []),
     ]) + "\n"
 
 
