@@ -6,7 +6,7 @@ A pretrained BERT with a new classification head learns the task by cross-entrop
     python 5_finetune_teacher.py --model PATH_OR_ID           a fine-tuned model: checked, measured, taken as it is
 
 Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teacher_<ts>/ and the link teacher_model.
-Half an hour on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; two minutes with --fast on the package sentences.
+Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ and learns the teacher's logits (Hinton et al. 2015) and hidden states (Jiao et 
     python 6_distill_student.py [--fast]        teacher_model + distilbert-local/ | bert-local/ -> models/distilled_student_<ts>/
 
 Writes models/distilled_student_<ts>/ and the link student_model. The teacher answers once, before the first step.
-Half an hour on two cores for the whole of SST-2 and three layers; a minute with --fast on the package sentences.
+A quarter of an hour on two cores for the whole of SST-2 and three layers; three minutes with --fast on the package sentences.
 """
 
 from pathlib import Path

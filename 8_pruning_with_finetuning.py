@@ -8,7 +8,7 @@ Zhu & Gupta (2017) while temperature and alpha fall from soft targets to hard la
 
     python 8_pruning_with_finetuning.py [--fast] [--variant deep]    student + teacher -> models/pruning_with_finetuning_<ts>/
 
-Twenty minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
+Twelve minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
 """
 
 from pathlib import Path
