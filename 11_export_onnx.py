@@ -28,6 +28,7 @@ def parse_args(argv=None):
     group.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="of the weights in the file")
     group.add_argument("--calibration-sentences", type=cli.count, default=256, metavar="N",
                        help="training sentences that set the int8 ranges")
+    group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
     return parser.parse(argv)
 
 
@@ -43,7 +44,7 @@ def newest_lineage(run_dir: Path, variant: str) -> list:
         return [checkpoints.find(run_dir, "distilled")]
     finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
     baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
-    return [checkpoints.verify(c.path) for c in [*finished, pruned][:1] + baseline[:1]]
+    return [checkpoints.verify(c.path) for c in [*finished, pruned][:1] + baseline[:1]]  # no baseline where the teacher was pruned
 
 
 def main(args):
@@ -70,7 +71,7 @@ def export(args, source, precision: str, corpus) -> None:
     # What decides this file: not which others are made beside it.
     decides = {"seed": args.seed, "max_length": args.max_length}
     if precision == "int8":
-        decides["calibration_sentences"] = args.calibration_sentences
+        decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
     name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
     stage = checkpoints.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
@@ -105,7 +106,7 @@ def export(args, source, precision: str, corpus) -> None:
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
         texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
-        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts])
+        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)
         classifier = inference.OnnxClassifier(at_work)

@@ -85,7 +85,8 @@ def lineage(found, run_dir, dataset):
     for variant in variants:
         # One baseline for all rows: only what descends from the first variant's distilled checkpoint.
         candidates = [c for c in ours if c.stage == "pruned" and c.variant == variant]
-        related = [c for c in candidates if c.parent_key("distilled") == first.parent_key("distilled")]
+        related = [c for c in candidates if c.parent_key("distilled") in (first.parent_key("distilled"), None)
+                   and c.parent_key("teacher") == first.parent_key("teacher")]  # None: pruned from the teacher itself
         if not related:
             skipped[row_key(candidates[0])] = f"{candidates[0].path.name} was made from another distilled checkpoint than {first.path.name}"
             continue

@@ -11,49 +11,94 @@ Zhu & Gupta (2017) while temperature and alpha fall from soft targets to hard la
 Twelve minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
 """
 
+import argparse
 from pathlib import Path
 
 from common import cli
 
-SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
+# Operating points by name: what each sets, unless a flag says otherwise.
+FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 320_000, "alpha_start": 1.0, "alpha_end": 1.0,
+                "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.1, "prune_to": 0.8, "epochs": 0.75, "prune_lr": 2.5e-4,
+                "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
+PRESETS = {
+    "published": {},
+    "deep": {"head_sparsity": 0.65, "ffn_sparsity": 0.65},
+    "near": FROM_TEACHER | {"target_flops": 0.18},
+    "balanced": FROM_TEACHER | {"target_speedup": 12.0},
+    "max": FROM_TEACHER | {"target_speedup": 16.0},
+}
 
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("pruning")
+    group.add_argument("--preset", "--variant", dest="variant", choices=PRESETS, default="published",
+                       help="the operating point: sets the flags below, and what it makes is known by this name")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
-    group.add_argument("--variant", choices=SPARSITIES, default="published", help="the operating point, with its sparsities")
-    group.add_argument("--head-sparsity", type=cli.fraction, default=None, metavar="SHARE",
-                       help="share of heads to cut; else the variant's (published .3, deep .65)")
-    group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
-                       help="share of FFN neurons to cut; else the variant's (published .2, deep .65)")
+    group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
+    group.add_argument("--head-sparsity", type=cli.fraction, default=0.3, metavar="SHARE", help="share of heads to cut")
+    group.add_argument("--ffn-sparsity", type=cli.fraction, default=0.2, metavar="SHARE", help="share of FFN neurons to cut")
     group.add_argument("--target-flops", type=cli.share, default=None, metavar="SHARE",
-                       help="instead of two sparsities one budget for heads and neurons: this share of the teacher's FLOPs, "
+                       help="instead of two sparsities one budget for heads, neurons and whole blocks: this share of the teacher's FLOPs, "
                             "counted at 128 tokens")
+    group.add_argument("--target-mb", type=cli.positive, default=None, metavar="MB",
+                       help="instead of two sparsities: the megabytes of the 4-bit checkpoint that may come of it")
+    group.add_argument("--target-speedup", type=cli.positive, default=None, metavar="TIMES",
+                       help="instead of two sparsities: how many times as fast as the teacher in torch the int8 export is to be, by "
+                            "a table of latencies measured on this machine")
+    group.add_argument("--at-batch", choices=["1", "32"], default="1", help="the batch size that --target-speedup is about")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
     parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=1.0, help="epochs of warming up and pruning")
     group.add_argument("--prune-from", type=cli.fraction, default=0.1, metavar="SHARE", help="share of these after which sparsity rises")
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
     group.add_argument("--prune-every", type=cli.count, default=20, metavar="STEPS", help="steps between two rankings")
-    group.add_argument("--min-neurons", type=cli.count, default=8, help="neurons that stay in every layer (and one head does)")
+    group.add_argument("--prune-lr", type=cli.positive, default=None, help="peak learning rate of these epochs; else --lr")
+    group.add_argument("--prune-batch-size", type=cli.count, default=None, metavar="SENTENCES", help="sentences a step; else --batch-size")
+    group.add_argument("--min-neurons", type=cli.count, default=8,
+                       help="neurons that stay in every layer (and one head does); under a budget whole blocks may go")
     group.add_argument("--prune-vocab", type=cli.weight, default=None, metavar="COVERAGE",
                        help="cut word pieces too: keep the most frequent, which cover this share of the training set's pieces "
                             "(1 keeps all that it uses), and every single character; else all stay")
+    parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N",
+                  help="learn from N more sentences, made of the training sentences and labelled by the teacher")
     group.add_argument("--temperature-start", type=cli.positive, default=10.0, help="T at the first step of pruning")
     group.add_argument("--temperature-end", type=cli.positive, default=2.0, help="T when sparsity is reached, and in recovery")
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
     group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
-    args = parser.parse(argv)
-    if args.target_flops is not None and (args.head_sparsity is not None or args.ffn_sparsity is not None):
-        parser.error("give --target-flops or sparsities, not both")
-    heads, neurons = SPARSITIES[args.variant]
-    args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
-    args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
+    args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
+    if sum(target is not None for target in (args.target_flops, args.target_mb, args.target_speedup)) > 1:
+        parser.error("give one budget: --target-flops, --target-mb or --target-speedup")
+    if args.from_teacher and args.student is not None:
+        parser.error("give --student or --from-teacher, not both")
     return args
+
+
+def budget_of(args, shape, teacher, texts: list[str], word_pieces: int):
+    """The budget that the flags ask for, as a `compress.budget.Budget`; None where sparsities are asked for. Refuses what can't be had."""
+    import os
+
+    from common import latency_table, measure
+    from compress import budget, costs
+
+    if args.target_flops is not None:
+        tokens = min(128, shape.max_position_embeddings)
+        whole = measure.flops(measure.countable_twin(teacher.path), tokens)
+        asked = budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs")
+    elif args.target_mb is not None:
+        asked = budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb * 1e6, 1e6, "MB in 4 bits")
+    elif args.target_speedup is not None:
+        table = latency_table.of(shape, teacher, texts, args.run_dir, os.cpu_count())["batches"][args.at_batch]
+        asked = budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}")
+    else:
+        return None
+    if asked.total <= asked.prices.other:
+        raise cli.UserError(f"{asked.total / asked.unit:g} {asked.name} can't be had: what pruning doesn't touch is "
+                            f"{asked.prices.other / asked.unit:.4g}: ask for more" + ("" if args.prune_vocab else ", or --prune-vocab 1"))
+    return asked
 
 
 def main(args):
@@ -61,49 +106,53 @@ def main(args):
     import transformers
 
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, measure, teacher_cache, training
-    from compress import budget, importance, masking, schedule, surgery, vocabulary
+    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
+    from compress import augmentation, budget, importance, masking, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
-    student = checkpoints.find(args.run_dir, "distilled", args.student)
-    teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
+    if args.from_teacher:
+        teacher = student = checkpoints.find(args.run_dir, "teacher", args.teacher)
+    else:
+        student = checkpoints.find(args.run_dir, "distilled", args.student)
+        teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
     checkpoints.same_data(student, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)
-    shape = encoders.load_config(student.path)
-    depth = encoders.depth(shape)
-    at_least = [1] * depth + [args.min_neurons] * depth  # heads and neurons that stay in each layer
-    if args.target_flops is not None:
-        tokens = min(128, shape.max_position_embeddings)
-        head_cost, neuron_cost = budget.head_flops(tokens, shape.dim, shape.dim // shape.n_heads), budget.neuron_flops(tokens, shape.dim)
-        costs = [head_cost] * depth + [neuron_cost] * depth
-        other = budget.other_flops(shape.dim, shape.num_labels)
-        teacher_flops = measure.flops(measure.countable_twin(teacher.path), tokens)
-        allowed = args.target_flops * teacher_flops - other
-        least = sum(cost * n for cost, n in zip(costs, at_least, strict=True))
-        if least > allowed:
-            raise cli.UserError(f"--target-flops {args.target_flops} of the teacher's: one head and {args.min_neurons} neurons in each of "
-                                f"{depth} layers need {(least + other) / teacher_flops:.4f}: ask for that or more, or lower --min-neurons")
-    stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, [student, teacher], variant=args.variant)
+    tokenizer = checkpoints.load_tokenizer(student.path)
+    sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    kept = None
+    if args.prune_vocab is not None:
+        spelling = data.spelling(tokenizer)
+        kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab)
+    model = checkpoints.load_model(student.path)
+    if args.from_teacher:
+        model = encoders.distilbert_of_teacher(model, corpus.label_names)
+    model = compact.from_distilbert(model)
+    asked = budget_of(args, model.config, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
+    parents = [teacher] if args.from_teacher else [student, teacher]
+    stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
         return
     transformers.set_seed(args.seed)
-    tokenizer = checkpoints.load_tokenizer(student.path)
-    sentences = data.part(corpus.train, args.train_sentences, args.seed)
-    model = compact.from_distilbert(checkpoints.load_model(student.path))
     before = model.num_parameters()
-    if args.prune_vocab is not None:
+    if kept is not None:
         # First of all: what trains on is spelled as it will be in use. Rows that leave were never looked up, or hardly ever.
-        spelling = data.spelling(tokenizer)
-        kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab)
         tokenizer = data.respelled(tokenizer, vocabulary.cut_spelling(spelling, kept))
         vocabulary.cut_table(model, kept)
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
-    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
-    validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
     taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers)
+    lessons = sentences
+    if args.augment is not None:
+        table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+        texts = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
+                                           checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
+        new = data.Split(texts, [distillation.UNKNOWN] * len(texts))
+        taught = taught.joined(teacher_cache.outputs(teacher, new, args.max_length, args.run_dir))
+        lessons = data.Split(sentences.texts + new.texts, sentences.labels + new.labels)
+    train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
+    validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     head_gates, neuron_gates = masking.attach(model)
 
@@ -120,13 +169,11 @@ def main(args):
         neurons = [masking.weights_of_neurons(layer.ffn) for layer in model.layers()]
         gates = head_gates + neuron_gates
         alive = [gate.mask for gate in gates]
-        if args.target_flops is None:
-            masks = importance.keep_best(scores_of(head_gates, heads), alive[:depth], args.head_sparsity * share, 1)
-            masks += importance.keep_best(scores_of(neuron_gates, neurons), alive[depth:], args.ffn_sparsity * share, args.min_neurons)
+        if asked is None:
+            masks = importance.keep_best(scores_of(head_gates, heads), alive[:len(heads)], args.head_sparsity * share, 1)
+            masks += importance.keep_best(scores_of(neuron_gates, neurons), alive[len(heads):], args.ffn_sparsity * share, args.min_neurons)
         else:
-            whole = sum(cost * gate.mask.numel() for cost, gate in zip(costs, gates, strict=True))
-            now_allowed = whole - share * max(0, whole - allowed)
-            masks = budget.keep_worthiest(scores_of(gates, heads + neurons), alive, costs, at_least, now_allowed)
+            masks = budget.keep_worthiest(scores_of(gates, heads + neurons), alive, asked, share)
         for gate, mask in zip(gates, masks, strict=True):
             gate.mask.copy_(mask)
 
@@ -149,8 +196,9 @@ def main(args):
                 rank_and_close(schedule.cubic_sparsity(1.0, self.at()))
             return loss
 
-    pruner = training.make_trainer(Pruner, stage, "prune", model, args, train, validation, collator, epochs=args.prune_epochs,
-                                   keep_best=False)
+    pace = {"lr": args.prune_lr or args.lr, "batch_size": args.prune_batch_size or args.batch_size}
+    pruner = training.make_trainer(Pruner, stage, "prune", model, argparse.Namespace(**vars(args) | pace), train, validation, collator,
+                                   epochs=args.prune_epochs, keep_best=False)
     training.fit(pruner, stage)
     rank_and_close(1.0)
 
@@ -159,14 +207,14 @@ def main(args):
     gap = inspection.logits_gap(model, small, collator([validation[i] for i in range(min(32, len(validation)))]))
     if gap > 1e-4:
         raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
-    if args.target_flops is not None:
-        spent = sum(cost * int(gate.mask.sum()) for cost, gate in zip(costs, head_gates + neuron_gates, strict=True)) + other
-        cli.say(f"FLOPs: {args.target_flops:.4f} of the teacher's asked for, {spent / teacher_flops:.4f} spent")
+    small, kept_layers = surgery.without_empty_layers(small, collator([validation[i] for i in range(min(32, len(validation)))]))
     cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {before:,} -> {small.num_parameters():,} parameters")
 
     # --- 4. recover
     class Recoverer(training.StageTrainer):
         def stage_loss(self, model, inputs, outputs):
+            if hidden_weight:
+                inputs["teacher_hidden"] = inputs["teacher_hidden"][:, :, kept_layers]
             return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight, temperature=args.temperature_end,
                                        alpha=args.alpha_end)
 
@@ -175,6 +223,12 @@ def main(args):
 
     # --- 5. save
     stage.metrics["validation_accuracy"] = training.best_accuracy(recoverer)
+    if asked is not None:
+        spent = budget.spent([gate.mask for gate in head_gates + neuron_gates], asked.prices) / asked.unit
+        stage.metrics["budget"] = {"name": asked.name, "asked": asked.total / asked.unit, "spent": spent}
+        if args.target_speedup is not None:
+            stage.metrics["predicted_speedup"] = args.target_speedup * asked.total / spent
+        cli.say(f"budget: {asked.total / asked.unit:.4g} {asked.name} asked for, {spent:.4g} spent")
     compact.save(small, stage.dir)
     tokenizer.save_pretrained(stage.dir)
     stage.publish()

@@ -66,6 +66,14 @@ def count(text: str) -> int:
     return value
 
 
+def not_negative_count(text: str) -> int:
+    """A whole number, or zero."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not zero or a whole number above it")
+    return value
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help and a wrong flag as one line."""
 
@@ -106,7 +114,8 @@ class StageParser(Parser):
         group.add_argument("--warmup", type=weight, default=0.06, metavar="SHARE", help="share of the steps with a rising learning rate")
         group.add_argument("--evals-per-epoch", type=count, default=4, metavar="N",
                            help="looks at the held-out split an epoch; the weights of the best one are published")
-        group.add_argument("--patience", type=count, default=6, metavar="N", help="stop after N looks without a better one")
+        group.add_argument("--patience", type=not_negative_count, default=6, metavar="N",
+                           help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         return group
 
     def preset(self, group, flag: str, *, full, fast, help: str, **kwargs) -> None:
@@ -116,11 +125,18 @@ class StageParser(Parser):
         shown = f"{help} (default: {'all' if full is None else full}; with --fast: {fast})"
         group.add_argument(flag, default=argparse.SUPPRESS, help=shown, **kwargs)
 
-    def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
+    def parse(self, argv: list[str] | None = None, recipes: dict[str, dict] | None = None, fast: dict | None = None) -> argparse.Namespace:
+        """The flags; `recipes` are defaults by `variant`, and `fast` replaces what a recipe says where --fast is given."""
+        if recipes:
+            for name, value in recipes[self.parse_args(argv).variant].items():
+                if name in self._presets:
+                    self._presets[name] = (value, (fast or {}).get(name, value))
+                else:
+                    self.set_defaults(**{name: value})
         args = self.parse_args(argv)
-        for name, (full, fast) in self._presets.items():
+        for name, (full, short) in self._presets.items():
             if not hasattr(args, name):
-                setattr(args, name, fast if args.fast else full)
+                setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
         return args
 

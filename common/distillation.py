@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+UNKNOWN = -100  # the label of a sentence that nobody labelled
+
 
 def soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), the mean over the batch; logits (B, K). T² keeps the gradient's scale."""
@@ -28,9 +30,9 @@ def hidden_state_loss(student_states: list[torch.Tensor], teacher_states: list[t
 
 def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, *, temperature: float,
                       alpha: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """alpha·T²·KL + (1−alpha)·CE. Returns the loss and its terms, for the log."""
+    """alpha·T²·KL + (1−alpha)·CE. Returns the loss and its terms, for the log. A label of −100 is unknown: only the teacher speaks."""
     soft = soft_target_loss(student_logits, teacher_logits, temperature)
-    hard = F.cross_entropy(student_logits, labels)
+    hard = F.cross_entropy(student_logits, labels, ignore_index=UNKNOWN, reduction="sum") / len(labels)
     return alpha * soft + (1 - alpha) * hard, {"soft": soft.detach(), "hard": hard.detach()}
 
 

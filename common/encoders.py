@@ -92,6 +92,20 @@ def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
     return student
 
 
+def distilbert_of_teacher(teacher, label_names: list[str]):
+    """A fine-tuned BERT classifier in DistilBERT's layout, all layers and the head: where its own recovery begins.
+
+    BERT's pooler ends in tanh and DistilBERT's in ReLU, so the logits are the teacher's only after some steps of training.
+    A DistilBERT is taken as it is.
+    """
+    if teacher.config.model_type == "distilbert":
+        return teacher
+    student = distilbert_from_bert(teacher, list(range(depth(teacher.config))), label_names)
+    student.pre_classifier.load_state_dict(teacher.bert.pooler.dense.state_dict())
+    student.classifier.load_state_dict(teacher.classifier.state_dict())
+    return student
+
+
 def hidden_layers_to_match(student_config, teacher_config, hidden_weight: float) -> list[int] | None:
     """The teacher's layers whose hidden states a student learns; None where they don't count or the widths differ."""
     if not hidden_weight:

@@ -100,7 +100,7 @@ class OnnxClassifier(Classifier):
         return self.model.run(["logits"], batch)[0]
 
 
-def onnx_session(path: Path, threads: int | None = None):
+def onnx_session(model: Path | bytes, threads: int | None = None):
     """An onnxruntime session on the CPU, the graph fully optimised; `threads` None lets onnxruntime choose."""
     import onnxruntime
 
@@ -108,7 +108,7 @@ def onnx_session(path: Path, threads: int | None = None):
     options.log_severity_level = 3  # errors
     if threads:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"])
 
 
 def open_classifier(path: Path, threads: int | None = None) -> Classifier:

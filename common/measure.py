@@ -82,10 +82,13 @@ def structure(twin) -> dict:
     layers = twin.base_model.encoder.layer if bert else twin.base_model.transformer.layer
     query, first = ("attention.self.query", "intermediate.dense") if bert else ("attention.q_lin", "ffn.lin1")
     head_dim = twin.config.hidden_size // twin.config.num_attention_heads
-    return {"layers": len(layers),
-            "heads": [layer.get_submodule(query).weight.shape[0] // head_dim for layer in layers],
-            "ffn": [layer.get_submodule(first).weight.shape[0] for layer in layers],
-            "vocab": twin.get_input_embeddings().weight.shape[0]}
+
+    def rows(layer, name: str) -> int:  # an empty block of a compact model has no such map
+        weights = dict(layer.named_parameters())
+        return len(weights.get(f"{name}.weight", ()))
+
+    return {"layers": len(layers), "heads": [rows(layer, query) // head_dim for layer in layers],
+            "ffn": [rows(layer, first) for layer in layers], "vocab": twin.get_input_embeddings().weight.shape[0]}
 
 
 def work(path: Path, mean_tokens: int) -> tuple[dict, dict]:

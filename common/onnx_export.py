@@ -14,20 +14,24 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from compact import nf4
+
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
 
 class _LogitsOf(torch.nn.Module):
-    """(input_ids, attention_mask) -> logits; the mask is handed over as the attention layers add it, so no mask code is traced."""
+    """(input_ids, attention_mask) -> logits. A stock model is handed the mask as its attention adds it, so no mask code is traced."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        if hasattr(self.model, "first_tokens"):  # a compact model leaves padding out by itself
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits  # (B, K)
         mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
-        return self.model(input_ids=input_ids, attention_mask=mask).logits  # (B, K)
+        return self.model(input_ids=input_ids, attention_mask=mask).logits
 
 
 def export(model) -> onnx.ModelProto:
@@ -77,46 +81,68 @@ def largest_difference(session: onnxruntime.InferenceSession, model, batches: It
 
 # --- 8 bits
 
-def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table_bits: int = 8) -> onnx.ModelProto:
     """The int8 version of an exported model; `batches` of training sentences (input_ids, attention_mask) set the ranges.
 
     Linear maps: activations in uint8 with one range each, fixed here, so that a sentence's answer never depends on its
     company (ranges taken at run time span the whole batch, padding included). Weights in int8, a scale for each output
-    channel; inputs are evened out beforehand (`_smoothing`). Embedding tables: int8, a scale for each row. In full precision
-    stay attention's two products, whose operands are both activations, softmax, LayerNorm and the head, which together are
-    a small part of the time and none of the bytes.
+    channel; inputs are evened out beforehand where that helps (`_smoothing`). Embedding tables: int8, a scale for each row, or
+    with `table_bits` 4 on the NF4 grid. In full precision stay attention's two products, whose operands are both activations,
+    softmax, LayerNorm and the last map onto the classes.
     """
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
-    weights = {t.name: t for t in quantised.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
-    maps = [node for node in quantised.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    weights = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer if t.data_type == TensorProto.FLOAT}
+    maps = [node for node in quantised.graph.node if _is_inner_map(node, weights, quantised)]
+    dense = {node.output[0]: weights[node.input[1]].T if node.op_type == "Gemm" else weights[node.input[1]] for node in maps}  # (in, out)
     samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
-    dense = {name: numpy_helper.to_array(tensor) for name, tensor in weights.items()}
-    smoothing = {x: _smoothing(values, np.concatenate([dense[n.input[1]] for n in maps if n.input[0] == x], axis=1))
+    smoothing = {x: _smoothing(values, np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
                  for x, values in samples.items()}
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     for node in quantised.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in weights:
+        if node.op_type == "Relu" and node.input[0] in dense:
+            # onnxruntime would fuse Gemm and Relu before it looks for integers, and then multiply in full precision.
+            constants["zero"] = np.array(0, np.float32)
+            node = helper.make_node("Max", [node.input[0], "zero"], list(node.output))
+        if node.output[0] not in dense:
             nodes.append(node)
             continue
-        x, w, out = node.input[0], node.input[1], node.output[0]
+        x, out = node.input[0], node.output[0]
         if f"{x}_scale" not in constants:  # query, key and value read one rounded input
             constants[f"{x}_scale"], constants[f"{x}_zero"] = _activation_range(samples[x] / smoothing[x])
-            constants[f"{x}_smoothing"] = 1 / smoothing[x]
-            nodes += [helper.make_node("Mul", [x, f"{x}_smoothing"], [f"{x}_smooth"]),
-                      helper.make_node("QuantizeLinear", [f"{x}_smooth", f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
+            smooth = x
+            if (smoothing[x] != 1).any():
+                smooth, constants[f"{x}_smoothing"] = f"{x}_smooth", 1 / smoothing[x]
+                nodes.append(helper.make_node("Mul", [x, f"{x}_smoothing"], [smooth]))
+            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
                       helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
         # Named after the product, not the weight: two layers may share a weight and smooth it differently.
-        codes, scales = _weight_codes(dense[w] * smoothing[x][:, None])
+        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None])
         constants |= {f"{out}_codes": codes, f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
         # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
-        nodes += [helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1),
-                  helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out])]
+        nodes.append(helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1))
+        if len(node.input) > 2:  # a bias goes in as the sums do, in int32: its scale is the product's
+            scale = constants[f"{x}_scale"] * scales
+            constants |= {f"{out}_bias_codes": np.rint(weights[node.input[2]] / scale).clip(-2**31, 2**31 - 1).astype(np.int32),
+                          f"{out}_bias_scale": scale, f"{out}_bias_zero": np.zeros(len(scales), np.int32)}
+            nodes += [helper.make_node("DequantizeLinear", [f"{out}_bias_codes", f"{out}_bias_scale", f"{out}_bias_zero"],
+                                       [f"{out}_bias"], axis=0),
+                      helper.make_node("Gemm", [f"{x}_rounded", f"{out}_rounded", f"{out}_bias"], [out])]
+        else:
+            nodes.append(helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out]))
     _replace(quantised, nodes, constants)
-    _quantise_tables(quantised)
+    _quantise_tables(quantised, table_bits)
     onnx.checker.check_model(quantised)
     return quantised
+
+
+def _is_inner_map(node: onnx.NodeProto, weights: dict[str, np.ndarray], model: onnx.ModelProto) -> bool:
+    """Whether a node is a linear map, x·W or Gemm(x, Wᵀ, bias), and not the last one, onto the classes."""
+    if len(node.input) < 2 or node.input[1] not in weights or node.output[0] in {value.name for value in model.graph.output}:
+        return False
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and transposed)
 
 
 def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
@@ -132,7 +158,7 @@ def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dic
 
 
 def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Values that inner tensors (B, N, D) take at real tokens of the batches: for each name (tokens, D)."""
+    """Values that inner tensors (B, N, D) or (tokens, D) take at real tokens of the batches: for each name (tokens, D)."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
@@ -141,7 +167,7 @@ def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, n
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, N)
         for name, value in zip(names, session.run(names, batch), strict=True):
-            seen[name].append(value[real])
+            seen[name].append(value[real] if value.ndim == 3 else value)
     return {name: np.concatenate(values) for name, values in seen.items()}
 
 
@@ -184,11 +210,8 @@ def _weight_codes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 
-def _quantise_tables(model: onnx.ModelProto) -> None:
-    """Looks rows up in an int8 table and multiplies by the row's scale: Gather(table) becomes Cast(Gather(codes)) · Gather(scales).
-
-    Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
-    """
+def _quantise_tables(model: onnx.ModelProto, bits: int) -> None:
+    """Embedding tables in 8 or 4 bits: the node that looks rows up in a table (V, D) gives way to nodes that unpack it."""
     tables = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
@@ -196,15 +219,59 @@ def _quantise_tables(model: onnx.ModelProto) -> None:
         if node.op_type != "Gather" or node.input[0] not in tables:
             nodes.append(node)
             continue
-        name, ids, rows = node.input[0], node.input[1], node.output[0]
-        table = numpy_helper.to_array(tables[name])  # (V, D)
-        scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)  # (V, 1)
-        constants |= {f"{name}_codes": np.rint(table / scales).astype(np.int8), f"{name}_scales": scales}
-        nodes += [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
-                  helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
-                  helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
-                  helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])]
+        unpacked, needed = (_rows_of_8_bits if bits == 8 else _table_of_4_bits)(node, numpy_helper.to_array(tables[node.input[0]]))
+        nodes += unpacked
+        constants |= needed
     _replace(model, nodes, constants)
+
+
+def _rows_of_8_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Gather(table) as Cast(Gather(codes)) · Gather(scales), one scale a row.
+
+    Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
+    """
+    name, ids, rows = node.input[0], node.input[1], node.output[0]
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)  # (V, 1)
+    constants = {f"{name}_codes": np.rint(table / scales).astype(np.int8), f"{name}_scales": scales}
+    return [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
+            helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
+            helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])], constants
+
+
+def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Gather(table) from a table on the NF4 grid, as `compact.nf4` packs it: the file holds codes and scales.
+
+    The nodes that unpack them depend on no input, so a runtime folds them into one table of floats when it opens the file
+    (onnxruntime does): small on disk, and as fast as full precision from the first sentence on.
+    """
+    name, ids, rows = node.input[0], node.input[1], node.output[0]
+    packed, cpu = nf4.pack(torch.from_numpy(table.copy())), torch.device("cpu")
+    blocks = packed.scale_codes.numel()
+    constants = {f"{name}_{part}": value.numpy() for part, value in packed._asdict().items()}
+    constants |= {f"{name}_byte_levels": nf4.byte_levels(cpu).numpy(), f"{name}_scale_levels": nf4.scale_levels(cpu).numpy(),
+                  f"{name}_by_block": np.array([-1, nf4.BLOCK]), f"{name}_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
+                  f"{name}_column": np.array([-1, 1]), f"{name}_flat": np.array([-1]), f"{name}_shape": np.array(table.shape),
+                  f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]), f"{name}_start": np.array([0]),
+                  f"{name}_end": np.array([blocks])}
+    made = 0
+
+    def node_of(op: str, *inputs: str, **attributes) -> str:
+        nonlocal made
+        made += 1
+        nodes.append(helper.make_node(op, [f"{name}_{i}" for i in inputs], [f"{name}_{made}"], **attributes))
+        return str(made)
+
+    nodes: list[onnx.NodeProto] = []
+    codes = node_of("Cast", "codes", to=TensorProto.INT32)
+    values = node_of("Reshape", node_of("Gather", "byte_levels", codes), "by_block")  # (blocks, 64)
+    scale_codes = node_of("Cast", "scale_codes", to=TensorProto.INT32)
+    scales = node_of("Reshape", node_of("Pad", node_of("Gather", "scale_levels", scale_codes), "short"), "by_scale_block")
+    scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "column")), "scale_offset")
+    scales = node_of("Slice", node_of("Reshape", scales, "flat"), "start", "end")
+    dense = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "column")), "shape")
+    nodes.append(helper.make_node("Gather", [f"{name}_{dense}", ids], [rows], axis=0))
+    return nodes, constants
 
 
 @contextmanager

@@ -109,10 +109,11 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
                  epochs: float, keep_best: bool = True) -> StageTrainer:
     """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
 
-    With `keep_best` the weights of the best look at `validation` are left in the model, and patience stops it early;
+    With `keep_best`, and patience above 0, the weights of the best look at `validation` are left in the model, and patience stops it;
     else the last ones.
     """
     keep_freed_memory()
+    keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))
     every = max(1, min(total, steps_per_epoch // args.evals_per_epoch))

@@ -8,6 +8,9 @@ Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary.
 import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.distilbert.modeling_distilbert import eager_attention_forward
 
 from .nf4 import Packed, pack, unpack, unpack_rows
 
@@ -98,6 +101,30 @@ class NF4Embedding(_Packed4bit):
         return unpack_rows(self.packed, self.shape[1], ids)
 
 
+class EmptyAttention(nn.Module):
+    """What is left of attention without heads: the output map's bias, (B, N, D) -> (D,), which the residual sum spreads."""
+
+    n_heads = 0
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> tuple[torch.Tensor, None]:
+        return self.bias, None
+
+
+class EmptyFFN(nn.Module):
+    """What is left of an FFN without neurons: the second map's bias, (B, N, D) -> (D,)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.bias
+
+
 class CompactForSequenceClassification(DistilBertForSequenceClassification):
     """DistilBERT for classification with uneven layers. `config.weight_bits == 4`: linear layers and tables are packed, the head is not."""
 
@@ -106,18 +133,81 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
     def __init__(self, config: CompactConfig):
         super().__init__(config)
         for layer, heads, neurons in zip(self.distilbert.transformer.layer, config.heads, config.ffn, strict=True):
-            inner = heads * config.head_dim
-            for name in ("q_lin", "k_lin", "v_lin"):
-                setattr(layer.attention, name, nn.Linear(config.dim, inner))
-            layer.attention.out_lin = nn.Linear(inner, config.dim)
-            layer.attention.n_heads = heads
-            layer.ffn.lin1 = nn.Linear(config.dim, neurons)
-            layer.ffn.lin2 = nn.Linear(neurons, config.dim)
+            if heads:
+                inner = heads * config.head_dim
+                for name in ("q_lin", "k_lin", "v_lin"):
+                    setattr(layer.attention, name, nn.Linear(config.dim, inner))
+                layer.attention.out_lin = nn.Linear(inner, config.dim)
+                layer.attention.n_heads = heads
+            else:
+                layer.attention = EmptyAttention(config.dim)
+            if neurons:
+                layer.ffn.lin1 = nn.Linear(config.dim, neurons)
+                layer.ffn.lin2 = nn.Linear(neurons, config.dim)
+            else:
+                layer.ffn = EmptyFFN(config.dim)
         if config.weight_bits == 4:
             for parent, name, dense in list(self.quantisable()):
                 setattr(parent, name, NF4Embedding(tuple(dense.weight.shape)) if isinstance(dense, nn.Embedding)
                         else NF4Linear(dense.in_features, dense.out_features))
         self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None, output_hidden_states=None, **kwargs):
+        """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
+        the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
+        """
+        if input_ids is None or output_hidden_states or kwargs.get("output_attentions") or not kwargs.keys() <= {"return_dict"}:
+            return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states, **kwargs)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        first = self.first_tokens(input_ids, mask)
+        logits = self.classifier(self.dropout(nn.functional.relu(self.pre_classifier(first))))
+        return SequenceClassifierOutput(logits=logits) if kwargs.get("return_dict", True) is not False else (logits,)
+
+    def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
+        real = mask.reshape(-1) != 0  # (B·N,)
+        token = real.nonzero().view(-1)  # (T,): where each stands in the padded batch
+        column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).reshape(-1)
+        # (B, N): which of T stands where; where padding does, any, since nobody attends to it
+        place = (real.cumsum(0) - 1).clamp(min=0).view(mask.shape)
+        hidden_from = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, torch.finfo(torch.float32).min)[:, None, None]
+        embeddings = self.distilbert.embeddings
+        x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
+        x = x + embeddings.position_embeddings(column.index_select(0, token))
+        x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
+        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
+        if last < 0:
+            x = x.index_select(0, place[:, 0])
+        for i, layer in enumerate(self.layers()):
+            attended, x = self.attend(layer.attention, x, token, place, hidden_from, first_only=i == last)
+            x = layer.sa_layer_norm(attended + x)
+            x = layer.output_layer_norm(layer.ffn(x) + x)
+        return x
+
+    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, hidden_from: torch.Tensor,
+               first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention adds to each of x (T, D), and x; `first_only` asks for the first tokens, both (B, D), alone.
+
+        token (T,) and place (B, N) lead to the padded batch and back; hidden_from (B, 1, 1, N) is added to the scores.
+        """
+        if isinstance(attention, EmptyAttention):
+            return attention(x)[0], x
+        batch, tokens = place.shape
+        asking = x.index_select(0, place[:, 0]) if first_only else x
+
+        def by_head(projected: torch.Tensor, n: int) -> torch.Tensor:  # (B·n, H·d) -> (B, H, n, d)
+            return projected.view(batch, n, attention.n_heads, attention.attention_head_size).transpose(1, 2)
+
+        query = attention.q_lin(asking)
+        query = by_head(query, 1) if first_only else by_head(query.index_select(0, place.view(-1)), tokens)
+        key, value = (by_head(linear(x).index_select(0, place.view(-1)), tokens) for linear in (attention.k_lin, attention.v_lin))
+        multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
+                            dropout=attention.dropout.p if self.training else 0.0)
+        mixed = mixed.reshape(-1, attention.n_heads * attention.attention_head_size)  # (B·n, H·d)
+        if not first_only:
+            mixed = mixed.index_select(0, token)
+        return attention.out_lin(mixed), asking
 
     def layers(self):
         """The transformer's layers, first to last."""
@@ -128,10 +218,9 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         yield self.distilbert.embeddings, "word_embeddings", self.distilbert.embeddings.word_embeddings
         yield self.distilbert.embeddings, "position_embeddings", self.distilbert.embeddings.position_embeddings
         for layer in self.layers():
-            for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
-                yield layer.attention, name, getattr(layer.attention, name)
-            for name in ("lin1", "lin2"):
-                yield layer.ffn, name, getattr(layer.ffn, name)
+            for block, names in ((layer.attention, ("q_lin", "k_lin", "v_lin", "out_lin")), (layer.ffn, ("lin1", "lin2"))):
+                for name in names if not isinstance(block, (EmptyAttention, EmptyFFN)) else ():
+                    yield block, name, getattr(block, name)
 
     @torch.no_grad()
     def full_precision_twin(self) -> "CompactForSequenceClassification":

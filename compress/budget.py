@@ -1,49 +1,95 @@
-"""One budget for heads and neurons: what a model costs in FLOPs, and the units that are worth theirs. Pure tensors and numbers.
+"""One budget for heads, neurons and whole blocks: which units may stay so that the model costs what was asked. Pure numbers.
 
-A multiply-add is 2 FLOPs; only products are counted, as torch's FlopCounterMode does on the model that ships.
-Letters: L layers, U units of one kind in a layer, N tokens, D width, d width of a head, K classes.
+A block is one layer's attention (its units are heads) or FFN (its units are neurons). L layers, U units in a block, C cost levels.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 
+from compress.costs import Bytes, Flops, Latency
 
-def head_flops(tokens: int, width: int, head_dim: int) -> int:
-    """A head at `tokens`: its rows of Q, K, V and its columns of the output map, 4·2·N·D·d, and two products of N × N × d."""
-    return 8 * tokens * width * head_dim + 4 * tokens**2 * head_dim
-
-
-def neuron_flops(tokens: int, width: int) -> int:
-    """An FFN neuron at `tokens`: a row of lin1 and a column of lin2, 2·2·N·D."""
-    return 4 * tokens * width
+LEVELS = 4000  # that a budget is divided into: costs are rounded up to one of them
+CHOICES = 192  # of how many units a block keeps: in steps of 8 for BERT's 1,536 neurons, which kernels like, too
+REVIVED = 1e-6  # what a pruned unit's worth counts: it comes back only to use up what nothing alive fits into
 
 
-def other_flops(width: int, classes: int) -> int:
-    """What no pruning of heads and neurons saves: the head's two maps of one token, 2·(D·D + D·K)."""
-    return 2 * width * (width + classes)
+def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -> list[int]:
+    """How many units each block keeps: the least sum of losses whose costs stay within `budget`.
 
-
-def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], costs: list[int], at_least: list[int],
-                   budget: float) -> list[torch.Tensor]:
-    """Masks (1 keep, 0 prune) of groups of units that together cost no more than `budget`.
-
-    scores, alive: a tensor (U,) for each layer and kind; costs, at_least: for each of these, the cost of one unit and how many stay
-    whatever they score. Units are taken in the order of score² per cost: first-order changes of the loss have random signs,
-    so they add in squares. What is pruned stays pruned, unless nothing alive fits into what is left: a head is dear, and
-    where one had to go the best of the closed neurons come back. Raises ValueError where those that must stay cost more than the budget.
+    losses[b][n]: what is lost if block b keeps its best n units, n = 0…U; costs[b][n]: what those cost. Costs needn't be
+    proportional to n, so a block whose first unit is dear (a whole layer's latency) is emptied before a cheap one. Solved as the
+    multiple-choice knapsack it is, by dynamic programming over blocks (as SPDY and ZipLM do; Kurtic et al. 2023, section 3.2).
+    Raises ValueError where even the cheapest choice costs more than the budget. Costs are rounded up to budget / LEVELS.
     """
-    smallest = sum(cost * least for cost, least in zip(costs, at_least, strict=True))
-    if smallest > budget:
-        raise ValueError(f"the units that must stay cost {smallest}, the budget is {budget}")
+    if sum(min(cost) for cost in costs) > budget:
+        raise ValueError(f"the cheapest model costs {sum(min(cost) for cost in costs):g}, the budget is {budget:g}")
+    unit = max(budget, 1e-9) / LEVELS
+    best = np.zeros(LEVELS + 1)  # (C,): the least loss of the blocks so far within each cost
+    choices = []
+    for loss, cost in zip(losses, costs, strict=True):
+        weight = np.ceil(np.minimum(np.asarray(cost) / unit - 1e-9, LEVELS + 1)).astype(int)  # (U + 1,)
+        after, choice = np.full(LEVELS + 1, np.inf), np.full(LEVELS + 1, -1)
+        for kept in np.flatnonzero(weight <= LEVELS):
+            total = best[:LEVELS + 1 - weight[kept]] + loss[kept]
+            better = total < after[weight[kept]:]
+            after[weight[kept]:][better] = total[better]
+            choice[weight[kept]:][better] = kept
+        best = after
+        choices.append((choice, weight))
+    left, kept = LEVELS, []
+    for choice, weight in reversed(choices):
+        kept.append(int(choice[left]))
+        left -= weight[kept[-1]]
+    return kept[::-1]
+
+
+class Budget(NamedTuple):
+    """What a model may cost in all, in the units of `prices`; said to people as total / unit and a name."""
+
+    prices: Flops | Bytes | Latency
+    total: float
+    unit: float
+    name: str
+
+
+def spent(masks: list[torch.Tensor], prices) -> float:
+    """What a model costs whose L attention blocks, then L FFNs, keep the units of these masks (U,)."""
+    units, kept = [len(mask) for mask in masks], [int(mask.sum()) for mask in masks]
+    depth = len(masks) // 2
+    last = max((i for i in range(depth) if kept[i]), default=-1)
+    return prices.other + sum(cost[n] for cost, n in zip(prices.blocks(units[:depth], units[depth:], last), kept, strict=True))
+
+
+def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked: Budget, share: float = 1.0) -> list[torch.Tensor]:
+    """Masks (1 keep, 0 prune) of L attention blocks, then L FFNs, once `share` of the way from the whole model to the budget is gone.
+
+    scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
+    first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
+    Raises ValueError where no choice costs so little.
+    """
+    prices = asked.prices
+    whole = spent([torch.ones_like(score) for score in scores], prices)
+    allowed = whole - share * max(0.0, whole - asked.total) - prices.other
+    orders, losses, counts = [], [], []
+    for score, live in zip(scores, alive, strict=True):
+        worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
+        order = torch.argsort(worth, descending=True, stable=True)
+        loss = torch.cat([worth[order].flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.double)])  # (U + 1,)
+        count = np.unique(np.append(np.arange(0, len(score), max(1, len(score) // CHOICES)), len(score)))
+        orders.append(order)
+        losses.append(loss.numpy()[count])
+        counts.append(count)
+    depth = len(scores) // 2
+    units = [len(score) for score in scores]
+    found = []
+    for last in range(depth):
+        costs = [cost[count] for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
+        chosen = allocate(losses, costs, allowed)
+        found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
+    _, _, chosen = min(found)
     masks = [torch.zeros_like(score) for score in scores]
-    ranked = []
-    for group, (score, live) in enumerate(zip(scores, alive, strict=True)):
-        worth = [(bool(live[u]), float(score[u]) ** 2 / costs[group], group, u) for u in range(len(score))]
-        worth.sort(key=lambda unit: unit[:2], reverse=True)
-        masks[group][[u for *_, u in worth[:at_least[group]]]] = 1
-        ranked += worth[at_least[group]:]
-    left = budget - smallest
-    for _, _, group, unit in sorted(ranked, key=lambda unit: unit[:2], reverse=True):
-        if costs[group] <= left:  # a head that no longer fits leaves room for neurons that do
-            masks[group][unit] = 1
-            left -= costs[group]
+    for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
+        mask[order[:count[n]]] = 1
     return masks

@@ -8,6 +8,8 @@ from torch import nn
 
 from compress.importance import update_running_mean
 
+MEMORY = 200  # batches that the running mean looks back on: as units close, the others' worth changes
+
 
 class Gate(nn.Module):
     """One layer's gates of one kind. Buffers, so that a step checkpoint carries them and a resumed run goes on with them."""
@@ -31,7 +33,7 @@ class Gate(nn.Module):
         """Takes the gates' gradient of the last backward pass into the running mean."""
         if self._open is None or self._open.grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
-        self.sensitivity = update_running_mean(self.sensitivity, self._open.grad, int(self.seen))
+        self.sensitivity = update_running_mean(self.sensitivity, self._open.grad, min(int(self.seen), MEMORY))
         self.seen += 1
         self._open = None
 

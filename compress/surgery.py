@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from compact.modeling_compact import EmptyAttention, EmptyFFN
+
 
 def _rows(linear: nn.Linear, keep: torch.Tensor) -> nn.Linear:
     """The outputs kept of a linear map; keep: index (k,)."""
@@ -26,25 +28,60 @@ def _columns(linear: nn.Linear, keep: torch.Tensor) -> nn.Linear:
 def cut(model, head_masks: list[torch.Tensor], neuron_masks: list[torch.Tensor]):
     """A new compact model without the heads and neurons whose mask is 0.
 
-    head_masks: L tensors (H,); neuron_masks: L tensors (F,), each of 0 and 1 with at least one 1.
-    Raises ValueError where a layer would lose all its heads or neurons.
+    head_masks: L tensors (H,); neuron_masks: L tensors (F,), each of 0 and 1. A block without any leaves its bias behind.
     """
     config = copy.deepcopy(model.config)
     config.heads = [int(m.sum()) for m in head_masks]
     config.ffn = [int(m.sum()) for m in neuron_masks]
-    if min(config.heads + config.ffn) < 1:
-        raise ValueError(f"a layer would be left without heads or neurons: heads {config.heads}, neurons {config.ffn}")
     small = copy.deepcopy(model)
     for layer, head_mask, neuron_mask in zip(small.layers(), head_masks, neuron_masks, strict=True):
         features = head_mask.bool().repeat_interleave(config.head_dim).nonzero().view(-1)  # (h·d,)
         neurons = neuron_mask.bool().nonzero().view(-1)  # (f,)
         attention, ffn = layer.attention, layer.ffn
-        for name in ("q_lin", "k_lin", "v_lin"):
-            setattr(attention, name, _rows(getattr(attention, name), features))
-        attention.out_lin = _columns(attention.out_lin, features)
-        ffn.lin1 = _rows(ffn.lin1, neurons)
-        ffn.lin2 = _columns(ffn.lin2, neurons)
+        if len(features):
+            for name in ("q_lin", "k_lin", "v_lin"):
+                setattr(attention, name, _rows(getattr(attention, name), features))
+            attention.out_lin = _columns(attention.out_lin, features)
+        else:
+            layer.attention = EmptyAttention(config.dim)
+            layer.attention.bias.copy_(attention.out_lin.bias)
+        if len(neurons):
+            ffn.lin1 = _rows(ffn.lin1, neurons)
+            ffn.lin2 = _columns(ffn.lin2, neurons)
+        else:
+            layer.ffn = EmptyFFN(config.dim)
+            layer.ffn.bias.copy_(ffn.lin2.bias)
     # A model built from the new configuration, so that what is saved is what the configuration says.
     built = type(model)(config)
     built.load_state_dict(small.state_dict(), strict=True)
     return built
+
+
+@torch.no_grad()
+def without_empty_layers(model, batch: dict[str, torch.Tensor]) -> tuple:
+    """(the model without layers that keep neither heads nor neurons, indices of those that stay); changed in place.
+
+    Such a layer only normalises twice. Nearly the same is done by the gain and bias of the normalisation before it,
+    channel by channel, fitted by least squares to what the layer did on `batch`; the logits change a little.
+    """
+    layers = model.layers()
+    heads, neurons = model.config.heads, model.config.ffn
+    model.eval()
+    states = model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True).hidden_states  # before, and after each
+    real = batch["attention_mask"].bool()
+    before, start = model.distilbert.embeddings.LayerNorm, 0
+    kept = [i for i in range(len(layers)) if heads[i] or neurons[i]]
+    for i in [*kept, len(layers)]:
+        if i > start:  # layers start … i − 1 are empty
+            x, y = states[start][real], states[i][real]  # (tokens, D)
+            slope = ((x - x.mean(0)) * (y - y.mean(0))).mean(0) / x.var(0, unbiased=False).clamp(min=1e-12)
+            before.bias.copy_(slope * before.bias + y.mean(0) - slope * x.mean(0))
+            before.weight.mul_(slope)
+        if i < len(layers):
+            before, start = layers[i].output_layer_norm, i + 1
+    config = copy.deepcopy(model.config)
+    config.n_layers, config.heads, config.ffn = len(kept), [heads[i] for i in kept], [neurons[i] for i in kept]
+    model.distilbert.transformer.layer = nn.ModuleList(layers[i] for i in kept)
+    built = type(model)(config)
+    built.load_state_dict(model.state_dict(), strict=True)
+    return built, kept

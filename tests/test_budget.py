@@ -1,57 +1,110 @@
-"""One budget in FLOPs: never exceeded, nearly used up, worthiest units first, what can't be had is refused."""
+"""One budget for heads, neurons and blocks: never exceeded, nearly used up, the worthiest units first, what can't be had is refused."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from conftest import tiny_compact
+from torch.utils.flop_counter import FlopCounterMode
 
-from compress import budget
+import compact
+from compress import budget, costs, surgery
 
-HEAD, NEURON = budget.head_flops(16, 32, 8), budget.neuron_flops(16, 32)
-COSTS, AT_LEAST = [HEAD] * 2 + [NEURON] * 2, [1, 1, 3, 3]
+SHAPE = tiny_compact().config  # 2 layers, 4 heads of 8, 48 neurons
+TOKENS = 16
+UNITS = (4, 4, 48, 48)
+PRICES = costs.Flops(TOKENS, SHAPE)
+ALL = [torch.ones(n) for n in UNITS]
+WHOLE = budget.spent(ALL, PRICES)
 
 
 def scores(seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(n, generator=generator) for n in (4, 4, 48, 48)]
+    return [torch.rand(n, generator=generator) for n in UNITS]
 
 
-def spent(masks):
-    return sum(cost * int(mask.sum()) for cost, mask in zip(COSTS, masks, strict=True))
+def asked(share):
+    return budget.Budget(PRICES, share * WHOLE, WHOLE, "of it")
 
 
-WHOLE = spent([torch.ones(n) for n in (4, 4, 48, 48)])
+def cheapest_gone(masks):
+    """The cost of the cheapest unit that could still have stayed, and the rounding of costs; infinite where all stayed that could."""
+    last = max(i for i in (0, 1) if masks[i].any())
+    price = [PRICES.head(i == last) for i in (0, 1)] + [PRICES.neuron(i >= last) for i in (0, 1)]
+    gone = [cost for i, (cost, mask) in enumerate(zip(price, masks, strict=True)) if not mask.all() and (i > 1 or i <= last)]
+    return min(gone, default=float("inf")) + 4 * WHOLE / budget.LEVELS
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.97, 1.0])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_budget_is_kept_and_used_up(share, seed):
-    masks = budget.keep_worthiest(scores(seed), [torch.ones(n) for n in (4, 4, 48, 48)], COSTS, AT_LEAST, share * WHOLE)
-    finest = NEURON if any((mask == 0).any() for mask in masks[2:]) else HEAD  # what could still have been put in
-    assert share * WHOLE - finest < spent(masks) <= share * WHOLE
-    assert all(int(mask.sum()) >= least for mask, least in zip(masks, AT_LEAST, strict=True))
+def test_allocation_is_the_best_there_is(seed):
+    rng = np.random.default_rng(seed)
+    losses = [np.append(np.sort(rng.random(n))[::-1], 0.0) for n in (3, 4, 2)]
+    prices = [np.append(0, rng.random() + np.cumsum(rng.random(n))) for n in (3, 4, 2)]
+    limit = 0.5 * sum(cost[-1] for cost in prices)
+    choices = itertools.product(*(range(len(loss)) for loss in losses))
+    best = min(sum(loss[n] for loss, n in zip(losses, choice, strict=True)) for choice in choices
+               if sum(cost[n] for cost, n in zip(prices, choice, strict=True)) <= 0.998 * limit)
+    chosen = budget.allocate(losses, prices, limit)
+    assert sum(cost[n] for cost, n in zip(prices, chosen, strict=True)) <= limit
+    assert sum(loss[n] for loss, n in zip(losses, chosen, strict=True)) <= best + 1e-9
 
 
-def test_worth_is_the_squared_score_for_each_flop():
-    # A head costs HEAD / NEURON neurons here; beside what must stay there is room for just one head or so many neurons.
-    ratio = HEAD / NEURON
-    room = spent([torch.ones(1), torch.ones(1), torch.ones(3), torch.ones(3)]) + HEAD
-    for head_score, head_stays in (((1.1 * ratio) ** 0.5, True), ((0.9 * ratio) ** 0.5, False)):
-        given = [torch.full((4,), head_score), torch.zeros(4), torch.ones(48), torch.zeros(48)]
-        masks = budget.keep_worthiest(given, [torch.ones_like(s) for s in given], COSTS, AT_LEAST, room)
-        assert (int(masks[0].sum()) == 2) == head_stays
-        assert int(masks[2].sum()) == 3 + (0 if head_stays else int(ratio))
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_budget_is_kept_and_used_up_on_the_model_that_ships(share, seed):
+    masks = budget.keep_worthiest(scores(seed), ALL, asked(share))
+    small = surgery.cut(tiny_compact(), masks[:2], masks[2:]).eval()
+    small.set_attn_implementation("eager")
+    ids = torch.ones(1, TOKENS, dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        small(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert counter.get_total_flops() == budget.spent(masks, PRICES)
+    assert share * WHOLE - cheapest_gone(masks) <= counter.get_total_flops() <= share * WHOLE
 
 
-def test_what_is_pruned_comes_back_only_where_nothing_alive_fits():
-    alive = [torch.ones(n) for n in (4, 4, 48, 48)]
+@pytest.mark.parametrize("share", [0.06, 0.1, 0.25, 0.5])
+def test_a_bert_comes_within_2_percent_of_its_budget(share):
+    shape = compact.CompactConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
+    prices = costs.Flops(128, shape)
+    generator = torch.Generator().manual_seed(0)
+    given = [scale * torch.rand(n, generator=generator) for n, scale in [(12, 100)] * 6 + [(1536, 1)] * 6]  # heads matter more
+    alive = [torch.ones_like(score) for score in given]
+    whole = budget.spent(alive, prices)
+    masks = budget.keep_worthiest(given, alive, budget.Budget(prices, share * whole, whole, "of it"))
+    assert 0.98 * share * whole <= budget.spent(masks, prices) <= share * whole
+
+
+def test_what_is_worth_nothing_goes_as_a_whole():
+    given = [torch.ones(4), torch.full((4,), 1e-3), torch.ones(48), torch.full((48,), 1e-3)]
+    masks = budget.keep_worthiest(given, ALL, asked(0.55))
+    assert masks[1].sum() == 0 and masks[0].sum() == 4
+    assert masks[2].sum() > 40
+
+
+def test_what_is_pruned_comes_back_only_to_fill_what_is_left():
+    alive = ALL
     for share in (0.9, 0.6, 0.4):
-        masks = budget.keep_worthiest(scores(seed=int(10 * share)), alive, COSTS, AT_LEAST, share * WHOLE)
+        masks = budget.keep_worthiest(scores(int(10 * share)), alive, asked(share))
+        assert share * WHOLE - cheapest_gone(masks) <= budget.spent(masks, PRICES) <= share * WHOLE
         back = sum(int((mask > live).sum()) for mask, live in zip(masks, alive, strict=True))
-        gone = sum(int((mask < live).sum()) for mask, live in zip(masks[2:], alive[2:], strict=True))
-        assert not back or not gone, "a neuron came back while one that was alive had to go"
-        assert share * WHOLE - NEURON < spent(masks) <= share * WHOLE
+        assert back * PRICES.neuron(False) <= PRICES.head(False), "more came back than a head's room"
         alive = masks
 
 
+def test_half_way_costs_half_of_what_has_to_go():
+    masks = budget.keep_worthiest(scores(), ALL, asked(0.4), share=0.5)
+    assert 0.68 * WHOLE <= budget.spent(masks, PRICES) <= 0.7 * WHOLE
+
+
+def test_bytes_are_those_of_the_checkpoint():
+    prices = costs.Bytes(SHAPE, SHAPE.vocab_size)
+    masks = budget.keep_worthiest(scores(), ALL, budget.Budget(prices, 0.8 * budget.spent(ALL, prices), 1e6, "MB"))
+    packed = surgery.cut(tiny_compact(), masks[:2], masks[2:]).packed_twin()
+    tensors = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
+    assert budget.spent(masks, prices) == pytest.approx(tensors, rel=0.02)
+
+
 def test_impossible_budget_is_refused():
-    with pytest.raises(ValueError, match="must stay"):
-        budget.keep_worthiest(scores(), [torch.ones(n) for n in (4, 4, 48, 48)], COSTS, AT_LEAST, 2 * HEAD)
+    with pytest.raises(ValueError, match="the budget is"):
+        budget.keep_worthiest(scores(), ALL, budget.Budget(PRICES, PRICES.other - 1, 1, "FLOPs"))

@@ -1,0 +1,161 @@
+"""What each preset is worth over its seeds: accuracy, FLOPs, bytes and latency against the teacher, in one run.
+
+    python -m bench.presets RUN_DIR docs/results/sst2/presets.json [--data-dir DIR]
+
+Reads models/ of RUN_DIR: for each preset the newest int8 export of each seed, all of one teacher. A file has all of its figures:
+the accuracy, bytes, load time and latency are those of the ONNX file, FLOPs those counted on the checkpoint that it holds. Seeds
+differ in structure, so each is timed, in turns with the teacher in torch and with the teacher in onnxruntime's own int8,
+dynamic with a scale for each channel, and in our static one: the faster counts; ratios are of means. Five minutes on two cores.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+from pathlib import Path
+
+from common import cli
+
+PRESETS = ("near", "balanced", "max")
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
+    parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file to write")
+    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser.add_argument("--sentences", type=cli.count, default=256, help="dev sentences that are timed")
+    parser.add_argument("--repeats", type=cli.count, default=5, help="times that each is")
+    parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
+    return parser.parse_args()
+
+
+def seeds_of(run_dir: Path, preset: str, teacher) -> dict[int, tuple]:
+    """{seed: (pruned checkpoint, its int8 export)} of a preset, the newest of each seed."""
+    from common import checkpoints
+
+    made = checkpoints.published(run_dir)
+    found: dict[int, tuple] = {}
+    for export in made:
+        if export.stage.endswith("_onnx_int8") and export.variant == preset:
+            source = next((c for c in made if c.key == export.parent_key(export.stage.removesuffix("_onnx_int8"))), None)
+            pruned = source and (source if source.stage == "pruned" else
+                                 next((c for c in made if c.key == source.parent_key("pruned")), None))
+            if pruned and pruned.parent_key("teacher") == teacher.key:
+                found.setdefault(pruned.manifest["seed"], (source, export))
+    return dict(sorted(found.items()))
+
+
+def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict:
+    """The teacher in int8, opened: "dynamic" by onnxruntime's own tool after its own fusions, and "static" as stage 6 does it."""
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    from common import checkpoints, inference, onnx_export
+
+    model = checkpoints.load_model(teacher.path)
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    exported = onnx_export.export(model)
+    onnx.save(exported, folder / "teacher.onnx")
+    optimize_model(str(folder / "teacher.onnx"), "bert", num_heads=heads, hidden_size=width).save_model_to_file(str(folder / "fused.onnx"))
+    opened = {}
+    for kind in ("dynamic", "static"):
+        place = folder / kind
+        place.mkdir()
+        for name in ("config.json", "tokenizer.json"):
+            (place / name).write_bytes((teacher.path / name).read_bytes())
+        known = checkpoints.Checkpoint(place, {"stage": f"teacher_int8_{kind}", "args": teacher.manifest["args"]})
+        if kind == "dynamic":
+            quantize_dynamic(folder / "fused.onnx", place / inference.ONNX_FILE, per_channel=True)
+        else:
+            tokens = inference.Classifier(known)
+            onnx.save(onnx_export.quantise(exported, [tokens.encode([text]) for text in texts]), place / inference.ONNX_FILE)
+        opened[f"teacher_int8_{kind}"] = inference.OnnxClassifier(known, threads)
+    return opened
+
+
+def predicted_speedup(run_dir: Path, source) -> float | None:
+    """What the table of latencies promised when the model was pruned; None where another budget was asked for."""
+    from common import checkpoints
+
+    pruned = source if source.stage == "pruned" else checkpoints.parent(run_dir, source, "pruned")
+    return pruned.manifest["metrics"].get("predicted_speedup")
+
+
+def mean(rows: list[dict], name: str) -> float:
+    return statistics.mean(row[name] for row in rows)
+
+
+def faster_than(baseline: dict[str, float], rows: list[dict]) -> dict[str, float]:
+    """{batch: baseline ms / mean ms of the rows}."""
+    return {batch: ms / statistics.mean(row["latency_ms"][batch]["p50"] for row in rows) for batch, ms in baseline.items()}
+
+
+def main(args) -> None:
+    import os
+
+    from common import checkpoints, data, inference, measure
+
+    threads = args.threads or os.cpu_count()
+    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    teacher = checkpoints.find(args.run_dir, "teacher")
+    checkpoints.same_data(teacher, corpus.facts)
+    made = {preset: seeds for preset in PRESETS if (seeds := seeds_of(args.run_dir, preset, teacher))}
+    if not made:
+        raise cli.UserError(f"no int8 export of a preset under {args.run_dir / 'models'}: run 8_pruning_with_finetuning.py --preset max "
+                            "and 11_export_onnx.py --variant max --table-bits 4 first")
+    with tempfile.TemporaryDirectory() as folder:
+        calibration = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
+        classifiers = {"teacher": inference.open_classifier(teacher.path, threads)}
+        classifiers |= int8_teachers(teacher, Path(folder), calibration, threads)
+        classifiers |= {f"{preset}/{seed}": inference.open_classifier(export.path, threads)
+                        for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
+        accuracy = {name: measure.accuracy(c.classify(corpus.dev.texts).argmax(-1), corpus.dev.labels) for name, c in classifiers.items()}
+        timed = random.Random(0).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
+        latency = measure.latency(classifiers, timed, args.repeats)
+
+    def cost(path: Path) -> int:
+        return measure.flops(measure.countable_twin(path), 128)
+
+    teachers = {name: {batch: latency[name]["latency_ms"][batch]["p50"] for batch in ("1", "32")}
+                for name in classifiers if name.startswith("teacher")}
+    int8 = {batch: min(ms[batch] for name, ms in teachers.items() if name != "teacher") for batch in ("1", "32")}  # the faster one
+    whole = {"flops": cost(teacher.path), "mb": measure.size(teacher)["size_mb"]}
+    results = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
+               "versions": checkpoints.versions(), "sentences": len(timed), "repeats": args.repeats,
+               "teacher": {**accuracy["teacher"], "size_mb": whole["mb"], "gflops_128": whole["flops"] / 1e9, **latency["teacher"]},
+               **{name: {**accuracy[name], **latency[name]} for name in teachers if name != "teacher"}, "presets": {}}
+    for preset, seeds in made.items():
+        rows = []
+        for seed, (source, export) in seeds.items():
+            own, _ = measure.process_of_its_own(export.path, timed[:64], threads)
+            rows.append({"seed": seed, **accuracy[f"{preset}/{seed}"], **measure.size(export), "gflops_128": cost(source.path) / 1e9,
+                         "structure": measure.structure(measure.countable_twin(source.path)), **latency[f"{preset}/{seed}"], **own,
+                         "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name,
+                         "predicted_speedup": predicted_speedup(args.run_dir, source)})
+
+        average = mean(rows, "accuracy")
+        results["presets"][preset] = {
+            "seeds": rows, "accuracy_mean": average,
+            "accuracy_sd": statistics.stdev(row["accuracy"] for row in rows) if len(rows) > 1 else None,
+            "teacher_accuracy": accuracy["teacher"]["accuracy"], "delta_vs_teacher": average - accuracy["teacher"]["accuracy"],
+            "flops_ratio": whole["flops"] / 1e9 / mean(rows, "gflops_128"),
+            "bytes_ratio": whole["mb"] / mean(rows, "size_mb"),
+            "latency_ratio": faster_than(teachers["teacher"], rows),
+            "latency_ratio_vs_int8": faster_than(int8, rows), "runtime": "onnxruntime",
+            "predicted_speedup": statistics.mean(predicted) if (predicted := [row["predicted_speedup"] for row in rows
+                                                                              if row["predicted_speedup"]]) else None,
+            "achieved_speedup": faster_than(teachers["teacher"], rows)}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for preset, row in results["presets"].items():
+        faster, than_int8 = row["latency_ratio"], row["latency_ratio_vs_int8"]
+        print(f"{preset}: {100 * row['accuracy_mean']:.2f} % ({100 * row['delta_vs_teacher']:+.2f} points), "
+              f"FLOPs ÷ {row['flops_ratio']:.1f}, bytes ÷ {row['bytes_ratio']:.1f}, latency ÷ {faster['1']:.1f} and ÷ {faster['32']:.1f}, "
+              f"against int8 ÷ {than_int8['1']:.1f} and ÷ {than_int8['32']:.1f}")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

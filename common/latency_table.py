@@ -1,0 +1,107 @@
+"""How long a compact model takes by what its layers keep, measured on this machine in the runtime that ships.
+
+At batch 1 narrow layers save little and absent ones much, on some processors and not on others: no formula knows, so small models
+of random weights are exported, quantised and timed, as ZipLM does (Kurtic et al. 2023, section 3.2), and a model's time is the sum of
+its blocks'. What a layer costs besides is counted with its attention. The table stands in RUN_DIR/models/.latency_<key>.json; all times
+are milliseconds.
+"""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+
+from common import checkpoints, cli
+
+HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
+SENTENCES = 96  # sentences that are timed
+REPEATS = 5
+VARIED = 4  # layers of one size in a model that is timed
+
+
+def machine(threads: int) -> dict:
+    """What a table is good for: this processor, so many threads, this runtime."""
+    return {"cpu": checkpoints.cpu_name(), "threads": threads, "onnxruntime": checkpoints.versions()["onnxruntime"],
+            "torch": checkpoints.versions()["torch"]}
+
+
+def read(path: Path, threads: int) -> dict:
+    """A table from its file. Raises UserError where it was measured on another machine, or for something else."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if table["machine"] != machine(threads):
+        raise cli.UserError(f"{path} was measured on another machine or with another runtime ({table['machine']}): "
+                            "delete it, and it is measured anew")
+    return table
+
+
+def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, threads: int) -> dict:
+    """The table for models of the `shape` of a compact configuration, beside the teacher; measured where there is none yet."""
+    key = checkpoints.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS])[:8]
+    path = run_dir / "models" / f".latency_{key}.json"
+    if not path.is_file():
+        table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
+        path.write_text(json.dumps({"machine": machine(threads), **table}, indent=1) + "\n", encoding="utf-8")
+        cli.say(f"latencies of layers kept in {path}")
+    return read(path, threads)
+
+
+def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
+    from common import inference, measure
+
+    heads, neurons = [n for n in HEADS if n <= shape.n_heads], [n for n in NEURONS if n <= shape.hidden_dim]
+    # Layers that vary stand before a last one with one head: small differences show, and the last is another case.
+    models = {"attention": {n: ([n] * VARIED + [1], [0] * (VARIED + 1)) for n in heads if n},
+              "attention_last": {n: ([n], [0]) for n in heads if n},
+              "ffn": {n: ([1] * (VARIED + 1), [n] * VARIED + [0]) for n in neurons if n},
+              "ffn_behind": {n: ([1], [n]) for n in neurons if n}}
+    opened = inference.open_classifier(teacher.path, threads)
+    classifiers = {"teacher": opened}
+    for kind, sizes in models.items():
+        for n, structure in sizes.items():
+            classifiers[f"{kind} {n}"] = _random_model(shape, *structure, opened, texts[:8], threads)
+    took = measure.latency(classifiers, texts, REPEATS)
+    table = {"tokens": float(np.mean([opened.encode([text])["input_ids"].shape[1] for text in texts])), "batches": {}}
+    for batch in ("1", "32"):
+        ms = {name: figures["latency_ms"][batch]["p50"] for name, figures in took.items()}
+        least = {"attention": ms["attention_last 1"], "attention_last": ms["attention_last 1"], "ffn": ms["attention 1"],
+                 "ffn_behind": ms["attention_last 1"]}
+        rows: dict = {"teacher": ms["teacher"], "base": ms["attention_last 1"]}  # a model of one head
+        for kind, sizes in models.items():
+            share = VARIED if kind in ("attention", "ffn") else 1
+            values = np.array([0.0] + [(ms[f"{kind} {n}"] - least[kind]) / share for n in sizes])
+            rows[kind] = {"units": [0, *sizes], "ms": np.maximum.accumulate(values).round(6).tolist()}  # more is never faster
+        table["batches"][batch] = rows
+    return table
+
+
+def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: list[str], threads: int):
+    """A compact model of this structure in onnxruntime int8, its weights random: an object with the teacher's `encode`."""
+    import torch
+
+    import compact
+    from common import onnx_export
+
+    torch.manual_seed(0)
+    config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32})
+    proto = onnx_export.quantise(onnx_export.export(compact.CompactForSequenceClassification(config)),
+                                 [teacher.encode([text]) for text in texts])
+    return _Timed(proto.SerializeToString(), teacher, config.vocab_size, threads)
+
+
+class _Timed:
+    """What `measure.latency` needs of a classifier: `encode`, `logits` and `device`."""
+
+    device = "cpu"
+
+    def __init__(self, model: bytes, teacher, word_pieces: int, threads: int):
+        from common import inference
+
+        self.model, self.teacher, self.word_pieces = inference.onnx_session(model, threads), teacher, word_pieces
+
+    def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
+        batch = self.teacher.encode(texts)
+        return batch | {"input_ids": batch["input_ids"] % self.word_pieces}  # which rows are read doesn't matter
+
+    def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        return self.model.run(["logits"], batch)[0]
