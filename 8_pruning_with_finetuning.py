@@ -17,8 +17,8 @@ from pathlib import Path
 from common import cli
 
 # Operating points by name: what each sets, unless a flag says otherwise.
-FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 320_000, "alpha_start": 1.0, "alpha_end": 1.0,
-                "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.1, "prune_to": 0.8, "epochs": 0.75, "prune_lr": 2.5e-4,
+FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 240_000, "alpha_start": 1.0, "alpha_end": 1.0,
+                "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.125, "prune_to": 0.8, "epochs": 1.0, "prune_lr": 2.5e-4,
                 "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
 PRESETS = {
     "published": {},

@@ -44,7 +44,7 @@ class Augmenter:
     def __init__(self, texts: list[str], inside: list[tuple[int, str]], near: dict[str, list[str]]):
         self.texts, self.near, self.rng = texts, near, random.Random(SEED)
         self.parts: dict[int, list[str]] = defaultdict(list)
-        for i, phrase in inside:
+        for i, phrase in sorted(inside):  # their order is that of a set, another one in every process
             if 2 <= len(phrase.split()) <= 0.6 * len(texts[i].split()):
                 self.parts[i].append(phrase)
         self.starting: dict[str, list[str]] = defaultdict(list)
