@@ -1,6 +1,7 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
+# make presets near, balanced and max of three seeds, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
@@ -16,7 +17,7 @@ FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DI
 SHAPE := --run-dir runs/distilbert-shape
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full test shape
+.PHONY: help fast full presets test shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -47,6 +48,13 @@ full: .venv/.installed
 	  $(PY) 11_export_onnx.py $(FULL) --variant $$variant || exit $$?; \
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
+
+presets: .venv/.installed
+	for seed in 1 2 3; do for preset in max near balanced; do \
+	  $(PY) 8_pruning_with_finetuning.py $(FULL) --preset $$preset --seed $$seed && \
+	  $(PY) 11_export_onnx.py $(FULL) --variant $$preset --precision int8 --table-bits 4 --seed $$seed || exit $$?; \
+	done; done
+	$(PY) -m bench.presets . presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)

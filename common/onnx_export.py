@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compact import nf4
 
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
+WORTH_A_PRODUCT = 0.75  # evening out costs a product at run time: share of the error that it must come below
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
 
@@ -42,6 +43,7 @@ def export(model) -> onnx.ModelProto:
     """
     if hasattr(model, "full_precision_twin"):
         model = model.full_precision_twin()
+        model.join_maps()
     model = model.float().cpu().eval()
     model.set_attn_implementation("eager")
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
@@ -176,8 +178,8 @@ def _smoothing(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
     In BERT one or two channels are several times larger than the rest and matter, so they can't be clipped; left alone they
     leave the others a quarter of the 256 levels. As in SmoothQuant (Xiao et al. 2023) the size goes into the weights, here
-    of these channels only: those above a cap are brought down to it. The cap is the one of seven with the least error of the
-    product (as Lin et al. 2023 choose their scales); a cap at the maximum changes nothing.
+    of these channels only: those above a cap are brought down to it. The cap is the one with the least error of the product
+    (as Lin et al. 2023 choose their scales); where that gains little nothing is changed.
     """
     sample = values[:: max(1, len(values) // 1024)]
     exact = sample @ weight
@@ -190,7 +192,8 @@ def _smoothing(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
         rounded = (np.clip(np.rint(sample / s / scale) + zero, 0, 255) - zero) * scale
         return float(np.square(rounded @ (codes * scales) - exact).mean()), s
 
-    return min((attempt(cap) for cap in (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12)), key=lambda found: found[0])[1]
+    plain, (error, s) = attempt(1.0), min((attempt(cap) for cap in (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)), key=lambda found: found[0])
+    return s if error < WORTH_A_PRODUCT * plain[0] else plain[1]
 
 
 def _activation_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

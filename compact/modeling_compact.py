@@ -194,13 +194,13 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
             return attention(x)[0], x
         batch, tokens = place.shape
         asking = x.index_select(0, place[:, 0]) if first_only else x
-
-        def by_head(projected: torch.Tensor, n: int) -> torch.Tensor:  # (B·n, H·d) -> (B, H, n, d)
-            return projected.view(batch, n, attention.n_heads, attention.attention_head_size).transpose(1, 2)
-
-        query = attention.q_lin(asking)
-        query = by_head(query, 1) if first_only else by_head(query.index_select(0, place.view(-1)), tokens)
-        key, value = (by_head(linear(x).index_select(0, place.view(-1)), tokens) for linear in (attention.k_lin, attention.v_lin))
+        names = ("k_lin", "v_lin") if first_only else ("q_lin", "k_lin", "v_lin")
+        joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
+        projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
+        shape = (batch, tokens, len(names), attention.n_heads, attention.attention_head_size)
+        by_head = projected.index_select(0, place.view(-1)).view(shape).permute(2, 0, 3, 1, 4)  # (maps, B, H, N, d)
+        query = attention.q_lin(asking).view(batch, 1, *shape[3:]).transpose(1, 2) if first_only else by_head[0]
+        key, value = by_head[-2], by_head[-1]
         multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
                             dropout=attention.dropout.p if self.training else 0.0)
@@ -208,6 +208,18 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         if not first_only:
             mixed = mixed.index_select(0, token)
         return attention.out_lin(mixed), asking
+
+    @torch.no_grad()
+    def join_maps(self) -> None:
+        """Lays the maps that read the same tokens side by side, for an inference of fewer and larger products; in full precision only."""
+        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
+        for i, layer in enumerate(self.layers()):
+            if self.config.heads[i]:
+                maps = [getattr(layer.attention, name) for name in ("q_lin", "k_lin", "v_lin")][i == last:]
+                joined = nn.Linear(self.config.dim, sum(part.out_features for part in maps))
+                joined.weight.copy_(torch.cat([part.weight for part in maps]))
+                joined.bias.copy_(torch.cat([part.bias for part in maps]))
+                layer.attention.joined = joined
 
     def layers(self):
         """The transformer's layers, first to last."""

@@ -1,0 +1,57 @@
+"""The table of latencies: more is never faster, what was measured elsewhere is refused, a budget in milliseconds is kept."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_compact
+
+from common import checkpoints, cli, latency_table
+from compress import budget, costs
+
+
+@pytest.fixture(scope="module")
+def table(pipeline):
+    texts = ["a fine film", "dull", "the plot is a fine film in every way"] * 4
+    teacher = checkpoints.find(pipeline.run_dir, "teacher")
+    return latency_table.of(tiny_compact().config, teacher, texts, pipeline.run_dir, threads=1), pipeline.run_dir
+
+
+def test_more_is_never_faster(table):
+    measured, _ = table
+    assert set(measured["batches"]) == {"1", "32"}
+    for rows in measured["batches"].values():
+        assert rows["base"] > 0 and rows["teacher"] > 0
+        prices = costs.Latency(rows)
+        for last in (0, 1):
+            for block in prices.blocks([4, 4], [48, 48], last):
+                finite = block[np.isfinite(block)]
+                assert finite[0] == 0 and (np.diff(finite) >= 0).all()
+        assert np.isinf(prices.blocks([4, 4], [48, 48], 0)[1][1:]).all()
+
+
+def test_it_is_measured_once(table):
+    measured, run_dir = table
+    teacher = checkpoints.find(run_dir, "teacher")
+    assert latency_table.of(tiny_compact().config, teacher, ["never read"], run_dir, threads=1) == measured
+
+
+@pytest.mark.parametrize("other", [{"cpu": "another"}, {"threads": 7}, {"onnxruntime": "0.1"}])
+def test_a_table_from_another_machine_is_refused(table, tmp_path, other):
+    measured, _ = table
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(measured | {"machine": measured["machine"] | other}))
+    with pytest.raises(cli.UserError, match="another machine.*delete it"):
+        latency_table.read(path, threads=1)
+
+
+def test_a_budget_in_milliseconds_is_kept():
+    rows = {"teacher": 8.0, "base": 0.1, "attention": {"units": [0, 1, 4], "ms": [0.0, 0.3, 0.4]},
+            "attention_last": {"units": [0, 1, 4], "ms": [0.0, 0.0, 0.1]}, "ffn": {"units": [0, 48], "ms": [0.0, 0.5]},
+            "ffn_behind": {"units": [0, 48], "ms": [0.0, 0.05]}}
+    prices = costs.Latency(rows)
+    scores = [torch.ones(4), torch.ones(4), torch.ones(48), torch.ones(48)]
+    masks = budget.keep_worthiest(scores, [torch.ones_like(s) for s in scores], budget.Budget(prices, 0.5, 1.0, "ms"))
+    assert budget.spent(masks, prices) <= 0.5
+    assert masks[3].all(), "neurons behind the last heads are all but free"

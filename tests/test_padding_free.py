@@ -1,0 +1,66 @@
+"""A compact model computes no padding and no token that nobody reads: its logits are those of DistilBERT's own forward."""
+
+import pytest
+import torch
+from conftest import tiny_compact
+
+import compact
+from compress import surgery
+
+STRUCTURES = [([4, 4], [48, 48]), ([2, 0], [0, 9]), ([0, 3], [5, 0]), ([0, 0], [7, 7])]
+
+
+def model_of(heads, neurons):
+    torch.manual_seed(0)
+    base = tiny_compact()
+    config = compact.CompactConfig(**base.config.to_dict() | {"heads": heads, "ffn": neurons})
+    return compact.CompactForSequenceClassification(config).eval()
+
+
+def ragged(batch=5, tokens=13):
+    ids = torch.randint(1, 200, (batch, tokens), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([tokens, 2, 7, 3, tokens][:batch])
+    return {"input_ids": ids, "attention_mask": (torch.arange(tokens) < lengths[:, None]).long()}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("heads", "neurons"), STRUCTURES)
+def test_logits_are_those_of_the_padded_forward(heads, neurons, attention):
+    model, batch = model_of(heads, neurons), ragged()
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        padded = model(**batch, output_hidden_states=True)
+        assert (model(**batch).logits - padded.logits).abs().max() <= 1e-5
+        assert len(padded.hidden_states) == 3 and model(**batch).hidden_states is None
+        assert (model(**batch).logits - model(**batch, return_dict=False)[0]).abs().max() == 0
+        ids = batch["input_ids"]
+        assert (model(ids).logits - model(ids, torch.ones_like(ids)).logits).abs().max() == 0
+
+
+def test_labels_give_a_loss_as_any_classifier_of_the_library():
+    model, batch = model_of([2, 1], [9, 9]), ragged()
+    out = model(**batch, labels=torch.tensor([0, 1, 0, 1, 1]))
+    assert torch.isclose(out.loss, torch.nn.functional.cross_entropy(out.logits, torch.tensor([0, 1, 0, 1, 1])))
+
+
+def test_gradients_are_those_of_the_padded_forward():
+    models = [model_of([2, 3], [9, 5]) for _ in range(2)]
+    for model, more in zip(models, ({}, {"output_hidden_states": True}), strict=True):
+        model(**ragged(), **more).logits.square().sum().backward()
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() <= 1e-5, name
+
+
+def test_layers_that_keep_nothing_leave_and_hardly_a_logit_moves():
+    torch.manual_seed(3)
+    config = compact.CompactConfig(**tiny_compact().config.to_dict() | {"n_layers": 4, "heads": [0, 3, 0, 2], "ffn": [0, 9, 0, 5]})
+    model = compact.CompactForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        batch = ragged()
+        before = model(**batch).logits
+        small, kept = surgery.without_empty_layers(model, batch)
+        after = small.eval()(**batch).logits
+    assert kept == [1, 3] and small.config.heads == [3, 2] and small.config.ffn == [9, 5] and len(small.layers()) == 2
+    assert (after - before).abs().max() <= 0.1 * before.std() + 0.02
