@@ -252,11 +252,12 @@ def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx
     packed, cpu = nf4.pack(torch.from_numpy(table.copy())), torch.device("cpu")
     blocks = packed.scale_codes.numel()
     constants = {f"{name}_{part}": value.numpy() for part, value in packed._asdict().items()}
+    constants[f"{name}_codes"] = np.pad(packed.codes.numpy(), (0, blocks * nf4.BLOCK // 2 - packed.codes.numel()))  # to whole blocks
     constants |= {f"{name}_byte_levels": nf4.byte_levels(cpu).numpy(), f"{name}_scale_levels": nf4.scale_levels(cpu).numpy(),
                   f"{name}_by_block": np.array([-1, nf4.BLOCK]), f"{name}_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
                   f"{name}_column": np.array([-1, 1]), f"{name}_flat": np.array([-1]), f"{name}_shape": np.array(table.shape),
                   f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]), f"{name}_start": np.array([0]),
-                  f"{name}_end": np.array([blocks])}
+                  f"{name}_end": np.array([blocks]), f"{name}_weights": np.array([table.size])}
     made = 0
 
     def node_of(op: str, *inputs: str, **attributes) -> str:
@@ -272,7 +273,8 @@ def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx
     scales = node_of("Reshape", node_of("Pad", node_of("Gather", "scale_levels", scale_codes), "short"), "by_scale_block")
     scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "column")), "scale_offset")
     scales = node_of("Slice", node_of("Reshape", scales, "flat"), "start", "end")
-    dense = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "column")), "shape")
+    flat = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "column")), "flat")
+    dense = node_of("Reshape", node_of("Slice", flat, "start", "weights"), "shape")
     nodes.append(helper.make_node("Gather", [f"{name}_{dense}", ids], [rows], axis=0))
     return nodes, constants
 

@@ -123,3 +123,27 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
     alone = np.concatenate([int8.run(["logits"], batch([text]))[0] for text in SENTENCES])
     # Rounding of single activations may fall otherwise by an ulp of the scores; a shared range moves logits by tenths.
     assert np.abs(together - alone).max() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(300, 384), (251, 32), (7, 20)])
+def test_table_of_4_bits_is_the_nf4_one(shape):
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    from common import onnx_export
+    from compact import nf4
+
+    table = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["rows"])], "g",
+                              [helper.make_tensor_value_info("ids", TensorProto.INT64, ["T"])],
+                              [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["T", shape[1]])],
+                              [numpy_helper.from_array(table.numpy(), "table")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    whole = len(model.SerializeToString())
+    onnx_export._quantise_tables(model, 4)
+    onnx.checker.check_model(model)
+    ids = np.array([0, shape[0] - 1, 3])
+    rows = onnxruntime.InferenceSession(model.SerializeToString()).run(["rows"], {"ids": ids})[0]
+    assert np.array_equal(rows, nf4.unpack(nf4.pack(table), shape)[ids].numpy())
+    assert shape != (300, 384) or len(model.SerializeToString()) < 0.16 * whole
