@@ -2,6 +2,7 @@
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
 # make presets near, balanced and max of three seeds, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
+# make bench   those beside what else one might pick, each in a venv of its own, into runs/bench/
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
@@ -17,7 +18,7 @@ FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DI
 SHAPE := --run-dir runs/distilbert-shape
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets test shape
+.PHONY: help fast full presets bench test shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -55,6 +56,17 @@ presets: .venv/.installed
 	  $(PY) 11_export_onnx.py $(FULL) --variant $$preset --precision int8 --table-bits 4 --seed $$seed || exit $$?; \
 	done; done
 	$(PY) -m bench.presets . presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+PEERS := openvino torchao neural-compressor
+bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
+	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
+	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
+	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
+
+runs/peers/%/.installed: bench/requirements-%.txt
+	$(PYTHON) -m venv runs/peers/$*
+	-runs/peers/$*/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<  # else it is a row with its error
+	touch $@
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)

@@ -1,0 +1,224 @@
+"""One peer in a process of its own: makes its model from the teacher, then answers as it is told, a JSON line each.
+
+    PYTHON -m bench.peer KIND --teacher DIR --calibration FILE --work DIR --threads T          run by bench/peers.py
+
+PYTHON is that of the venv in which the peer is installed from its own package (bench/requirements-*.txt). First line out:
+{size_mb, minutes, versions}. Then for each line in, {what: "answer" | "batch" | "text", groups: [[text, …], …]}, one out: labels, or
+milliseconds for each group, where "batch" times the model alone and "text" all from text to label. B batch, N tokens, K classes.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+MAX_LENGTH = 128
+
+
+class Tokens:
+    """The teacher's tokenizer: texts -> input_ids, attention_mask, int64 (B, N), padded to the longest."""
+
+    def __init__(self, teacher: Path):
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
+        self.tokenizer.enable_truncation(MAX_LENGTH)
+        self.tokenizer.no_padding()
+
+    def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        shape = (len(ids), max(map(len, ids)))
+        batch = {"input_ids": np.zeros(shape, np.int64), "attention_mask": np.zeros(shape, np.int64)}
+        for row, tokens in enumerate(ids):
+            batch["input_ids"][row, :len(tokens)] = tokens
+            batch["attention_mask"][row, :len(tokens)] = 1
+        return batch
+
+
+def torch_teacher(args):
+    import torch
+    import transformers
+
+    torch.set_num_threads(args.threads)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(args.teacher, local_files_only=True).eval()
+
+
+def answering(model):
+    """A torch model as a function of a batch."""
+    import torch
+
+    def answer(batch: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            return model(**{name: torch.from_numpy(value) for name, value in batch.items()}).logits.float().numpy()
+
+    return answer
+
+
+def saved_mb(model, args) -> float:
+    """Megabytes of a torch model's state, as torch saves it."""
+    import torch
+
+    path = args.work / "model.pt"
+    torch.save(model.state_dict(), path)
+    return path.stat().st_size / 1e6
+
+
+def onnx_session(path: Path, threads: int):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def fused_onnx(args) -> Path:
+    """The teacher exported and fused by onnxruntime's own optimiser for BERT."""
+    import onnx
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    from common import onnx_export
+
+    model = torch_teacher(args)
+    shape = model.config
+    onnx.save(onnx_export.export(model), args.work / "teacher.onnx")
+    fused = optimize_model(str(args.work / "teacher.onnx"), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
+    fused.save_model_to_file(str(args.work / "fused.onnx"))
+    return args.work / "fused.onnx"
+
+
+def calibration(args) -> list[dict[str, np.ndarray]]:
+    tokens = Tokens(args.teacher)
+    return [tokens([text]) for text in json.loads(args.calibration.read_text(encoding="utf-8"))]
+
+
+# --- the peers: each gives (answer, megabytes)
+
+def torch_fp32(args):
+    return answering(torch_teacher(args)), (args.teacher / "model.safetensors").stat().st_size / 1e6
+
+
+def torch_int8_dynamic(args):
+    import torch
+
+    model = torch.ao.quantization.quantize_dynamic(torch_teacher(args), {torch.nn.Linear}, dtype=torch.qint8)
+    return answering(model), saved_mb(model, args)
+
+
+def torchao_int8_dynamic(args):
+    import torch
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = torch_teacher(args)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    size = saved_mb(model, args)
+    return answering(torch.compile(model, dynamic=True)), size
+
+
+def onnxruntime_int8_dynamic(args):
+    from onnxruntime.quantization import quantize_dynamic
+
+    path = args.work / "dynamic.onnx"
+    quantize_dynamic(fused_onnx(args), path, per_channel=True)
+    session = onnx_session(path, args.threads)
+    return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
+
+
+def onnxruntime_int8_static(args):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Sentences(CalibrationDataReader):
+        def __init__(self):
+            self.left = iter(calibration(args))
+
+        def get_next(self):
+            return next(self.left, None)
+
+    path = args.work / "static.onnx"
+    quantize_static(fused_onnx(args), path, Sentences(), quant_format=QuantFormat.QDQ, per_channel=True)
+    session = onnx_session(path, args.threads)
+    return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
+
+
+def openvino_nncf_int8(args):
+    import nncf
+    import onnx
+    import openvino
+
+    from common import onnx_export
+
+    onnx.save(onnx_export.export(torch_teacher(args)), args.work / "teacher.onnx")
+    model = openvino.convert_model(str(args.work / "teacher.onnx"))
+    model = nncf.quantize(model, nncf.Dataset(calibration(args)), model_type=nncf.ModelType.TRANSFORMER)
+    openvino.save_model(model, args.work / "model.xml")
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"})
+    return lambda batch: compiled(batch)[0], (args.work / "model.bin").stat().st_size / 1e6
+
+
+def neural_compressor_int8(args):
+    from neural_compressor.torch.quantization import DynamicQuantConfig, convert, prepare
+
+    model = torch_teacher(args)
+    model = convert(prepare(model, DynamicQuantConfig(), example_inputs=tuple(calibration(args)[0].values())))
+    return answering(model), saved_mb(model, args)
+
+
+PEERS = {f.__name__: f for f in (torch_fp32, torch_int8_dynamic, torchao_int8_dynamic, onnxruntime_int8_dynamic, onnxruntime_int8_static,
+                                 openvino_nncf_int8, neural_compressor_int8)}
+
+
+def ours(args):
+    """A checkpoint of this repository, in whatever runtime it is for."""
+    from common import checkpoints, inference, measure
+
+    classifier = inference.open_classifier(args.checkpoint, args.threads)
+    return classifier.encode, classifier.logits, measure.size(checkpoints.read(args.checkpoint))["size_mb"]
+
+
+def milliseconds(job) -> float:
+    start = time.perf_counter()
+    job()
+    return (time.perf_counter() - start) * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=[*PEERS, "ours"])
+    parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="of ours")
+    parser.add_argument("--calibration", type=Path, help="JSON list of training sentences")
+    parser.add_argument("--work", type=Path, help="a directory for its files")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    talk, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
+    started = time.perf_counter()
+    if args.kind == "ours":
+        encode, answer, size = ours(args)
+    else:
+        encode = Tokens(args.teacher)
+        answer, size = PEERS[args.kind](args)
+    names = ("torch", "torchao", "onnxruntime", "openvino", "nncf", "neural-compressor")
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    ready = {"size_mb": size, "minutes": (time.perf_counter() - started) / 60,
+             "versions": {name: installed[name] for name in names if name in installed}}
+    print(json.dumps(ready), file=talk, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["what"] == "answer":
+            reply = [answer(encode(group)).argmax(-1).tolist() for group in asked["groups"]]
+        elif asked["what"] == "batch":
+            batches = [encode(group) for group in asked["groups"]]
+            answer(batches[0])  # untimed: the caches still hold another model
+            reply = [milliseconds(lambda b=batch: answer(b)) for batch in batches]
+        else:
+            answer(encode(asked["groups"][0]))
+            reply = [milliseconds(lambda g=group: answer(encode(g)).argmax(-1)) for group in asked["groups"]]
+        print(json.dumps(reply), file=talk, flush=True)
+
+
+if __name__ == "__main__":
+    main()

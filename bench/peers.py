@@ -1,0 +1,210 @@
+"""Our presets beside everything else that one might have picked: the same teacher, the same sentences, taking turns on one machine.
+
+    python -m bench.peers RUN_DIR docs/results/bench [--data-dir DIR] [--python KIND=VENV/bin/python …]
+
+Each peer makes its model from the teacher in a process of its own (bench/peer.py), with its recommended settings, in the venv where it
+was installed from its own package: `make bench` makes these. One that doesn't install or run is a row with its error. Writes
+peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes, latency at batch 1 and 32, text to label, minutes to
+make (of the models made here; for ours, the training that its stage.json notes).
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.presets import PRESETS, seeds_of
+from common import cli
+
+LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
+          "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
+          "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
+          "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
+TURN = 8  # groups that a model answers before the next model's turn
+
+
+class Worker:
+    """A peer's process: asked a line, it answers a line. `error` says why it can't, and is None while it can."""
+
+    def __init__(self, key: str, python: str, arguments: list[str], log: Path):
+        self.key, self.log = key, log
+        self.process = subprocess.Popen([python, "-m", "bench.peer", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=log.open("w"), text=True)
+        self.error: str | None = None
+        self.ready = self._line()
+
+    def ask(self, what: str, groups: list[list[str]]):
+        self.process.stdin.write(json.dumps({"what": what, "groups": groups}) + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def _line(self):
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        self.error = said[-1][:200] if said else f"it ended with code {self.process.wait()} and no word"
+        return None
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def timed(workers: list[Worker], what: str, groups: list[list[str]], repeats: int) -> dict[str, float]:
+    """{key: milliseconds}, the median over groups of the median over repeats; in turns, the order shuffled, a pass of warm-up first."""
+    rng = random.Random(0)
+    took: dict[str, list[list[float]]] = {worker.key: [[] for _ in groups] for worker in workers}
+    for repeat in range(-1, repeats):
+        for start in range(0, len(groups), TURN):
+            for worker in rng.sample(workers, len(workers)):
+                for i, ms in enumerate(worker.ask(what, groups[start:start + TURN]), start):
+                    if repeat >= 0:
+                        took[worker.key][i].append(ms)
+    return {key: statistics.median(statistics.median(repeated) for repeated in times) for key, times in took.items()}
+
+
+def versus(row: dict, rows: list[dict]) -> dict | None:
+    """A row of ours against the best peer: the fastest at batch 1 whose accuracy is at least its own."""
+    equals = [r for r in rows if not r["ours"] and r["error"] is None and r["accuracy"] >= row["accuracy"]]
+    if not equals:
+        return None
+    best = min(equals, key=lambda r: r["latency_ms"]["1"])
+    return {"best_peer": best["key"], "speedup": {b: best["latency_ms"][b] / row["latency_ms"][b] for b in ("1", "32")},
+            "size": best["size_mb"] / row["size_mb"]}
+
+
+def main(args) -> None:
+    import os
+
+    from common import checkpoints, data, measure
+
+    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    teacher = checkpoints.find(args.run_dir, "teacher")
+    pythons = dict(text.split("=", 1) for text in args.python)
+    made = checkpoints.published(args.run_dir)
+    asked: dict[str, list[str]] = {}
+    minutes: dict[str, float] = {}
+    for preset in PRESETS:
+        seeds = seeds_of(args.run_dir, preset, teacher)
+        if seeds:  # of three seeds the one in the middle, by the held-out split
+            order = sorted(seeds.values(), key=lambda pair: pair[1].manifest["metrics"]["validation_accuracy"])
+            source, export = order[len(order) // 2]
+            asked[preset] = ["ours", "--checkpoint", str(export.path)]
+            minutes[preset] = (source.manifest["wall_s"] + export.manifest["wall_s"]) / 60
+    for key, stage in (("half", "distilled"), ("half_int8", "distilled_onnx_int8")):
+        found = next((c for c in made if c.stage == stage), None)
+        if found:
+            asked[key] = ["ours", "--checkpoint", str(found.path)]
+            minutes[key] = found.manifest["wall_s"] / 60
+    kinds = [kind for kind in LABELS if kind not in ("half", "half_int8")]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        sample = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
+        (place / "calibration.json").write_text(json.dumps(sample), encoding="utf-8")
+        for kind in kinds:
+            (place / kind).mkdir()
+            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"),
+                           "--work", str(place / kind)]
+        workers = {}
+        for key, arguments in asked.items():
+            workers[key] = Worker(key, pythons.get(key, sys.executable), [*arguments, "--threads", str(args.threads or os.cpu_count())],
+                                  place / f"{key}.log")
+            cli.say(f"{key}: {workers[key].error or 'ready'}")
+        alive = [w for w in workers.values() if w.error is None]
+        dev = corpus.dev
+        answers = {}
+        for worker in alive:
+            said = worker.ask("answer", [dev.texts[i:i + 32] for i in range(0, len(dev), 32)])
+            if worker.error is None:
+                answers[worker.key] = [label for group in said for label in group]
+        alive = [w for w in alive if w.error is None]
+        texts = random.Random(0).sample(dev.texts, min(args.sentences, len(dev)))
+        groups = {"1": [[text] for text in texts], "32": [texts[i:i + 32] for i in range(0, len(texts) - 31, 32)]}
+        latency = {batch: timed(alive, "batch", groups[batch], args.repeats) for batch in ("1", "32")}
+        whole = timed(alive, "text", groups["1"], args.repeats)
+        rows = []
+        for key, worker in workers.items():
+            row = {"key": key, "label": LABELS.get(key, f"ours, {key}"), "ours": key in PRESETS, "accuracy": None, "ci95": None,
+                   "size_mb": None, "latency_ms": None, "text_to_label_ms": None, "minutes_to_make": None, "error": worker.error}
+            if worker.error is None:
+                row |= measure.accuracy(answers[key], dev.labels)
+                row |= {"size_mb": worker.ready["size_mb"], "latency_ms": {b: latency[b][key] for b in ("1", "32")},
+                        "text_to_label_ms": whole[key], "minutes_to_make": minutes.get(key, worker.ready["minutes"]),
+                        "versions": worker.ready["versions"]}
+                worker.close()
+            rows.append(row)
+    result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(),
+              "threads": args.threads or os.cpu_count(), "sentences": len(texts), "repeats": args.repeats, "rows": rows,
+              "versus": {row["key"]: versus(row, rows) for row in rows if row["ours"]}}
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "peers.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (args.output / "peers.md").write_text(page(result), encoding="utf-8")
+    draw(rows, args.output / "peers.png")
+    print(table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    from tabulate import tabulate
+
+    lines = []
+    for row in sorted(rows, key=lambda r: r["latency_ms"]["1"] if r["error"] is None else float("inf")):
+        if row["error"] is None:
+            low, high = row["ci95"]
+            lines.append([row["label"], f"{100 * row['accuracy']:.1f}", f"{100 * low:.1f}–{100 * high:.1f}", f"{row['size_mb']:.2f}",
+                          f"{row['latency_ms']['1']:.2f}", f"{row['latency_ms']['32']:.1f}", f"{row['text_to_label_ms']:.2f}",
+                          f"{row['minutes_to_make']:.1f}"])
+        else:
+            lines.append([row["label"], "error: " + row["error"].replace("|", "/"), *[""] * 6])
+    return tabulate(lines, headers=["model", "accuracy %", "95 %", "MB", "ms, 1", "ms, 32", "text to label, ms", "minutes to make"],
+                    tablefmt="github", disable_numparse=True)
+
+
+def page(result: dict) -> str:
+    """peers.md, all of it drawn from peers.json."""
+    lines = [f"{preset} against {found['best_peer']}, the fastest peer at least as accurate: {found['speedup']['1']:.1f}× at batch 1, "
+             f"{found['speedup']['32']:.1f}× at batch 32, {found['size']:.1f}× smaller." if found else
+             f"{preset}: no peer is as accurate." for preset, found in result["versus"].items()]
+    return "\n\n".join([
+        f"# {result['dataset']['name']}: presets beside peers",
+        f"{result['cpu']}, {result['threads']} threads; {result['sentences']} dev sentences, {result['repeats']} repeats, taking turns. "
+        f"Measured at {result['code']['commit']} (source hash {result['code']['sha256'][:16]}).",
+        table(result["rows"]), *lines, "![accuracy against latency and size](peers.png)"]) + "\n"
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Accuracy against latency at batch 1 and at 32, and against megabytes; ours and the peers'."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(15, 5), dpi=110, layout="constrained")
+    FigureCanvasAgg(drawing)
+    panels = (("latency, batch 1 (ms)", lambda r: r["latency_ms"]["1"]), ("latency, batch 32 (ms)", lambda r: r["latency_ms"]["32"]),
+              ("weights file (MB)", lambda r: r["size_mb"]))
+    for axis, (title, of) in zip(drawing.subplots(1, 3, sharey=True), panels, strict=True):
+        for row in rows:
+            if row["error"] is None:
+                low, high = row["ci95"]
+                axis.errorbar(of(row), 100 * row["accuracy"], yerr=[[100 * (row["accuracy"] - low)], [100 * (high - row["accuracy"])]],
+                              marker="o" if row["ours"] else "s", color="#d55e00" if row["ours"] else "#0072b2", lw=0.7, capsize=2)
+                axis.annotate(row["label"], (of(row), 100 * row["accuracy"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axis.set(xscale="log", xlabel=title)
+        axis.grid(alpha=0.3)
+    drawing.axes[0].set_ylabel("dev accuracy, %")
+    drawing.savefig(path)
+
+
+if __name__ == "__main__":
+    parser = cli.Parser(__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
+    parser.add_argument("output", type=Path, metavar="DIR", help="where the results go")
+    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser.add_argument("--python", nargs="*", default=[], metavar="KIND=PYTHON", help="the interpreter of a peer's own venv")
+    parser.add_argument("--sentences", type=cli.count, default=160, help="dev sentences that are timed")
+    parser.add_argument("--repeats", type=cli.count, default=3, help="times that each is")
+    parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
+    cli.run(main, parser.parse_args())
