@@ -8,12 +8,13 @@ import re
 import socket
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, run_script
 
-from common import checkpoints, measure
+from common import checkpoints, data, measure
 
 ONNX_ROWS = ("distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8")
 REPORT_KEYS = {"schema", "title", "created", "baseline", "skipped", "code", "dataset", "machine", "models"}
@@ -177,6 +178,19 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", "--table-bits", 4)
     assert code == 0, err
     assert {stage for stage, variant in manifests(run.run_dir) if variant == "max"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
+
+    from bench import presets
+    from common import inference
+
+    output = tmp_path / "presets.json"
+    presets.main(SimpleNamespace(run_dir=run.run_dir, output=output, data_dir=run.data_dir, sentences=34, repeats=1, threads=1))
+    found = json.loads(output.read_text())["presets"]["max"]
+    export = manifests(run.run_dir)["pruned_onnx_int8", "max"][0]
+    corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
+    answers = inference.open_classifier(export, threads=1).classify(corpus.dev.texts).argmax(-1)
+    assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
+    assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
+    assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
 
 
 def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
