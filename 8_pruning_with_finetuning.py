@@ -24,8 +24,8 @@ PRESETS = {
     "published": {},
     "deep": {"head_sparsity": 0.65, "ffn_sparsity": 0.65},
     "near": FROM_TEACHER | {"target_flops": 0.18},
-    "balanced": FROM_TEACHER | {"target_speedup": 10.0},
-    "max": FROM_TEACHER | {"target_speedup": 13.0},
+    "balanced": FROM_TEACHER | {"target_flops": 0.12},
+    "max": FROM_TEACHER | {"target_flops": 0.085},
 }
 
 
