@@ -85,8 +85,13 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
     torch.manual_seed(0)
     config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32})
     proto = onnx_export.quantise(onnx_export.export(compact.CompactForSequenceClassification(config)),
-                                 [teacher.encode([text]) for text in texts])
+                                 [_rows_within(teacher.encode([text]), config.vocab_size) for text in texts])
     return _Timed(proto.SerializeToString(), teacher, config.vocab_size, threads)
+
+
+def _rows_within(batch: dict[str, np.ndarray], word_pieces: int) -> dict[str, np.ndarray]:
+    """The batch for a table of `word_pieces` rows: which of them are read doesn't matter."""
+    return batch | {"input_ids": batch["input_ids"] % word_pieces}
 
 
 class _Timed:
@@ -100,8 +105,7 @@ class _Timed:
         self.model, self.teacher, self.word_pieces = inference.onnx_session(model, threads), teacher, word_pieces
 
     def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
-        batch = self.teacher.encode(texts)
-        return batch | {"input_ids": batch["input_ids"] % self.word_pieces}  # which rows are read doesn't matter
+        return _rows_within(self.teacher.encode(texts), self.word_pieces)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         return self.model.run(["logits"], batch)[0]

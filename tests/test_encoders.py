@@ -65,5 +65,6 @@ def test_compact_twin_has_distilberts_logits():
     model = tiny_distilbert(num_labels=3)
     twin = compact.from_distilbert(model).eval()
     with torch.no_grad():
-        assert torch.equal(twin(**random_batch()).logits, model(**random_batch()).logits)
+        gap = twin(**random_batch()).logits - model(**random_batch()).logits
+        assert gap.abs().max() <= 1e-6  # it computes no padding, so products have other shapes
     assert twin.config.heads == [4, 4] and twin.config.ffn == [48, 48] and twin.config.num_labels == 3
