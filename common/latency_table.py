@@ -49,7 +49,8 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
 def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
     from common import inference, measure
 
-    heads, neurons = [n for n in HEADS if n <= shape.n_heads], [n for n in NEURONS if n <= shape.hidden_dim]
+    heads = [n for n in HEADS if n < shape.n_heads] + [shape.n_heads]
+    neurons = [n for n in NEURONS if n < shape.hidden_dim] + [shape.hidden_dim]
     # Layers that vary stand before a last one with one head: small differences show, and the last is another case.
     models = {"attention": {n: ([n] * VARIED + [1], [0] * (VARIED + 1)) for n in heads if n},
               "attention_last": {n: ([n], [0]) for n in heads if n},
