@@ -120,10 +120,11 @@ def torchao_int8_dynamic(args):
 
 
 def onnxruntime_int8_dynamic(args):
+    from onnx import TensorProto
     from onnxruntime.quantization import quantize_dynamic
 
     path = args.work / "dynamic.onnx"
-    quantize_dynamic(fused_onnx(args), path, per_channel=True)
+    quantize_dynamic(fused_onnx(args), path, per_channel=True, extra_options={"DefaultTensorType": TensorProto.FLOAT})
     session = onnx_session(path, args.threads)
     return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
 

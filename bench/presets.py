@@ -68,7 +68,8 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
             (place / name).write_bytes((teacher.path / name).read_bytes())
         known = checkpoints.Checkpoint(place, {"stage": f"teacher_int8_{kind}", "args": teacher.manifest["args"]})
         if kind == "dynamic":
-            quantize_dynamic(folder / "fused.onnx", place / inference.ONNX_FILE, per_channel=True)
+            quantize_dynamic(folder / "fused.onnx", place / inference.ONNX_FILE, per_channel=True,
+                             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
         else:
             tokens = inference.Classifier(known)
             onnx.save(onnx_export.quantise(exported, [tokens.encode([text]) for text in texts]), place / inference.ONNX_FILE)
@@ -91,6 +92,24 @@ def mean(rows: list[dict], name: str) -> float:
 def faster_than(baseline: dict[str, float], rows: list[dict]) -> dict[str, float]:
     """{batch: baseline ms / mean ms of the rows}."""
     return {batch: ms / statistics.mean(row["latency_ms"][batch]["p50"] for row in rows) for batch, ms in baseline.items()}
+
+
+def table(results: dict) -> str:
+    """The presets and their teacher as a table for README."""
+    from tabulate import tabulate
+
+    def times(ratios: dict[str, float]) -> str:
+        return f"{ratios['1']:.1f}, {ratios['32']:.1f}"
+
+    teacher = results["teacher"]
+    lines = [["Teacher", f"{100 * teacher['accuracy']:.1f}", "—", f"{teacher['size_mb']:.2f}", "1", "1", "1, 1", "—"]]
+    for preset, row in results["presets"].items():
+        spread = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.1f}"
+        lines.append([f"{preset} ({len(row['seeds'])} seed{'s'[:len(row['seeds']) > 1]})", f"{100 * row['accuracy_mean']:.1f}{spread}",
+                      f"{100 * row['delta_vs_teacher']:+.1f}", f"{mean(row['seeds'], 'size_mb'):.2f}", f"{row['bytes_ratio']:.1f}",
+                      f"{row['flops_ratio']:.1f}", times(row["latency_ratio"]), times(row["latency_ratio_vs_int8"])])
+    return tabulate(lines, headers=["preset", "accuracy %", "Δ points", "MB", "smaller, ×", "fewer FLOPs, ×", "faster, ×: batch 1, 32",
+                                    "than int8 teacher, ×: batch 1, 32"], tablefmt="github", disable_numparse=True)
 
 
 def main(args) -> None:

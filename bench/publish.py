@@ -5,7 +5,8 @@
 
 Reads RUN_DIR/final_report.* and the manifests and training logs of its rows. Writes into the directory final_report.{json,md,png},
 stages.json (arguments, versions, seconds, memory of each row's stage), training_curves.{json,png} and a README.md that is
-drawn from these. Between `<!-- results:NAME -->` and `<!-- /results -->` README.md gets the table of docs/results/NAME/.
+drawn from these. Between `<!-- results:NAME -->` and `<!-- /results -->` README.md gets the table of docs/results/NAME/, between
+`<!-- presets:NAME -->` and `<!-- /presets -->` that of its presets.json.
 """
 
 import json
@@ -13,6 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
+from bench import presets
 from common import checkpoints, cli, report
 
 KEPT = ("stage", "variant", "created", "key", "args", "seed", "mode", "parents", "dataset", "versions", "code", "cpu", "gpu", "metrics",
@@ -98,7 +100,13 @@ def refresh(text: str) -> str:
         table = f"{report.table(final)}\n" if final else ""
         return f"<!-- results:{found[1]} -->\n{table}<!-- /results -->"
 
-    return re.sub(r"<!-- results:(\w[\w-]*) -->\n.*?<!-- /results -->", block, text, flags=re.DOTALL)
+    def presets_block(found: re.Match) -> str:
+        path = checkpoints.REPOSITORY / "docs/results" / found[1] / "presets.json"
+        table = f"{presets.table(json.loads(path.read_text(encoding='utf-8')))}\n" if path.is_file() else ""
+        return f"<!-- presets:{found[1]} -->\n{table}<!-- /presets -->"
+
+    text = re.sub(r"<!-- results:(\w[\w-]*) -->\n.*?<!-- /results -->", block, text, flags=re.DOTALL)
+    return re.sub(r"<!-- presets:(\w[\w-]*) -->\n.*?<!-- /presets -->", presets_block, text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ def test_readmes_tables_are_the_reports():
     blocks = re.findall(r"<!-- results:([\w-]+) -->\n(.*?)<!-- /results -->", text, flags=re.DOTALL)
     assert [name for name, _ in blocks] == ["sst2", "sst2"], "one in English, one in Chinese"
     assert all("| Teacher " in block for _, block in blocks)
+    presets = re.findall(r"<!-- presets:([\w-]+) -->\n(.*?)<!-- /presets -->", text, flags=re.DOTALL)
+    assert [name for name, _ in presets] == ["sst2", "sst2"] and all("| Teacher " in block for _, block in presets)
     assert publish.refresh(text) == text
 
 
