@@ -136,7 +136,8 @@ def main(args) -> None:
         latency = measure.latency(classifiers, timed, args.repeats)
 
     def cost(path: Path) -> int:
-        return measure.flops(measure.countable_twin(path), 128)
+        twin = measure.countable_twin(path)
+        return measure.flops(twin, min(128, twin.config.max_position_embeddings))
 
     teachers = {name: {batch: latency[name]["latency_ms"][batch]["p50"] for batch in ("1", "32")}
                 for name in classifiers if name.startswith("teacher")}
