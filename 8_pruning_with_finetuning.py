@@ -20,9 +20,10 @@ from common import cli
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 150_000, "alpha_start": 1.0, "alpha_end": 1.0,
                 "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.18, "prune_to": 0.8, "epochs": 1.4, "prune_lr": 2.5e-4,
                 "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
+SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
 PRESETS = {
     "published": {},
-    "deep": {"head_sparsity": 0.65, "ffn_sparsity": 0.65},
+    "deep": {},
     "near": FROM_TEACHER | {"target_flops": 0.18},
     "balanced": FROM_TEACHER | {"target_flops": 0.12},
     "max": FROM_TEACHER | {"target_flops": 0.085},
@@ -37,8 +38,10 @@ def parse_args(argv=None):
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
-    group.add_argument("--head-sparsity", type=cli.fraction, default=0.3, metavar="SHARE", help="share of heads to cut")
-    group.add_argument("--ffn-sparsity", type=cli.fraction, default=0.2, metavar="SHARE", help="share of FFN neurons to cut")
+    group.add_argument("--head-sparsity", type=cli.fraction, default=None, metavar="SHARE",
+                       help="share of heads to cut; else the preset's (published .3, deep .65)")
+    group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
+                       help="share of FFN neurons to cut; else the preset's (published .2, deep .65)")
     group.add_argument("--target-flops", type=cli.share, default=None, metavar="SHARE",
                        help="instead of two sparsities one budget for heads, neurons and whole blocks: this share of the teacher's FLOPs, "
                             "counted at 128 tokens")
@@ -70,10 +73,16 @@ def parse_args(argv=None):
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
-    if sum(target is not None for target in (args.target_flops, args.target_mb, args.target_speedup)) > 1:
+    targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup) if target is not None]
+    if len(targets) > 1:
         parser.error("give one budget: --target-flops, --target-mb or --target-speedup")
+    if targets and (args.head_sparsity is not None or args.ffn_sparsity is not None):
+        parser.error("give a budget (some presets have one) or sparsities, not both")
     if args.from_teacher and args.student is not None:
-        parser.error("give --student or --from-teacher, not both")
+        parser.error("give --student, or --from-teacher (or a preset that means it), not both")
+    heads, neurons = SPARSITIES.get(args.variant, SPARSITIES["published"])
+    args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
+    args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
     return args
 
 

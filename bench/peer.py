@@ -17,27 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_LENGTH = 128
 
-
-class Tokens:
+def encoder(teacher: Path):
     """The teacher's tokenizer: texts -> input_ids, attention_mask, int64 (B, N), padded to the longest."""
+    from common import checkpoints, inference
 
-    def __init__(self, teacher: Path):
-        from tokenizers import Tokenizer
-
-        self.tokenizer = Tokenizer.from_file(str(teacher / "tokenizer.json"))
-        self.tokenizer.enable_truncation(MAX_LENGTH)
-        self.tokenizer.no_padding()
-
-    def __call__(self, texts: list[str]) -> dict[str, np.ndarray]:
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        shape = (len(ids), max(map(len, ids)))
-        batch = {"input_ids": np.zeros(shape, np.int64), "attention_mask": np.zeros(shape, np.int64)}
-        for row, tokens in enumerate(ids):
-            batch["input_ids"][row, :len(tokens)] = tokens
-            batch["attention_mask"][row, :len(tokens)] = 1
-        return batch
+    return inference.Classifier(checkpoints.read(teacher)).encode
 
 
 def torch_teacher(args):
@@ -68,32 +53,39 @@ def saved_mb(model, args) -> float:
     return path.stat().st_size / 1e6
 
 
-def onnx_session(path: Path, threads: int):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def fused_onnx(args) -> Path:
-    """The teacher exported and fused by onnxruntime's own optimiser for BERT."""
+def fused_onnx(model, folder: Path) -> Path:
+    """A torch BERT exported and fused by onnxruntime's own optimiser for BERT."""
     import onnx
     from onnxruntime.transformers.optimizer import optimize_model
 
     from common import onnx_export
 
-    model = torch_teacher(args)
+    onnx.save(onnx_export.export(model), folder / "teacher.onnx")
     shape = model.config
-    onnx.save(onnx_export.export(model), args.work / "teacher.onnx")
-    fused = optimize_model(str(args.work / "teacher.onnx"), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
-    fused.save_model_to_file(str(args.work / "fused.onnx"))
-    return args.work / "fused.onnx"
+    fused = optimize_model(str(folder / "teacher.onnx"), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
+    fused.save_model_to_file(str(folder / "fused.onnx"))
+    return folder / "fused.onnx"
+
+
+def dynamic_int8(fused: Path, path: Path) -> None:
+    """onnxruntime's dynamic int8, a scale for each channel. Its own fused operators need to be told their type."""
+    from onnx import TensorProto
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(fused, path, per_channel=True, extra_options={"DefaultTensorType": TensorProto.FLOAT})
+
+
+def in_onnxruntime(path: Path, threads: int):
+    """An ONNX file as a function of a batch, and its megabytes."""
+    from common import inference
+
+    session = inference.onnx_session(path, threads)
+    return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
 
 
 def calibration(args) -> list[dict[str, np.ndarray]]:
-    tokens = Tokens(args.teacher)
-    return [tokens([text]) for text in json.loads(args.calibration.read_text(encoding="utf-8"))]
+    encode = encoder(args.teacher)
+    return [encode([text]) for text in json.loads(args.calibration.read_text(encoding="utf-8"))]
 
 
 # --- the peers: each gives (answer, megabytes)
@@ -120,16 +112,13 @@ def torchao_int8_dynamic(args):
 
 
 def onnxruntime_int8_dynamic(args):
-    from onnx import TensorProto
-    from onnxruntime.quantization import quantize_dynamic
-
     path = args.work / "dynamic.onnx"
-    quantize_dynamic(fused_onnx(args), path, per_channel=True, extra_options={"DefaultTensorType": TensorProto.FLOAT})
-    session = onnx_session(path, args.threads)
-    return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
+    dynamic_int8(fused_onnx(torch_teacher(args), args.work), path)
+    return in_onnxruntime(path, args.threads)
 
 
 def onnxruntime_int8_static(args):
+    from onnx import TensorProto
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Sentences(CalibrationDataReader):
@@ -140,9 +129,9 @@ def onnxruntime_int8_static(args):
             return next(self.left, None)
 
     path = args.work / "static.onnx"
-    quantize_static(fused_onnx(args), path, Sentences(), quant_format=QuantFormat.QDQ, per_channel=True)
-    session = onnx_session(path, args.threads)
-    return lambda batch: session.run(["logits"], batch)[0], path.stat().st_size / 1e6
+    quantize_static(fused_onnx(torch_teacher(args), args.work), path, Sentences(), quant_format=QuantFormat.QDQ, per_channel=True,
+                    extra_options={"DefaultTensorType": TensorProto.FLOAT})
+    return in_onnxruntime(path, args.threads)
 
 
 def openvino_nncf_int8(args):
@@ -200,7 +189,7 @@ def main() -> None:
     if args.kind == "ours":
         encode, answer, size = ours(args)
     else:
-        encode = Tokens(args.teacher)
+        encode = encoder(args.teacher)
         answer, size = PEERS[args.kind](args)
     names = ("torch", "torchao", "onnxruntime", "openvino", "nncf", "neural-compressor")
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}

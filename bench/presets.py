@@ -50,16 +50,12 @@ def seeds_of(run_dir: Path, preset: str, teacher) -> dict[int, tuple]:
 def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict:
     """The teacher in int8, opened: "dynamic" by onnxruntime's own tool after its own fusions, and "static" as stage 6 does it."""
     import onnx
-    from onnxruntime.quantization import quantize_dynamic
-    from onnxruntime.transformers.optimizer import optimize_model
 
+    from bench import peer
     from common import checkpoints, inference, onnx_export
 
     model = checkpoints.load_model(teacher.path)
-    heads, width = model.config.num_attention_heads, model.config.hidden_size
-    exported = onnx_export.export(model)
-    onnx.save(exported, folder / "teacher.onnx")
-    optimize_model(str(folder / "teacher.onnx"), "bert", num_heads=heads, hidden_size=width).save_model_to_file(str(folder / "fused.onnx"))
+    fused = peer.fused_onnx(model, folder)
     opened = {}
     for kind in ("dynamic", "static"):
         place = folder / kind
@@ -68,11 +64,11 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
             (place / name).write_bytes((teacher.path / name).read_bytes())
         known = checkpoints.Checkpoint(place, {"stage": f"teacher_int8_{kind}", "args": teacher.manifest["args"]})
         if kind == "dynamic":
-            quantize_dynamic(folder / "fused.onnx", place / inference.ONNX_FILE, per_channel=True,
-                             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
+            peer.dynamic_int8(fused, place / inference.ONNX_FILE)
         else:
             tokens = inference.Classifier(known)
-            onnx.save(onnx_export.quantise(exported, [tokens.encode([text]) for text in texts]), place / inference.ONNX_FILE)
+            sentences = [tokens.encode([text]) for text in texts]
+            onnx.save(onnx_export.quantise(onnx_export.export(model), sentences), place / inference.ONNX_FILE)
         opened[f"teacher_int8_{kind}"] = inference.OnnxClassifier(known, threads)
     return opened
 

@@ -192,12 +192,10 @@ def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
 
 def load_model(path: Path):
     """A verified checkpoint as a torch model in evaluation mode."""
-    import transformers
-
-    import compact  # noqa: F401  (registers the compact architecture with transformers)
+    import compact
 
     verify(path)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True).eval()
+    return compact.load(path).eval()
 
 
 def load_tokenizer(path: Path):

@@ -55,11 +55,9 @@ def countable_twin(path: Path):
 
     It counts neither 4-bit layers nor, on CPU, fused attention.
     """
-    import transformers
+    import compact
 
-    import compact  # noqa: F401  (registers the compact architecture with transformers)
-
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, attn_implementation="eager")
+    model = compact.load(path, attn_implementation="eager")
     return model.full_precision_twin().eval() if hasattr(model, "full_precision_twin") else model.eval()
 
 

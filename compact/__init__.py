@@ -11,6 +11,11 @@ AutoConfig.register(CompactConfig.model_type, CompactConfig)
 AutoModelForSequenceClassification.register(CompactConfig, CompactForSequenceClassification)
 
 
+def load(path: Path, **how):
+    """A stock or compact classifier of this machine's disk as a torch model; `how` goes to transformers' `from_pretrained`."""
+    return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, **how)
+
+
 def from_distilbert(model) -> CompactForSequenceClassification:
     """A DistilBERT classifier as a compact one with all its heads and neurons: same weights, same logits."""
     known = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")}

@@ -156,7 +156,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
         the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
         """
-        if input_ids is None or output_hidden_states or kwargs.get("output_attentions") or not kwargs.keys() <= {"return_dict"}:
+        ordinary = attention_mask is None or attention_mask.dim() == 2
+        if input_ids is None or output_hidden_states or not ordinary or not kwargs.keys() <= {"return_dict"}:
             return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states, **kwargs)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         first = self.first_tokens(input_ids, mask)
@@ -170,11 +171,11 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).reshape(-1)
         # (B, N): which of T stands where; where padding does, any, since nobody attends to it
         place = (real.cumsum(0) - 1).clamp(min=0).view(mask.shape)
-        hidden_from = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, torch.finfo(torch.float32).min)[:, None, None]
         embeddings = self.distilbert.embeddings
         x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
         x = x + embeddings.position_embeddings(column.index_select(0, token))
         x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
+        hidden_from = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None]
         last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
         if last < 0:
             x = x.index_select(0, place[:, 0])

@@ -38,6 +38,8 @@ def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -
             choice[weight[kept]:][better] = kept
         best = after
         choices.append((choice, weight))
+    if not np.isfinite(best[-1]):  # rounded up, even the cheapest choices are too dear
+        raise ValueError(f"the budget of {budget:g} is within rounding of the cheapest model's cost")
     left, kept = LEVELS, []
     for choice, weight in reversed(choices):
         kept.append(int(choice[left]))

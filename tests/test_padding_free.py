@@ -37,6 +37,17 @@ def test_logits_are_those_of_the_padded_forward(heads, neurons, attention):
         assert (model(ids).logits - model(ids, torch.ones_like(ids)).logits).abs().max() == 0
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_half_precision_and_other_masks(attention):
+    model, batch = model_of([2, 1], [9, 9]), ragged()
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        exact = model(**batch).logits
+        added = (1.0 - batch["attention_mask"][:, None, None, :]) * torch.finfo(torch.float32).min  # as one's own code may build it
+        assert (model(batch["input_ids"], added).logits - exact).abs().max() <= 1e-5
+        assert (model.bfloat16()(**batch).logits.float() - exact).abs().max() <= 0.05
+
+
 def test_labels_give_a_loss_as_any_classifier_of_the_library():
     model, batch = model_of([2, 1], [9, 9]), ragged()
     out = model(**batch, labels=torch.tensor([0, 1, 0, 1, 1]))
