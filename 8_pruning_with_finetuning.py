@@ -20,14 +20,9 @@ from common import cli
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 150_000, "alpha_start": 1.0, "alpha_end": 1.0,
                 "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.18, "prune_to": 0.8, "epochs": 1.4, "prune_lr": 2.5e-4,
                 "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
+PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER, "balanced": FROM_TEACHER, "max": FROM_TEACHER}
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
-PRESETS = {
-    "published": {},
-    "deep": {},
-    "near": FROM_TEACHER | {"target_flops": 0.18},
-    "balanced": FROM_TEACHER | {"target_flops": 0.12},
-    "max": FROM_TEACHER | {"target_flops": 0.085},
-}
+BUDGETS = {"near": 0.18, "balanced": 0.12, "max": 0.085}  # of the teacher's FLOPs, where no other budget is asked for
 
 
 def parse_args(argv=None):
@@ -44,7 +39,7 @@ def parse_args(argv=None):
                        help="share of FFN neurons to cut; else the preset's (published .2, deep .65)")
     group.add_argument("--target-flops", type=cli.share, default=None, metavar="SHARE",
                        help="instead of two sparsities one budget for heads, neurons and whole blocks: this share of the teacher's FLOPs, "
-                            "counted at 128 tokens")
+                            "counted at 128 tokens; else the preset's (near .18, balanced .12, max .085)")
     group.add_argument("--target-mb", type=cli.positive, default=None, metavar="MB",
                        help="instead of two sparsities: the megabytes of the 4-bit checkpoint that may come of it")
     group.add_argument("--target-speedup", type=cli.positive, default=None, metavar="TIMES",
@@ -76,7 +71,9 @@ def parse_args(argv=None):
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup) if target is not None]
     if len(targets) > 1:
         parser.error("give one budget: --target-flops, --target-mb or --target-speedup")
-    if targets and (args.head_sparsity is not None or args.ffn_sparsity is not None):
+    if not targets:
+        args.target_flops = BUDGETS.get(args.variant)
+    if (targets or args.target_flops) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
         parser.error("give a budget (some presets have one) or sparsities, not both")
     if args.from_teacher and args.student is not None:
         parser.error("give --student, or --from-teacher (or a preset that means it), not both")

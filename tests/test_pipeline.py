@@ -172,6 +172,7 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert code == 0, err
     path, manifest = manifests(run.run_dir)["pruned", "max"]
     assert [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
+    assert manifest["args"]["target_flops"] == 0.3, "the flag's, not the preset's"
     assert manifest["metrics"]["budget"]["asked"] == 0.3 and manifest["args"]["augment"] == 300
     small = checkpoints.load_model(path)
     assert small.config.n_layers == checkpoints.load_model(run.checkpoint("teacher")).config.num_hidden_layers
