@@ -22,6 +22,7 @@ FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.
                 "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
 PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER, "balanced": FROM_TEACHER, "max": FROM_TEACHER}
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
+BLOCK = 0.003  # of the teacher's FLOPs: about what a block's operators take at batch 1, whatever their size
 BUDGETS = {"near": 0.18, "balanced": 0.12, "max": 0.085}  # of the teacher's FLOPs, where no other budget is asked for
 
 
@@ -61,6 +62,8 @@ def parse_args(argv=None):
                             "(1 keeps all that it uses), and every single character; else all stay")
     parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N",
                   help="learn from N more sentences, made of the training sentences and labelled by the teacher")
+    group.add_argument("--dropout", type=cli.fraction, default=None, metavar="SHARE",
+                       help="dropout while pruning and in recovery; else the student's own")
     group.add_argument("--temperature-start", type=cli.positive, default=10.0, help="T at the first step of pruning")
     group.add_argument("--temperature-end", type=cli.positive, default=2.0, help="T when sparsity is reached, and in recovery")
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
@@ -93,7 +96,7 @@ def budget_of(args, shape, teacher, texts: list[str], word_pieces: int):
     if args.target_flops is not None:
         tokens = min(128, shape.max_position_embeddings)
         whole = measure.flops(measure.countable_twin(teacher.path), tokens)
-        asked = budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs")
+        asked = budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs", BLOCK * whole)
     elif args.target_mb is not None:
         asked = budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb * 1e6, 1e6, "MB in 4 bits")
     elif args.target_speedup is not None:
@@ -133,6 +136,8 @@ def main(args):
     model = checkpoints.load_model(student.path)
     if args.from_teacher:
         model = encoders.distilbert_of_teacher(model, corpus.label_names)
+    if args.dropout is not None:
+        model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
     asked = budget_of(args, model.config, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
     parents = [teacher] if args.from_teacher else [student, teacher]

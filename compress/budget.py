@@ -48,12 +48,17 @@ def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -
 
 
 class Budget(NamedTuple):
-    """What a model may cost in all, in the units of `prices`; said to people as total / unit and a name."""
+    """What a model may cost in all, in the units of `prices`; said to people as total / unit and a name.
+
+    A block that stays counts `per_block` more while it is decided what stays: what no product of its own shows (launching its
+    operators, its normalisation). The total is of products alone.
+    """
 
     prices: Flops | Bytes | Latency
     total: float
     unit: float
     name: str
+    per_block: float = 0.0
 
 
 def spent(masks: list[torch.Tensor], prices) -> float:
@@ -85,12 +90,20 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked:
         counts.append(count)
     depth = len(scores) // 2
     units = [len(score) for score in scores]
-    found = []
-    for last in range(depth):
-        costs = [cost[count] for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
-        chosen = allocate(losses, costs, allowed)
-        found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
-    _, _, chosen = min(found)
+    def cheapest_loss(blocks: int) -> list[int]:
+        """The choice of least loss where `blocks` blocks are paid for on top of the budget."""
+        found = []
+        for last in range(depth):
+            costs = [cost[count] + asked.per_block * (count > 0)
+                     for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
+            chosen = allocate(losses, costs, allowed + asked.per_block * blocks)
+            found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
+        return min(found)[-1]
+
+    # The fewer blocks stay, the fewer are paid for: until as many stay as were, and the units cost what was asked.
+    blocks, chosen = 2 * depth, cheapest_loss(2 * depth)
+    while asked.per_block and (staying := sum(n > 0 for n in chosen)) < blocks:
+        blocks, chosen = staying, cheapest_loss(staying)
     masks = [torch.zeros_like(score) for score in scores]
     for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
         mask[order[:count[n]]] = 1

@@ -3,7 +3,10 @@
 Letters: B batch, N tokens, H heads, d head width, F neurons.
 """
 
+import functools
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from compress.importance import update_running_mean
@@ -20,36 +23,54 @@ class Gate(nn.Module):
         self.register_buffer("mask", torch.ones(units))
         self.register_buffer("sensitivity", torch.zeros(units))  # running mean of (∂L/∂g)²
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self._open: torch.Tensor | None = None
+        self._asked: tuple[torch.Tensor, torch.Tensor | None] | None = None  # the gates of the last forward pass, and whose
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, N, units·width)
-        gate = self.mask.clone()
+    def open_units(self) -> torch.Tensor:
+        """Indices (u,) of the units that are not closed."""
+        return self.mask.nonzero().view(-1)
+
+    def forward(self, x: torch.Tensor, units: torch.Tensor | None = None) -> torch.Tensor:
+        """x (…, units·width) times its gates; where `units` (u,) are given, x holds the features of these alone."""
+        gate = self.mask.clone() if units is None else self.mask[units]
         if self.training and torch.is_grad_enabled():
             gate.requires_grad_()
-            self._open = gate
+            self._asked = gate, units
         return x * gate.repeat_interleave(self.width)
 
     def accumulate(self) -> None:
-        """Takes the gates' gradient of the last backward pass into the running mean."""
-        if self._open is None or self._open.grad is None:
+        """Takes the gates' gradient of the last backward pass into the running mean; a unit that wasn't computed keeps its own."""
+        if self._asked is None or self._asked[0].grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
-        self.sensitivity = update_running_mean(self.sensitivity, self._open.grad, min(int(self.seen), MEMORY))
+        gate, units = self._asked
+        units = slice(None) if units is None else units
+        self.sensitivity[units] = update_running_mean(self.sensitivity[units], gate.grad, min(int(self.seen), MEMORY))
         self.seen += 1
-        self._open = None
+        self._asked = None
 
 
 def attach(model) -> tuple[list[Gate], list[Gate]]:
-    """Puts open gates before every output map and second FFN map of a compact model: (head gates, neuron gates), one a layer."""
+    """Puts open gates before every output map and second FFN map of a compact model: (head gates, neuron gates), one a layer.
+
+    Neurons whose gate is closed are not computed, so an epoch gets cheaper while its model is pruned.
+    """
     head_gates, neuron_gates = [], []
     for layer in model.layers():
-        attention = layer.attention
-        heads, neurons = Gate(attention.n_heads, attention.attention_head_size), Gate(layer.ffn.lin1.out_features, 1)
-        for linear, gate in ((attention.out_lin, heads), (layer.ffn.lin2, neurons)):
-            linear.gate = gate
-            linear.register_forward_pre_hook(lambda module, inputs: (module.gate(inputs[0]),))
+        attention, ffn = layer.attention, layer.ffn
+        heads, neurons = Gate(attention.n_heads, attention.attention_head_size), Gate(ffn.lin1.out_features, 1)
+        attention.out_lin.gate, ffn.lin2.gate = heads, neurons
+        attention.out_lin.register_forward_pre_hook(lambda module, inputs: (module.gate(inputs[0]),))
+        ffn.forward = functools.partial(_open_neurons_of, ffn)
         head_gates.append(heads)
         neuron_gates.append(neurons)
     return head_gates, neuron_gates
+
+
+def _open_neurons_of(ffn, x: torch.Tensor) -> torch.Tensor:
+    """A DistilBERT FFN of its open neurons alone: (…, D) -> (…, D)."""
+    units = ffn.lin2.gate.open_units()
+    inner = ffn.activation(F.linear(x, ffn.lin1.weight.index_select(0, units), ffn.lin1.bias.index_select(0, units)))
+    outer = F.linear(ffn.lin2.gate(inner, units), ffn.lin2.weight.index_select(1, units), ffn.lin2.bias)
+    return ffn.dropout(outer)
 
 
 def weights_of_heads(attention) -> tuple[torch.Tensor, torch.Tensor]:

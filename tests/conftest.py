@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,23 +92,31 @@ def write_data(folder: Path, classes: tuple[str, ...], n_train: int = 500, n_dev
 
 # --- tiny models
 
+KNOWN_WORDS = 100  # that are pieces of their own
+
 
 def make_tokenizer(folder: Path):
-    """A WordPiece vocabulary of a few hundred pieces, small enough that rarer words fall into several."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """A WordPiece vocabulary of letters, endings and the more frequent words, small enough that rarer words fall into several pieces.
+
+    It is counted and not trained: the library's trainer breaks ties in another order in every process, and no two runs of the tests
+    would spell alike.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertTokenizer
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    split = pre_tokenizers.BertPreTokenizer()
+    counts = Counter(word for text, _ in make_sentences(400, tuple(WORDS), seed=7) for word, _ in split.pre_tokenize_str(text))
+    letters = sorted({letter for word in counts for letter in word})
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters if letter.isalpha()),
+              "##ing", "##ed", "##er", "##ful", "##ly", "##ss", "##le", "##al", *words[:KNOWN_WORDS]]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    texts = [text for text, _ in make_sentences(400, tuple(WORDS), seed=7)]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    (folder / "vocab.txt").write_text("\n".join(piece for piece, _ in vocabulary) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     wrapped = BertTokenizer(tokenizer_object=tokenizer, model_max_length=64)
     wrapped.save_pretrained(folder)
     return wrapped
@@ -333,7 +342,8 @@ def pipeline(stages) -> Pipeline:
 def three_classes(tmp_path_factory, bert_local) -> Pipeline:
     """Three classes with names, and the deep variant, of fewer word pieces too, beside the published one."""
     run = make_run(tmp_path_factory.mktemp("three_classes"), bert_local, ("negative", "neutral", "positive"))
-    run.run("8_pruning_with_finetuning.py", "--variant", "deep", "--prune-vocab", 0.95, note="deep")
+    # Two thirds of a tiny model gone, and a spelling it never saw: that takes more than three epochs of recovery.
+    run.run("8_pruning_with_finetuning.py", "--variant", "deep", "--prune-vocab", 0.95, "--epochs", 10, note="deep")
     for script in ("9_quantize_pruned_model.py", "10_qat_kd_4bit.py"):
         run.run(script, "--variant", "deep", note=f"{script} deep")
     run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")

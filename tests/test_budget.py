@@ -108,3 +108,18 @@ def test_bytes_are_those_of_the_checkpoint():
 def test_impossible_budget_is_refused():
     with pytest.raises(ValueError, match="the budget is"):
         budget.keep_worthiest(scores(), ALL, budget.Budget(PRICES, PRICES.other - 1, 1, "FLOPs"))
+
+
+def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
+    shape = compact.CompactConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
+    prices = costs.Flops(128, shape)
+    generator = torch.Generator().manual_seed(0)
+    given = [scale * torch.rand(n, generator=generator) for n, scale in [(12, 100)] * 6 + [(1536, 1)] * 6]
+    alive = [torch.ones_like(score) for score in given]
+    whole = budget.spent(alive, prices)
+    kept = {}
+    for per_block in (0.0, 0.003 * whole, 0.01 * whole):
+        masks = budget.keep_worthiest(given, alive, budget.Budget(prices, 0.1 * whole, whole, "of it", per_block))
+        assert 0.098 * whole <= budget.spent(masks, prices) <= 0.1 * whole
+        kept[per_block] = sum(bool(mask.any()) for mask in masks)
+    assert list(kept.values()) == sorted(kept.values(), reverse=True) and kept[0.0] > kept[0.01 * whole]

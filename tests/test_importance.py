@@ -103,3 +103,26 @@ def test_what_is_pruned_stays_pruned():
 def test_sparsity_zero_keeps_all():
     masks = importance.keep_best([torch.zeros(5), torch.rand(3)], [torch.ones(5), torch.ones(3)], 0.0, at_least=1)
     assert all(m.all() for m in masks)
+
+
+def test_closed_neurons_are_not_computed_and_the_answer_is_the_masked_one():
+    model, batch = tiny_compact().train(), random_batch()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    _, neuron_gates = masking.attach(model)
+    for gate, closed in zip(neuron_gates, (range(40), range(48)), strict=True):  # a whole FFN too
+        gate.mask[list(closed)] = 0
+    seen = []
+    model.layers()[0].ffn.activation.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
+    logits = model(**batch).logits
+    logits.square().sum().backward()
+    assert seen == [8]
+    for gate in neuron_gates:
+        gate.accumulate()
+    assert (neuron_gates[0].sensitivity > 0).tolist() == [False] * 40 + [True] * 8
+    plain = tiny_compact()
+    with torch.no_grad():
+        plain.layers()[0].ffn.lin2.weight[:, :40] = 0
+        plain.layers()[1].ffn.lin2.weight.zero_()
+    assert torch.allclose(logits, plain(**batch).logits, atol=1e-5)
