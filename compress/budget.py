@@ -90,20 +90,26 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked:
         counts.append(count)
     depth = len(scores) // 2
     units = [len(score) for score in scores]
-    def cheapest_loss(blocks: int) -> list[int]:
-        """The choice of least loss where `blocks` blocks are paid for on top of the budget."""
+
+    def least_loss(blocks: int, may_stay: np.ndarray) -> list[int]:
+        """The choice of least loss where `blocks` blocks are paid for on top of the budget, `per_block` for each that stays."""
         found = []
         for last in range(depth):
-            costs = [cost[count] + asked.per_block * (count > 0)
-                     for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
+            costs = [np.where((count > 0) & ~may, np.inf, cost[count] + asked.per_block * (blocks > 0) * (count > 0))
+                     for cost, count, may in zip(prices.blocks(units[:depth], units[depth:], last), counts, may_stay, strict=True)]
             chosen = allocate(losses, costs, allowed + asked.per_block * blocks)
             found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
         return min(found)[-1]
 
-    # The fewer blocks stay, the fewer are paid for: until as many stay as were, and the units cost what was asked.
-    blocks, chosen = 2 * depth, cheapest_loss(2 * depth)
-    while asked.per_block and (staying := sum(n > 0 for n in chosen)) < blocks:
-        blocks, chosen = staying, cheapest_loss(staying)
+    every = np.full(2 * depth, True)
+    if asked.per_block:
+        # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
+        blocks, chosen = 2 * depth, least_loss(2 * depth, every)
+        while (staying := sum(n > 0 for n in chosen)) < blocks:
+            blocks, chosen = staying, least_loss(staying, every)
+        chosen = least_loss(0, np.array(chosen) > 0)
+    else:
+        chosen = least_loss(0, every)
     masks = [torch.zeros_like(score) for score in scores]
     for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
         mask[order[:count[n]]] = 1
