@@ -19,6 +19,7 @@ from common import cli
 
 STAGES = ["pruned_qkd", "pruned_ptq", "pruned", "distilled", "distilled_ptq", "teacher"]  # the most compressed lineage first
 RUNTIMES = ["_onnx_int8", "_onnx", ""]  # of each, what a CPU runs fastest
+IN_THE_BOX = Path(__file__).resolve().parent / "pretrained" / "sst2-max" / "onnx"  # an SST-2 model that came with this file
 BATCHES_AT_ONCE = 32  # read, sorted by length and answered together: bounds memory
 
 
@@ -29,7 +30,8 @@ def parse_args(argv=None):
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", default=None,
                         help="a checkpoint or an ONNX directory; else the newest in RUN_DIR of the first stage there is of "
                              f"{', '.join(STAGES)}: "
-                             "its int8 ONNX export before its fp32 one before the torch model, the published variant before others")
+                             "its int8 ONNX export before its fp32 one before the torch model, the published variant before others; "
+                             "where nothing was trained yet, pretrained/sst2-max, a model of film reviews")
     parser.add_argument("--run-dir", type=Path, default=Path("."), metavar="DIR", help="where models/ stands")
     parser.add_argument("--batch-size", type=cli.count, default=32, metavar="TEXTS", help="texts a batch; answers don't depend on it")
     parser.add_argument("--threads", type=cli.count, default=None, metavar="N", help="CPU threads; else the runtime's own choice")
@@ -41,7 +43,7 @@ def parse_args(argv=None):
 
 
 def choose(run_dir: Path) -> Path:
-    """The checkpoint to use where none is named. Raises UserError where there is none."""
+    """The checkpoint to use where none is named: the model in the box where nothing was made. Raises UserError where neither is there."""
     from common import checkpoints
 
     with contextlib.redirect_stdout(sys.stderr):  # what it says of damaged ones isn't an answer
@@ -51,6 +53,9 @@ def choose(run_dir: Path) -> Path:
         for checkpoint in made:
             if checkpoint.stage == stage:
                 return checkpoint.path
+    if run_dir == Path(".") and IN_THE_BOX.is_dir():
+        print("nothing trained here yet: pretrained/sst2-max answers (English film reviews, positive or negative)", file=sys.stderr)
+        return IN_THE_BOX
     raise cli.UserError(f"no checkpoint under {run_dir / 'models'}: run python 5_finetune_teacher.py first, or name one with --checkpoint")
 
 

@@ -161,12 +161,31 @@ PEERS = {f.__name__: f for f in (torch_fp32, torch_int8_dynamic, torchao_int8_dy
                                  openvino_nncf_int8, neural_compressor_int8)}
 
 
+# --- what reads texts its own way: each gives (encode, answer, megabytes)
+
+def tfidf_logistic(args):
+    """No network: words and word pairs, the strength chosen on the held-out split, as `bench.tfidf` does."""
+    import joblib
+
+    from bench import tfidf
+
+    split = json.loads(args.train.read_text(encoding="utf-8"))
+    vectoriser, models = tfidf.fitted(split["texts"], split["labels"])
+    held_out = vectoriser.transform(split["held_out_texts"])
+    model = max(models.values(), key=lambda m: m.score(held_out, split["held_out_labels"]))
+    joblib.dump((vectoriser, model), args.work / "tfidf.joblib")
+    return vectoriser.transform, model.predict_proba, (args.work / "tfidf.joblib").stat().st_size / 1e6
+
+
 def ours(args):
     """A checkpoint of this repository, in whatever runtime it is for."""
     from common import checkpoints, inference, measure
 
     classifier = inference.open_classifier(args.checkpoint, args.threads)
     return classifier.encode, classifier.logits, measure.size(checkpoints.read(args.checkpoint))["size_mb"]
+
+
+WITH_ENCODERS = {f.__name__: f for f in (tfidf_logistic, ours)}
 
 
 def milliseconds(job) -> float:
@@ -177,17 +196,18 @@ def milliseconds(job) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=[*PEERS, "ours"])
+    parser.add_argument("kind", choices=[*PEERS, *WITH_ENCODERS])
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="of ours")
     parser.add_argument("--calibration", type=Path, help="JSON list of training sentences")
+    parser.add_argument("--train", type=Path, help="JSON of texts and labels, and the held-out ones")
     parser.add_argument("--work", type=Path, help="a directory for its files")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     talk, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
     started = time.perf_counter()
-    if args.kind == "ours":
-        encode, answer, size = ours(args)
+    if args.kind in WITH_ENCODERS:
+        encode, answer, size = WITH_ENCODERS[args.kind](args)
     else:
         encode = encoder(args.teacher)
         answer, size = PEERS[args.kind](args)

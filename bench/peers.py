@@ -23,7 +23,7 @@ from common import cli
 LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
           "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
           "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
-          "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
+          "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
 TURN = 8  # groups that a model answers before the next model's turn
 
 
@@ -106,9 +106,12 @@ def main(args) -> None:
         place = Path(folder)
         sample = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
         (place / "calibration.json").write_text(json.dumps(sample), encoding="utf-8")
+        train, held_out = corpus.train, corpus.validation
+        (place / "train.json").write_text(json.dumps({"texts": train.texts, "labels": train.labels, "held_out_texts": held_out.texts,
+                                                      "held_out_labels": held_out.labels}), encoding="utf-8")
         for kind in kinds:
             (place / kind).mkdir()
-            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"),
+            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"), "--train", str(place / "train.json"),
                            "--work", str(place / kind)]
         workers = {}
         for key, arguments in asked.items():

@@ -15,6 +15,16 @@ from common import cli
 STRENGTHS = (0.5, 1, 2, 4, 8, 16, 32)  # C, the inverse of the weight of the L2 penalty
 
 
+def fitted(texts: list[str], labels: list[int]) -> tuple:
+    """(the vectoriser, {C: the classifier}) learnt from texts (S,) and their label ids."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    features = vectoriser.fit_transform(texts)  # (S, words and pairs)
+    return vectoriser, {c: LogisticRegression(C=c, max_iter=2000).fit(features, labels) for c in STRENGTHS}
+
+
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--run-dir", type=Path, default=Path("."), help="where sst2_data/ stands")
@@ -25,23 +35,18 @@ def main() -> None:
     args = parser.parse_args()
     args.source = "auto"
 
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
     from common import checkpoints, data, measure
 
     corpus = data.load(args)
     train = data.part(corpus.train, args.train_sentences, args.seed)
     started = time.perf_counter()
-    vectoriser = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-    features = vectoriser.fit_transform(train.texts)  # (S, words and pairs)
+    vectoriser, models = fitted(train.texts, train.labels)
     held_out = vectoriser.transform(corpus.validation.texts)
-    fitted = {c: LogisticRegression(C=c, max_iter=2000).fit(features, train.labels) for c in STRENGTHS}
-    scores = {c: model.score(held_out, corpus.validation.labels) for c, model in fitted.items()}
+    scores = {c: model.score(held_out, corpus.validation.labels) for c, model in models.items()}
     best = max(scores, key=scores.get)
-    answers = fitted[best].predict(vectoriser.transform(corpus.dev.texts))
+    answers = models[best].predict(vectoriser.transform(corpus.dev.texts))
     result = {"model": "TF-IDF of words and word pairs, logistic regression", "dataset": corpus.facts, "train_sentences": len(train),
-              "features": features.shape[1], "C": best, "validation_accuracy": scores[best],
+              "features": len(vectoriser.vocabulary_), "C": best, "validation_accuracy": scores[best],
               **measure.accuracy(answers, corpus.dev.labels), "seconds": round(time.perf_counter() - started, 1),
               "code": checkpoints.code_identity()}
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,107 @@
+"""Puts a preset's model into the box: its 4-bit checkpoint and the int8 ONNX file made of it, with a model card.
+
+    python -m bench.pretrained RUN_DIR pretrained/sst2-max [--variant max] [--data-dir DIR]
+
+Of the preset's seeds it takes the one that answers the held-out split best as int8 (stages 9 and 11 must have run on it), copies both
+directories as they were published, and answers the dev set with each once. The card's figures are those of these very files.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from common import cli
+
+LIMIT_MB = 12  # both files together: every clone carries them
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
+    parser.add_argument("output", type=Path, metavar="DIR", help="where the model goes; what stands there is replaced")
+    parser.add_argument("--variant", default="max", help="the preset")
+    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    return parser.parse_args()
+
+
+def best_pair(run_dir: Path, variant: str) -> tuple:
+    """(4-bit checkpoint, int8 export of it) of the best held-out accuracy. Raises UserError where there is none."""
+    from common import checkpoints
+
+    made = [c for c in checkpoints.published(run_dir) if c.variant == variant]
+    exports = [c for c in made if c.stage in ("pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")]
+    for export in sorted(exports, key=lambda c: -c.manifest["metrics"]["validation_accuracy"]):
+        kind = export.stage.removesuffix("_onnx_int8")
+        source = next((c for c in made if c.stage == kind and c.key == export.parent_key(kind)), None)
+        if source:
+            return checkpoints.verify(source.path), checkpoints.verify(export.path)
+    raise cli.UserError(f"no int8 export of a 4-bit '{variant}' under {run_dir / 'models'}: run 9_quantize_pruned_model.py and "
+                        f"11_export_onnx.py --precision int8 --table-bits 4 with --variant {variant} first")
+
+
+def card(variant: str, figures: dict) -> str:
+    """The model card, all of it from `figures`."""
+    def row(name: str, title: str) -> str:
+        file = figures[name]
+        low, high = file["ci95"]
+        return f"| {title} | {file['size_mb']:.2f} | {100 * file['validation_accuracy']:.1f} | {100 * file['accuracy']:.1f} | {100 * low:.1f}–{100 * high:.1f} |"
+
+    made, data, structure = figures["made"], figures["dataset"], figures["structure"]
+    return f"""# {data['name']}, preset *{variant}*
+
+Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
+
+| file | MB | held-out % | dev % | 95 % |
+|---|---|---|---|---|
+{row("checkpoint", "`model.safetensors`, 4 bits (NF4), opens with transformers")}
+{row("onnx", "`onnx/model.onnx`, int8, for onnxruntime")}
+
+The teacher: {100 * figures['teacher']['accuracy']:.1f} % of the same {data['dev']} dev sentences, {figures['teacher']['size_mb']:.1f} MB.
+Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vocab']:,} word pieces.
+
+Use: `python predict.py "a gripping film"`, or `AutoModelForSequenceClassification.from_pretrained("pretrained/sst2-{variant}", trust_remote_code=True)`.
+
+Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py` and `11_export_onnx.py --precision int8
+--table-bits 4` from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}), at commit {made['commit']}; the teacher is
+a BERT of {made['layers']} layers, {made['width']} wide. This card, its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
+
+Limits: English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is that of the
+training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's leanings, and adds some of
+its own: it is no judge of people.
+"""
+
+
+def main(args) -> None:
+    from common import checkpoints, data, inference, measure
+
+    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    source, export = best_pair(args.run_dir, args.variant)
+    checkpoints.same_data(source, corpus.facts)
+    teacher = checkpoints.parent(args.run_dir, source, "teacher")
+    pruned = checkpoints.parent(args.run_dir, source, "pruned")
+    shape = json.loads((teacher.path / "config.json").read_text(encoding="utf-8"))
+    parts = {"checkpoint": source, "onnx": export}
+    total = sum(measure.size(part)["total_mb"] for part in parts.values())
+    if total > LIMIT_MB:
+        raise cli.UserError(f"{source.path.name} and {export.path.name} are {total:.1f} MB together, more than the {LIMIT_MB} MB that a clone may carry")
+
+    def answered(checkpoint) -> dict:
+        labels = inference.open_classifier(checkpoint.path).classify(corpus.dev.texts, progress=True).argmax(-1)
+        return measure.accuracy(labels, corpus.dev.labels) | measure.size(checkpoint)
+
+    figures = {name: answered(part) | {"validation_accuracy": part.manifest["metrics"]["validation_accuracy"]} for name, part in parts.items()}
+    figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "code": checkpoints.code_identity(),
+                "structure": measure.structure(measure.countable_twin(source.path)),
+                "made": {"seed": pruned.manifest["seed"], "commit": pruned.manifest["code"]["commit"],
+                         "layers": shape["num_hidden_layers"], "width": shape["hidden_size"]}}
+    shutil.rmtree(args.output, ignore_errors=True)
+    shutil.copytree(source.path, args.output)
+    shutil.copytree(export.path, args.output / "onnx")
+    (args.output / "card.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (args.output / "README.md").write_text(card(args.variant, figures), encoding="utf-8")
+    print(f"{args.output}: {total:.1f} MB, dev accuracy {figures['checkpoint']['accuracy']:.4f} in 4 bits, {figures['onnx']['accuracy']:.4f} as int8")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())
