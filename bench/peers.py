@@ -111,7 +111,8 @@ def main(args) -> None:
                                                       "held_out_labels": held_out.labels}), encoding="utf-8")
         for kind in kinds:
             (place / kind).mkdir()
-            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"), "--train", str(place / "train.json"),
+            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"),
+                           "--train", str(place / "train.json"),
                            "--work", str(place / kind)]
         workers = {}
         for key, arguments in asked.items():

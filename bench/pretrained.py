@@ -42,33 +42,32 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
 
 def card(variant: str, figures: dict) -> str:
     """The model card, all of it from `figures`."""
-    def row(name: str, title: str) -> str:
-        file = figures[name]
-        low, high = file["ci95"]
-        return f"| {title} | {file['size_mb']:.2f} | {100 * file['validation_accuracy']:.1f} | {100 * file['accuracy']:.1f} | {100 * low:.1f}–{100 * high:.1f} |"
+    from tabulate import tabulate
 
-    made, data, structure = figures["made"], figures["dataset"], figures["structure"]
+    files = {"checkpoint": "`model.safetensors`: 4 bits (NF4), opens with transformers", "onnx": "`onnx/model.onnx`: int8, for onnxruntime"}
+    rows = [[title, f"{file['size_mb']:.2f}", f"{100 * file['validation_accuracy']:.1f}", f"{100 * file['accuracy']:.1f}",
+             "–".join(f"{100 * end:.1f}" for end in file["ci95"])] for name, title in files.items() for file in [figures[name]]]
+    made, data, structure, teacher = figures["made"], figures["dataset"], figures["structure"], figures["teacher"]
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
 
-| file | MB | held-out % | dev % | 95 % |
-|---|---|---|---|---|
-{row("checkpoint", "`model.safetensors`, 4 bits (NF4), opens with transformers")}
-{row("onnx", "`onnx/model.onnx`, int8, for onnxruntime")}
+{tabulate(rows, headers=["file", "MB", "held-out %", "dev %", "95 %"], tablefmt="github", disable_numparse=True)}
 
-The teacher: {100 * figures['teacher']['accuracy']:.1f} % of the same {data['dev']} dev sentences, {figures['teacher']['size_mb']:.1f} MB.
+The teacher: {100 * teacher['accuracy']:.1f} % of the same {data['dev']} dev sentences, {teacher['size_mb']:.1f} MB.
 Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vocab']:,} word pieces.
 
-Use: `python predict.py "a gripping film"`, or `AutoModelForSequenceClassification.from_pretrained("pretrained/sst2-{variant}", trust_remote_code=True)`.
+Use: `python predict.py "a gripping film"`, or, with this directory's path,
+`AutoModelForSequenceClassification.from_pretrained(PATH, trust_remote_code=True)`.
 
-Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py` and `11_export_onnx.py --precision int8
---table-bits 4` from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}), at commit {made['commit']}; the teacher is
-a BERT of {made['layers']} layers, {made['width']} wide. This card, its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
+Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py --variant {variant}` and
+`11_export_onnx.py --variant {variant} --precision int8 --table-bits 4`, at commit {made['commit']},
+from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}). The teacher is a BERT of {made['layers']} layers,
+{made['width']} wide. This card, its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
 
-Limits: English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is that of the
-training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's leanings, and adds some of
-its own: it is no judge of people.
+Limits: English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is
+that of the training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's
+leanings, and adds some of its own: it is no judge of people.
 """
 
 
@@ -84,13 +83,14 @@ def main(args) -> None:
     parts = {"checkpoint": source, "onnx": export}
     total = sum(measure.size(part)["total_mb"] for part in parts.values())
     if total > LIMIT_MB:
-        raise cli.UserError(f"{source.path.name} and {export.path.name} are {total:.1f} MB together, more than the {LIMIT_MB} MB that a clone may carry")
+        raise cli.UserError(f"{source.path.name} and {export.path.name} are {total:.1f} MB together: a clone may carry {LIMIT_MB}")
 
     def answered(checkpoint) -> dict:
+        held_out = {"validation_accuracy": checkpoint.manifest["metrics"]["validation_accuracy"]}
         labels = inference.open_classifier(checkpoint.path).classify(corpus.dev.texts, progress=True).argmax(-1)
-        return measure.accuracy(labels, corpus.dev.labels) | measure.size(checkpoint)
+        return measure.accuracy(labels, corpus.dev.labels) | measure.size(checkpoint) | held_out
 
-    figures = {name: answered(part) | {"validation_accuracy": part.manifest["metrics"]["validation_accuracy"]} for name, part in parts.items()}
+    figures = {name: answered(part) for name, part in parts.items()}
     figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "code": checkpoints.code_identity(),
                 "structure": measure.structure(measure.countable_twin(source.path)),
                 "made": {"seed": pruned.manifest["seed"], "commit": pruned.manifest["code"]["commit"],
@@ -100,7 +100,8 @@ def main(args) -> None:
     shutil.copytree(export.path, args.output / "onnx")
     (args.output / "card.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (args.output / "README.md").write_text(card(args.variant, figures), encoding="utf-8")
-    print(f"{args.output}: {total:.1f} MB, dev accuracy {figures['checkpoint']['accuracy']:.4f} in 4 bits, {figures['onnx']['accuracy']:.4f} as int8")
+    print(f"{args.output}: {total:.1f} MB, dev accuracy {figures['checkpoint']['accuracy']:.4f} in 4 bits, "
+          f"{figures['onnx']['accuracy']:.4f} as int8")
 
 
 if __name__ == "__main__":
