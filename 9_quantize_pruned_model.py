@@ -37,11 +37,11 @@ def main(args):
     # --- 1. load
     corpus = data.load(args)
     pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant)
-    student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)
-    for source, name, prefix, link in (
-        (pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None),
-        (student, "distilled_ptq", "distilled_quantized", "models/distilled_quantized_student"),
-    ):
+    asked = [(pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None)]
+    if args.student or pruned.parent_key("distilled"):  # a preset that prunes the teacher has no student
+        student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)
+        asked.append((student, "distilled_ptq", "distilled_quantized", "models/distilled_quantized_student"))
+    for source, name, prefix, link in asked:
         checkpoints.same_data(source, corpus.facts)
         variant = source.variant
         stage = checkpoints.begin(args, name, prefix, corpus.facts, [source], variant=variant, link=link)

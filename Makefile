@@ -2,7 +2,8 @@
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
 # make presets near, balanced and max of three seeds, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
-# make bench   those beside what else one might pick, each in a venv of its own, into runs/bench/
+# make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
+# make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
@@ -18,7 +19,7 @@ FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DI
 SHAPE := --run-dir runs/distilbert-shape
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets bench test shape
+.PHONY: help fast full presets bench box test shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -62,6 +63,12 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
+	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+box: .venv/.installed
+	$(PY) 9_quantize_pruned_model.py $(FULL) --variant max
+	$(PY) 11_export_onnx.py $(FULL) --variant max --precision int8 --table-bits 4
+	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 runs/peers/%/.installed: bench/requirements-%.txt
 	$(PYTHON) -m venv runs/peers/$*

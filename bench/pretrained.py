@@ -62,8 +62,9 @@ Use: `python predict.py "a gripping film"`, or, with this directory's path,
 
 Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py --variant {variant}` and
 `11_export_onnx.py --variant {variant} --precision int8 --table-bits 4`, at commit {made['commit']},
-from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}). The teacher is a BERT of {made['layers']} layers,
-{made['width']} wide. This card, its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
+from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}).
+The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
+its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
 
 Limits: English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is
 that of the training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's

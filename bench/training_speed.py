@@ -62,8 +62,8 @@ class Way:
         return time.perf_counter() - started
 
 
-def ways(teacher_checkpoint, tokens: list[list[int]], labels: list[int], pad: int, batch_size: int) -> tuple[dict, float]:
-    """({name: Way}, seconds that the teacher takes a sentence to fill the cache) for the same `tokens` of each sentence."""
+def ways(teacher_checkpoint, tokens: list[list[int]], longest: int, labels: list[int], pad: int, batch_size: int) -> tuple[dict, float]:
+    """({name: Way}, seconds that the teacher takes a sentence to fill the cache) for the same `tokens`, at most `longest` a sentence."""
     import copy
 
     import torch
@@ -80,11 +80,11 @@ def ways(teacher_checkpoint, tokens: list[list[int]], labels: list[int], pad: in
     masking.attach(gated)  # ours alone pays for gates
 
     def batch(rows: list[int], length: int | None = None) -> dict:
-        longest = length or max(len(tokens[i]) for i in rows)
-        ids = torch.full((len(rows), longest), pad)
+        width = length or max(len(tokens[i]) for i in rows)
+        ids = torch.full((len(rows), width), pad)
         for row, i in enumerate(rows):
             ids[row, :len(tokens[i])] = torch.tensor(tokens[i])
-        return {"input_ids": ids, "attention_mask": (torch.arange(longest) < torch.tensor([[len(tokens[i])] for i in rows])).long(),
+        return {"input_ids": ids, "attention_mask": (torch.arange(width) < torch.tensor([[len(tokens[i])] for i in rows])).long(),
                 "labels": torch.tensor([labels[i] for i in rows]), "rows": rows}
 
     count = len(tokens)
@@ -103,7 +103,7 @@ def ways(teacher_checkpoint, tokens: list[list[int]], labels: list[int], pad: in
     filling = (time.perf_counter() - started) / count
     for one in ours:
         one["teacher_logits"] = answers[one["rows"]]
-    return {"padded": Way(copy.deepcopy(stock), [batch(rows, TOKENS) for rows in plain], teacher),
+    return {"padded": Way(copy.deepcopy(stock), [batch(rows, longest) for rows in plain], teacher),
             "dynamic": Way(stock, [batch(rows) for rows in plain], teacher), "ours": Way(gated, ours)}, filling
 
 
@@ -112,15 +112,16 @@ def main(args) -> None:
 
     import torch
 
-    from common import checkpoints, data
+    from common import checkpoints, data, encoders
 
     torch.set_num_threads(os.cpu_count())
     corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
     teacher = checkpoints.find(args.run_dir, "teacher")
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     sample = data.part(corpus.train, args.steps * args.batch_size, 0)
-    tokens = tokenizer(sample.texts, truncation=True, max_length=TOKENS)["input_ids"]
-    made, filling = ways(teacher, tokens, sample.labels, tokenizer.pad_token_id, args.batch_size)
+    longest = min(TOKENS, encoders.load_config(teacher.path).max_position_embeddings)
+    tokens = tokenizer(sample.texts, truncation=True, max_length=longest)["input_ids"]
+    made, filling = ways(teacher, tokens, longest, sample.labels, tokenizer.pad_token_id, args.batch_size)
     for way in made.values():
         for _ in range(3):
             way.step()

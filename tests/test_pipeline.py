@@ -193,6 +193,11 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
     assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
 
+    # It has no student, so its 4-bit form is all that there is to make.
+    code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "max")
+    assert code == 0 and not any(stage == "distilled_ptq" for stage, _ in manifests(run.run_dir)), err
+    assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
+
 
 def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
     def files():

@@ -1,0 +1,73 @@
+"""What bench/ makes of a finished run: the model for the box, and what stage 8's training saves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, environment, run_script
+
+from common import checkpoints, inference
+
+
+def run_bench(module: str, *flags, check: bool = True):
+    return subprocess.run([sys.executable, "-m", f"bench.{module}", *map(str, flags)], cwd=REPOSITORY, env=environment(), text=True,
+                          capture_output=True, check=check, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def box(pipeline, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("box") / "made-up"
+    run_bench("pretrained", pipeline.run_dir, folder, "--variant", "published", "--data-dir", pipeline.data_dir)
+    return folder
+
+
+def test_what_is_in_the_box_answers_in_both_runtimes(box):
+    texts = ["a very lovely film in every scene", "a rather dull story with a familiar plot"]
+    for place in (box, box / "onnx"):
+        done = run_script("predict.py", "--checkpoint", place, *texts)
+        assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["positive", "negative"]
+
+
+def test_the_card_says_what_its_files_are(box):
+    figures = json.loads((box / "card.json").read_text(encoding="utf-8"))
+    card = (box / "README.md").read_text(encoding="utf-8")
+    source = checkpoints.verify(box)
+    assert checkpoints.verify(box / "onnx").parent_key(source.stage) == source.key, "the file beside it was made of it"
+    assert f"{(box / 'model.safetensors').stat().st_size / 1e6:.2f}" in card
+    assert f"{100 * figures['onnx']['accuracy']:.1f}" in card and figures["made"]["commit"] in card
+
+
+def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):
+    done = run_bench("pretrained", pipeline.run_dir, tmp_path / "box", "--data-dir", pipeline.data_dir, check=False)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: no int8 export of a 4-bit 'max'")
+    assert not (tmp_path / "box").exists()
+
+
+def test_training_speed_gives_all_ways_the_same_sentences(pipeline, tmp_path):
+    run_bench("training_speed", pipeline.run_dir, tmp_path / "speed.json", "--data-dir", pipeline.data_dir, "--steps", 4)
+    speed = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert speed["sentences"] == 4 * 32
+    assert speed["ratio_padded"] == pytest.approx(speed["ours_per_s"] / speed["padded_loop_per_s"])
+    assert speed["ratio_padded"] > speed["ratio_dynamic"] > 0  # padding to 128 costs more than to the longest, on any machine
+
+
+def test_model_of_the_repository_answers_before_any_training(tmp_path):
+    """As a newcomer calls it, in a clone without models/."""
+    for name in ("predict.py", "common", "compact", "pretrained"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    done = subprocess.run([sys.executable, "predict.py", "a gripping film", "a dull , lifeless mess"], cwd=tmp_path, env=environment(),
+                          text=True, capture_output=True, check=True, timeout=120)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["positive", "negative"]
+    assert "pretrained/sst2-max" in done.stderr
+
+
+def test_model_of_the_repository_is_small_and_whole():
+    folder = REPOSITORY / "pretrained" / "sst2-max"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 12e6
+    figures = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    for place, name in ((folder, "checkpoint"), (folder / "onnx", "onnx")):
+        assert checkpoints.verify(place).manifest["dataset"] == figures["dataset"]
+        classifier = inference.open_classifier(place)
+        assert classifier.label_names == ["negative", "positive"]
+        assert figures[name]["accuracy"] > 0.85
