@@ -19,7 +19,7 @@ from common import cli
 # Operating points by name: what each sets, unless a flag says otherwise.
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "augment": 150_000, "alpha_start": 1.0, "alpha_end": 1.0,
                 "temperature_start": 2.0, "hidden_weight": 0.0, "prune_epochs": 0.18, "prune_to": 0.8, "epochs": 1.4, "prune_lr": 2.5e-4,
-                "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0}
+                "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0, "dropout": 0.0}
 PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER, "balanced": FROM_TEACHER, "max": FROM_TEACHER}
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
 BLOCK = 0.003  # of the teacher's FLOPs: about what a block's operators take at batch 1, whatever their size
