@@ -53,16 +53,22 @@ def saved_mb(model, args) -> float:
     return path.stat().st_size / 1e6
 
 
-def fused_onnx(model, folder: Path) -> Path:
-    """A torch BERT exported and fused by onnxruntime's own optimiser for BERT."""
+def plain_onnx(model, folder: Path) -> Path:
+    """A torch BERT exported."""
     import onnx
-    from onnxruntime.transformers.optimizer import optimize_model
 
     from common import onnx_export
 
     onnx.save(onnx_export.export(model), folder / "teacher.onnx")
+    return folder / "teacher.onnx"
+
+
+def fused_onnx(model, folder: Path) -> Path:
+    """A torch BERT exported and fused by onnxruntime's own optimiser for BERT."""
+    from onnxruntime.transformers.optimizer import optimize_model
+
     shape = model.config
-    fused = optimize_model(str(folder / "teacher.onnx"), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
+    fused = optimize_model(str(plain_onnx(model, folder)), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
     fused.save_model_to_file(str(folder / "fused.onnx"))
     return folder / "fused.onnx"
 
@@ -129,20 +135,17 @@ def onnxruntime_int8_static(args):
             return next(self.left, None)
 
     path = args.work / "static.onnx"
-    quantize_static(fused_onnx(torch_teacher(args), args.work), path, Sentences(), quant_format=QuantFormat.QDQ, per_channel=True,
+    # Not the fused graph: its quantiser adds to tensors that the fused operators have swallowed, and fails.
+    quantize_static(plain_onnx(torch_teacher(args), args.work), path, Sentences(), quant_format=QuantFormat.QDQ, per_channel=True,
                     extra_options={"DefaultTensorType": TensorProto.FLOAT})
     return in_onnxruntime(path, args.threads)
 
 
 def openvino_nncf_int8(args):
     import nncf
-    import onnx
     import openvino
 
-    from common import onnx_export
-
-    onnx.save(onnx_export.export(torch_teacher(args)), args.work / "teacher.onnx")
-    model = openvino.convert_model(str(args.work / "teacher.onnx"))
+    model = openvino.convert_model(str(plain_onnx(torch_teacher(args), args.work)))
     model = nncf.quantize(model, nncf.Dataset(calibration(args)), model_type=nncf.ModelType.TRANSFORMER)
     openvino.save_model(model, args.work / "model.xml")
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"})
@@ -150,11 +153,16 @@ def openvino_nncf_int8(args):
 
 
 def neural_compressor_int8(args):
-    from neural_compressor.torch.quantization import DynamicQuantConfig, convert, prepare
+    import torch
+    from neural_compressor.torch.export import export
+    from neural_compressor.torch.quantization import convert, get_default_dynamic_config, prepare
 
     model = torch_teacher(args)
-    model = convert(prepare(model, DynamicQuantConfig(), example_inputs=tuple(calibration(args)[0].values())))
-    return answering(model), saved_mb(model, args)
+    example = {name: torch.from_numpy(value) for name, value in encoder(args.teacher)(["a film", "a longer film than that"]).items()}
+    batch, tokens = torch.export.Dim("batch", min=1, max=128), torch.export.Dim("tokens", min=2, max=128)
+    exported = export(model, example_inputs=tuple(example.values()), dynamic_shapes={name: {0: batch, 1: tokens} for name in example})
+    model = convert(prepare(exported, get_default_dynamic_config()))
+    return answering(torch.compile(model, dynamic=True)), saved_mb(model, args)
 
 
 PEERS = {f.__name__: f for f in (torch_fp32, torch_int8_dynamic, torchao_int8_dynamic, onnxruntime_int8_dynamic, onnxruntime_int8_static,
