@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compact import nf4
 
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
+BIAS_LEVELS = 2**30  # that a bias may count in the scale of its product, an int32
 WORTH_A_PRODUCT = 0.75  # evening out costs a product at run time: share of the error that it must come below
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
@@ -120,13 +121,14 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
             nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
                       helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
         # Named after the product, not the weight: two layers may share a weight and smooth it differently.
-        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None])
+        bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(dense[out].shape[1], np.float32)
+        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None], np.abs(bias) / (BIAS_LEVELS * constants[f"{x}_scale"]))
         constants |= {f"{out}_codes": codes, f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
         # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
         nodes.append(helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1))
         if len(node.input) > 2:  # a bias goes in as the sums do, in int32: its scale is the product's
             scale = constants[f"{x}_scale"] * scales
-            constants |= {f"{out}_bias_codes": np.rint(weights[node.input[2]] / scale).clip(-2**31, 2**31 - 1).astype(np.int32),
+            constants |= {f"{out}_bias_codes": np.rint(bias / scale).astype(np.int32),
                           f"{out}_bias_scale": scale, f"{out}_bias_zero": np.zeros(len(scales), np.int32)}
             nodes += [helper.make_node("DequantizeLinear", [f"{out}_bias_codes", f"{out}_bias_scale", f"{out}_bias_zero"],
                                        [f"{out}_bias"], axis=0),
@@ -203,13 +205,15 @@ def _activation_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(scale), np.array(np.uint8(np.rint(-low / scale)))
 
 
-def _weight_codes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(in, out) -> int8 codes in [-64, 64] (in, out) and scales float32 (out,).
+def _weight_codes(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(in, out) -> int8 codes in [-64, 64] (in, out) and scales float32 (out,), none below `least` (out,).
+
+    Where training silenced a channel its weights are all but zero, and its bias counted in so fine a scale would not fit an int32.
 
     AVX2 without VNNI adds two uint8·int8 products in 16 bits and saturates: 2·255·127 = 64,770 > 32,767. With weights in 7 bits
     it is 2·255·64 = 32,640, so the file gives the same answers on every processor.
     """
-    scales = np.maximum(np.abs(weight).max(axis=0) / WEIGHT_LEVELS, 1e-30).astype(np.float32)
+    scales = np.maximum(np.abs(weight).max(axis=0) / WEIGHT_LEVELS, np.maximum(least, 1e-30)).astype(np.float32)
     return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 

@@ -44,12 +44,26 @@ def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):
     assert not (tmp_path / "box").exists()
 
 
-def test_training_speed_gives_all_ways_the_same_sentences(pipeline, tmp_path):
-    run_bench("training_speed", pipeline.run_dir, tmp_path / "speed.json", "--data-dir", pipeline.data_dir, "--steps", 4)
+def test_training_speed_gives_all_ways_the_same_sentences(pipeline):
+    from bench import training_speed
+
+    teacher = checkpoints.find(pipeline.run_dir, "teacher")
+    tokens = [list(range(5, 5 + n)) for n in (3, 9, 4, 30, 6, 12, 5, 20)]
+    ways, filling = training_speed.ways(teacher, tokens, 40, [0, 1] * 4, 0, 4)
+    for way in ways.values():
+        shown = [row[row > 0].tolist() for batch in way.batches for row in batch["input_ids"]]
+        assert sorted(shown) == sorted(tokens)
+        assert all(way.step() > 0 for _ in way.batches)
+    width = {name: sum(batch["input_ids"].numel() for batch in way.batches) for name, way in ways.items()}
+    assert width["padded"] == 8 * 40 and width["ours"] <= width["dynamic"] < width["padded"]
+    assert "teacher_logits" in ways["ours"].batches[0] and ways["ours"].teacher is None and filling > 0
+
+
+def test_training_speed_counts_the_cache(pipeline, tmp_path):
+    run_bench("training_speed", pipeline.run_dir, tmp_path / "speed.json", "--data-dir", pipeline.data_dir, "--steps", 2)
     speed = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
-    assert speed["sentences"] == 4 * 32
-    assert speed["ratio_padded"] == pytest.approx(speed["ours_per_s"] / speed["padded_loop_per_s"])
-    assert speed["ratio_padded"] > speed["ratio_dynamic"] > 0  # padding to 128 costs more than to the longest, on any machine
+    assert speed["sentences"] == 2 * 32 and speed["ratio_padded"] == pytest.approx(speed["ours_per_s"] / speed["padded_loop_per_s"])
+    assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 
 
 def test_model_of_the_repository_answers_before_any_training(tmp_path):

@@ -6,10 +6,12 @@ from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from conftest import random_batch, tiny_compact
 
-from common import data, inference
+from common import data, inference, onnx_export
 
 SENTENCES = [
     "dull",
@@ -147,3 +149,17 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     rows = onnxruntime.InferenceSession(model.SerializeToString()).run(["rows"], {"ids": ids})[0]
     assert np.array_equal(rows, nf4.unpack(nf4.pack(table), shape)[ids].numpy())
     assert shape != (300, 384) or len(model.SerializeToString()) < 0.16 * whole
+
+
+def test_bias_of_a_silent_channel_survives_rounding():
+    model = tiny_compact()
+    with torch.no_grad():
+        for layer in model.layers():
+            layer.ffn.lin2.weight[3] = 0  # a channel that only its bias speaks for
+            layer.ffn.lin2.bias[3] = 0.7
+    batches = [{name: value.numpy() for name, value in random_batch(1, 12, seed=seed).items()} for seed in range(8)]
+    quantised = onnx_export.quantise(onnx_export.export(model), batches)
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
+    biases = [values[name] * values[name.replace("_codes", "_scale")] for name in values if name.endswith("_bias_codes")]
+    silent = [bias[3] for bias in biases if np.isclose(bias[3], 0.7, atol=1e-4)]
+    assert len(silent) == len(model.layers())
