@@ -78,8 +78,8 @@ def main(args) -> None:
     corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
     source, export = best_pair(args.run_dir, args.variant)
     checkpoints.same_data(source, corpus.facts)
-    teacher = checkpoints.parent(args.run_dir, source, "teacher")
     pruned = checkpoints.parent(args.run_dir, source, "pruned")
+    teacher = checkpoints.parent(args.run_dir, pruned, "teacher")
     shape = json.loads((teacher.path / "config.json").read_text(encoding="utf-8"))
     parts = {"checkpoint": source, "onnx": export}
     total = sum(measure.size(part)["total_mb"] for part in parts.values())
