@@ -1,0 +1,260 @@
+"""The uneven DistilBERT: its own number of heads and FFN neurons in each layer, its weights in 32 or 4 bits.
+
+This file and `nf4.py` are copied beside every checkpoint, so it opens with
+`AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` where nothing of this project is installed.
+Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.distilbert.modeling_distilbert import eager_attention_forward
+
+from .nf4 import Packed, pack, unpack, unpack_rows
+
+
+class CompactConfig(DistilBertConfig):
+    """DistilBERT's, with a list of heads and of FFN neurons, one number a layer; a head is always `dim // n_heads` wide."""
+
+    model_type = "compact_distilbert"
+
+    heads: list[int] | None = None
+    ffn: list[int] | None = None
+    weight_bits: int = 32
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.heads = list(self.heads) if self.heads is not None else [self.n_heads] * self.n_layers
+        self.ffn = list(self.ffn) if self.ffn is not None else [self.hidden_dim] * self.n_layers
+        if len(self.heads) != self.n_layers or len(self.ffn) != self.n_layers:
+            raise ValueError(f"heads {self.heads} and ffn {self.ffn} need one number for each of {self.n_layers} layers")
+        if self.weight_bits not in (4, 32):
+            raise ValueError(f"weight_bits is 4 or 32, not {self.weight_bits}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+
+class _Packed4bit(nn.Module):
+    """Buffers of a packed (out, in) or (V, D) weight."""
+
+    def __init__(self, shape: tuple[int, int]):
+        super().__init__()
+        self.shape = shape
+        empty = pack(torch.zeros(shape))
+        for name, value in empty._asdict().items():
+            self.register_buffer(name, value)
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(self.codes, self.scale_codes, self.scale_scales, self.scale_offset)
+
+    def store(self, packed: Packed) -> None:
+        """Takes over codes and scales, whoever rounded them."""
+        for name, value in packed._asdict().items():
+            getattr(self, name).copy_(value.view(getattr(self, name).shape))
+
+    def unpacked(self) -> torch.Tensor:
+        """The weight in float32, on the grid."""
+        return unpack(self.packed, self.shape)
+
+
+class NF4Linear(_Packed4bit):
+    """A linear layer whose weight is kept in 4 bits: (…, in) -> (…, out).
+
+    On CPU the weight is unpacked once, at the first answer, since multiplying costs less than unpacking anew; on CUDA it is
+    unpacked in every call, so that memory stays small. What is saved is the packed form in both cases.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__((out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self._dense: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.codes.is_cuda:
+            return nn.functional.linear(x, self.unpacked().to(x.dtype), self.bias)
+        if self._dense is None:
+            self._dense = self.unpacked()
+        return nn.functional.linear(x, self._dense, self.bias)
+
+    def store(self, packed: Packed) -> None:
+        super().store(packed)
+        self._dense = None
+
+    def _apply(self, fn, recurse=True):
+        self._dense = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._dense = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class NF4Embedding(_Packed4bit):
+    """An embedding table kept in 4 bits; only the rows looked up are unpacked: int (B, N) -> (B, N, D)."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return unpack_rows(self.packed, self.shape[1], ids)
+
+
+class EmptyAttention(nn.Module):
+    """What is left of attention without heads: the output map's bias, (B, N, D) -> (D,), which the residual sum spreads."""
+
+    n_heads = 0
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> tuple[torch.Tensor, None]:
+        return self.bias, None
+
+
+class EmptyFFN(nn.Module):
+    """What is left of an FFN without neurons: the second map's bias, (B, N, D) -> (D,)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.bias
+
+
+class CompactForSequenceClassification(DistilBertForSequenceClassification):
+    """DistilBERT for classification with uneven layers. `config.weight_bits == 4`: linear layers and tables are packed, the head is not."""
+
+    config_class = CompactConfig
+
+    def __init__(self, config: CompactConfig):
+        super().__init__(config)
+        for layer, heads, neurons in zip(self.distilbert.transformer.layer, config.heads, config.ffn, strict=True):
+            if heads:
+                inner = heads * config.head_dim
+                for name in ("q_lin", "k_lin", "v_lin"):
+                    setattr(layer.attention, name, nn.Linear(config.dim, inner))
+                layer.attention.out_lin = nn.Linear(inner, config.dim)
+                layer.attention.n_heads = heads
+            else:
+                layer.attention = EmptyAttention(config.dim)
+            if neurons:
+                layer.ffn.lin1 = nn.Linear(config.dim, neurons)
+                layer.ffn.lin2 = nn.Linear(neurons, config.dim)
+            else:
+                layer.ffn = EmptyFFN(config.dim)
+        if config.weight_bits == 4:
+            for parent, name, dense in list(self.quantisable()):
+                setattr(parent, name, NF4Embedding(tuple(dense.weight.shape)) if isinstance(dense, nn.Embedding)
+                        else NF4Linear(dense.in_features, dense.out_features))
+        self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None, output_hidden_states=None, **kwargs):
+        """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
+        the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
+        """
+        ordinary = attention_mask is None or attention_mask.dim() == 2
+        if input_ids is None or output_hidden_states or not ordinary or not kwargs.keys() <= {"return_dict"}:
+            return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states, **kwargs)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        first = self.first_tokens(input_ids, mask)
+        logits = self.classifier(self.dropout(nn.functional.relu(self.pre_classifier(first))))
+        return SequenceClassifierOutput(logits=logits) if kwargs.get("return_dict", True) is not False else (logits,)
+
+    def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
+        real = mask.reshape(-1) != 0  # (B·N,)
+        token = real.nonzero().view(-1)  # (T,): where each stands in the padded batch
+        column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).reshape(-1)
+        # (B, N): which of T stands where; where padding does, any, since nobody attends to it
+        place = (real.cumsum(0) - 1).clamp(min=0).view(mask.shape)
+        embeddings = self.distilbert.embeddings
+        x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
+        x = x + embeddings.position_embeddings(column.index_select(0, token))
+        x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
+        hidden_from = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None]
+        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
+        if last < 0:
+            x = x.index_select(0, place[:, 0])
+        for i, layer in enumerate(self.layers()):
+            attended, x = self.attend(layer.attention, x, token, place, hidden_from, first_only=i == last)
+            x = layer.sa_layer_norm(attended + x)
+            x = layer.output_layer_norm(layer.ffn(x) + x)
+        return x
+
+    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, hidden_from: torch.Tensor,
+               first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention adds to each of x (T, D), and x; `first_only` asks for the first tokens, both (B, D), alone.
+
+        token (T,) and place (B, N) lead to the padded batch and back; hidden_from (B, 1, 1, N) is added to the scores.
+        """
+        if isinstance(attention, EmptyAttention):
+            return attention(x)[0], x
+        batch, tokens = place.shape
+        asking = x.index_select(0, place[:, 0]) if first_only else x
+        names = ("k_lin", "v_lin") if first_only else ("q_lin", "k_lin", "v_lin")
+        joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
+        projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
+        shape = (batch, tokens, len(names), attention.n_heads, attention.attention_head_size)
+        by_head = projected.index_select(0, place.view(-1)).view(shape).permute(2, 0, 3, 1, 4)  # (maps, B, H, N, d)
+        query = attention.q_lin(asking).view(batch, 1, *shape[3:]).transpose(1, 2) if first_only else by_head[0]
+        key, value = by_head[-2], by_head[-1]
+        multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
+                            dropout=attention.dropout.p if self.training else 0.0)
+        mixed = mixed.reshape(-1, attention.n_heads * attention.attention_head_size)  # (B·n, H·d)
+        if not first_only:
+            mixed = mixed.index_select(0, token)
+        return attention.out_lin(mixed), asking
+
+    @torch.no_grad()
+    def join_maps(self) -> None:
+        """Lays the maps that read the same tokens side by side, for an inference of fewer and larger products; in full precision only."""
+        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
+        for i, layer in enumerate(self.layers()):
+            if self.config.heads[i]:
+                maps = [getattr(layer.attention, name) for name in ("q_lin", "k_lin", "v_lin")][i == last:]
+                joined = nn.Linear(self.config.dim, sum(part.out_features for part in maps))
+                joined.weight.copy_(torch.cat([part.weight for part in maps]))
+                joined.bias.copy_(torch.cat([part.bias for part in maps]))
+                layer.attention.joined = joined
+
+    def layers(self):
+        """The transformer's layers, first to last."""
+        return self.distilbert.transformer.layer
+
+    def quantisable(self):
+        """Yields (parent, name, module) of all that is packed at 4 bits: both tables and the layers' linear maps, not the head."""
+        yield self.distilbert.embeddings, "word_embeddings", self.distilbert.embeddings.word_embeddings
+        yield self.distilbert.embeddings, "position_embeddings", self.distilbert.embeddings.position_embeddings
+        for layer in self.layers():
+            for block, names in ((layer.attention, ("q_lin", "k_lin", "v_lin", "out_lin")), (layer.ffn, ("lin1", "lin2"))):
+                for name in names if not isinstance(block, (EmptyAttention, EmptyFFN)) else ():
+                    yield block, name, getattr(block, name)
+
+    @torch.no_grad()
+    def full_precision_twin(self) -> "CompactForSequenceClassification":
+        """The same structure with dense float32 weights of the same values."""
+        config = CompactConfig(**self.config.to_dict() | {"weight_bits": 32})
+        config._attn_implementation = self.config._attn_implementation
+        twin = CompactForSequenceClassification(config)
+        state = {k: v for k, v in self.state_dict().items() if k in twin.state_dict()}
+        theirs = {id(module): name for name, module in self.named_modules()}
+        for _, _, module in self.quantisable():
+            if isinstance(module, _Packed4bit):
+                state[f"{theirs[id(module)]}.weight"] = module.unpacked()
+        twin.load_state_dict(state, strict=True)
+        return twin.eval()
+
+    @torch.no_grad()
+    def packed_twin(self, pack_weight=pack) -> "CompactForSequenceClassification":
+        """The same structure with every quantisable weight packed by `pack_weight`: (weight) -> Packed."""
+        config = CompactConfig(**self.config.to_dict() | {"weight_bits": 4})
+        twin = CompactForSequenceClassification(config)
+        missing, _ = twin.load_state_dict(self.state_dict(), strict=False)
+        for (_, _, dense), (_, _, packed) in zip(self.quantisable(), twin.quantisable(), strict=True):
+            packed.store(pack_weight(dense.weight))
+        return twin.eval()
