@@ -11,6 +11,7 @@ make (of the models made here; for ours, the training that its stage.json notes)
 import argparse
 import json
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,8 @@ class Worker:
         if line:
             return json.loads(line)
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        self.error = said[-1][:200] if said else f"it ended with code {self.process.wait()} and no word"
+        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]  # after it some libraries give advice
+        self.error = (named or said)[-1][:200] if said else f"it ended with code {self.process.wait()} and no word"
         return None
 
     def close(self) -> None:
