@@ -191,15 +191,17 @@ def draw(rows: list[dict], path: Path) -> None:
     FigureCanvasAgg(drawing)
     panels = (("latency, batch 1 (ms)", lambda r: r["latency_ms"]["1"]), ("latency, batch 32 (ms)", lambda r: r["latency_ms"]["32"]),
               ("weights file (MB)", lambda r: r["size_mb"]))
+    shown = [row for row in rows if row["error"] is None]
     for axis, (title, of) in zip(drawing.subplots(1, 3, sharey=True), panels, strict=True):
-        for row in rows:
-            if row["error"] is None:
-                low, high = row["ci95"]
-                axis.errorbar(of(row), 100 * row["accuracy"], yerr=[[100 * (row["accuracy"] - low)], [100 * (high - row["accuracy"])]],
-                              marker="o" if row["ours"] else "s", color="#d55e00" if row["ours"] else "#0072b2", lw=0.7, capsize=2)
-                axis.annotate(row["label"], (of(row), 100 * row["accuracy"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        for number, row in enumerate(shown):
+            low, high = row["ci95"]
+            axis.errorbar(of(row), 100 * row["accuracy"], yerr=[[100 * (row["accuracy"] - low)], [100 * (high - row["accuracy"])]],
+                          marker="*" if row["ours"] else "os^Dv"[number % 5], markersize=13 if row["ours"] else 6, color=f"C{number}",
+                          lw=0.7, capsize=2, ls="none", label=row["label"])
         axis.set(xscale="log", xlabel=title)
         axis.grid(alpha=0.3)
+    handles, names = drawing.axes[0].get_legend_handles_labels()
+    drawing.legend(handles, names, loc="outside right center", frameon=False)
     drawing.axes[0].set_ylabel("dev accuracy, %")
     drawing.savefig(path)
 
