@@ -8,7 +8,6 @@ peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes
 make (of the models made here; for ours, the training that its stage.json notes).
 """
 
-import argparse
 import json
 import random
 import re
@@ -18,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench import finished
 from bench.presets import PRESETS, seeds_of
 from common import cli
 
@@ -83,9 +83,9 @@ def versus(row: dict, rows: list[dict]) -> dict | None:
 def main(args) -> None:
     import os
 
-    from common import checkpoints, data, measure
+    from common import checkpoints, measure
 
-    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     pythons = dict(text.split("=", 1) for text in args.python)
     made = checkpoints.published(args.run_dir)
@@ -207,10 +207,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = cli.Parser(__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
-    parser.add_argument("output", type=Path, metavar="DIR", help="where the results go")
-    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser = finished.parser(__doc__, "DIR", "where the results go")
     parser.add_argument("--python", nargs="*", default=[], metavar="KIND=PYTHON", help="the interpreter of a peer's own venv")
     parser.add_argument("--sentences", type=cli.count, default=160, help="dev sentences that are timed")
     parser.add_argument("--repeats", type=cli.count, default=3, help="times that each is")

@@ -8,23 +8,20 @@ differ in structure, so each is timed, in turns with the teacher in torch and wi
 dynamic with a scale for each channel, and in our static one: the faster counts; ratios are of means. Five minutes on two cores.
 """
 
-import argparse
 import json
 import random
 import statistics
 import tempfile
 from pathlib import Path
 
+from bench import finished
 from common import cli
 
 PRESETS = ("near", "balanced", "max")
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
-    parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file to write")
-    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser = finished.parser(__doc__, "FILE", "the JSON file to write")
     parser.add_argument("--sentences", type=cli.count, default=256, help="dev sentences that are timed")
     parser.add_argument("--repeats", type=cli.count, default=5, help="times that each is")
     parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
@@ -111,10 +108,10 @@ def table(results: dict) -> str:
 def main(args) -> None:
     import os
 
-    from common import checkpoints, data, inference, measure
+    from common import checkpoints, inference, measure
 
     threads = args.threads or os.cpu_count()
-    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
     made = {preset: seeds for preset in PRESETS if (seeds := seeds_of(args.run_dir, preset, teacher))}

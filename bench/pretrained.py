@@ -6,22 +6,19 @@ Of the preset's seeds it takes the one that answers the held-out split best as i
 directories as they were published, and answers the dev set with each once. The card's figures are those of these very files.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
+from bench import finished
 from common import cli
 
 LIMIT_MB = 12  # both files together: every clone carries them
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
-    parser.add_argument("output", type=Path, metavar="DIR", help="where the model goes; what stands there is replaced")
+    parser = finished.parser(__doc__, "DIR", "where the model goes; what stands there is replaced")
     parser.add_argument("--variant", default="max", help="the preset")
-    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
     return parser.parse_args()
 
 
@@ -73,9 +70,9 @@ leanings, and adds some of its own: it is no judge of people.
 
 
 def main(args) -> None:
-    from common import checkpoints, data, inference, measure
+    from common import checkpoints, inference, measure
 
-    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    corpus = finished.corpus(args)
     source, export = best_pair(args.run_dir, args.variant)
     checkpoints.same_data(source, corpus.facts)
     pruned = checkpoints.parent(args.run_dir, source, "pruned")

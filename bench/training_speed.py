@@ -8,16 +8,16 @@ Three ways to give a student as large as its teacher the same sentences and its 
     dynamic    the same, padded to the longest of the batch
     ours       batches of like length, the teacher's answers read from its cache, no padding computed (compact's forward)
 
-A step is forward, loss, backward, AdamW. `ours` is charged with filling its cache: the teacher's answers to a sentence once, spread over
-the EPOCHS that stage 8 sees it by default. All gates are open: what closes on the way makes `ours` cheaper still.
+A step is forward, loss, backward, AdamW. `ours` is charged with filling its cache: opening the teacher and one answer to each sentence,
+spread over the EPOCHS that stage 8 sees it by default. All gates are open: what closes on the way makes `ours` cheaper still.
 """
 
-import argparse
 import json
 import statistics
 import time
 from pathlib import Path
 
+from bench import finished
 from common import cli
 
 EPOCHS = 3  # stage 8's default: one of pruning, two of recovery
@@ -25,10 +25,7 @@ TOKENS = 128
 
 
 def parse_args():
-    parser = cli.Parser(__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
-    parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file to write")
-    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    parser = finished.parser(__doc__, "FILE", "the JSON file to write")
     parser.add_argument("--batch-size", type=cli.count, default=32, help="sentences a step")
     parser.add_argument("--steps", type=cli.count, default=24, help="steps a way, all timed; the first three of each go before, untimed")
     return parser.parse_args()
@@ -62,49 +59,39 @@ class Way:
         return time.perf_counter() - started
 
 
-def ways(teacher_checkpoint, tokens: list[list[int]], longest: int, labels: list[int], pad: int, batch_size: int) -> tuple[dict, float]:
-    """({name: Way}, seconds that the teacher takes a sentence to fill the cache) for the same `tokens`, at most `longest` a sentence."""
+def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, Way], float]:
+    """({name: Way}, seconds a sentence that filling the cache took) for the same sentences, cut at `longest` tokens."""
     import copy
+    import tempfile
 
-    import torch
+    import torch.nn.functional as F
 
     import compact
-    from common import checkpoints, encoders
-    from common.data import length_grouped_order
+    from common import checkpoints, data, encoders, teacher_cache
     from compress import masking
 
-    teacher = checkpoints.load_model(teacher_checkpoint.path)
-    names = [teacher.config.id2label[i] for i in range(teacher.config.num_labels)]
-    stock = encoders.distilbert_of_teacher(teacher, names)
-    gated = compact.from_distilbert(stock)
+    model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
+    train = data.tokenise(tokenizer, sentences, longest, numbered=True)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        taught = teacher_cache.outputs(teacher, sentences, longest, Path(folder))
+        filling = (time.perf_counter() - started) / len(sentences)
+
+    def batches(order: list[int], collate) -> list[dict]:
+        return [collate([train[i] for i in order[start:start + batch_size]]) for start in range(0, len(order), batch_size)]
+
+    def padded(batch: dict) -> dict:
+        rest = (0, longest - batch["input_ids"].shape[1])
+        return batch | {"input_ids": F.pad(batch["input_ids"], rest, value=tokenizer.pad_token_id),
+                        "attention_mask": F.pad(batch["attention_mask"], rest)}
+
+    dynamic = batches(list(range(len(train))), data.Collator(tokenizer.pad_token_id))
+    grouped = data.length_grouped_order([len(ids) for ids in train["input_ids"]], batch_size, 0, 0)
+    student = encoders.distilbert_of_teacher(model, list(model.config.label2id))
+    gated = compact.from_distilbert(student)
     masking.attach(gated)  # ours alone pays for gates
-
-    def batch(rows: list[int], length: int | None = None) -> dict:
-        width = length or max(len(tokens[i]) for i in rows)
-        ids = torch.full((len(rows), width), pad)
-        for row, i in enumerate(rows):
-            ids[row, :len(tokens[i])] = torch.tensor(tokens[i])
-        return {"input_ids": ids, "attention_mask": (torch.arange(width) < torch.tensor([[len(tokens[i])] for i in rows])).long(),
-                "labels": torch.tensor([labels[i] for i in rows]), "rows": rows}
-
-    count = len(tokens)
-    plain = [list(range(start, start + batch_size)) for start in range(0, count, batch_size)]
-    order = length_grouped_order([len(ids) for ids in tokens], batch_size, 0, 0)
-    grouped = [order[start:start + batch_size] for start in range(0, count, batch_size)]
-    ours = [batch(rows) for rows in grouped]
-    by_length = sorted(range(count), key=lambda i: -len(tokens[i]))
-    started = time.perf_counter()
-    answers = torch.empty(count, teacher.config.num_labels)
-    with torch.no_grad():
-        for start in range(0, count, 128):
-            rows = by_length[start:start + 128]
-            asked = batch(rows)
-            answers[rows] = teacher(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"]).logits
-    filling = (time.perf_counter() - started) / count
-    for one in ours:
-        one["teacher_logits"] = answers[one["rows"]]
-    return {"padded": Way(copy.deepcopy(stock), [batch(rows, longest) for rows in plain], teacher),
-            "dynamic": Way(stock, [batch(rows) for rows in plain], teacher), "ours": Way(gated, ours)}, filling
+    return {"padded": Way(copy.deepcopy(student), [padded(batch) for batch in dynamic], model), "dynamic": Way(student, dynamic, model),
+            "ours": Way(gated, batches(grouped, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)))}, filling
 
 
 def main(args) -> None:
@@ -115,13 +102,11 @@ def main(args) -> None:
     from common import checkpoints, data, encoders
 
     torch.set_num_threads(os.cpu_count())
-    corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
-    tokenizer = checkpoints.load_tokenizer(teacher.path)
     sample = data.part(corpus.train, args.steps * args.batch_size, 0)
     longest = min(TOKENS, encoders.load_config(teacher.path).max_position_embeddings)
-    tokens = tokenizer(sample.texts, truncation=True, max_length=longest)["input_ids"]
-    made, filling = ways(teacher, tokens, longest, sample.labels, tokenizer.pad_token_id, args.batch_size)
+    made, filling = ways(teacher, sample, longest, args.batch_size)
     for way in made.values():
         for _ in range(3):
             way.step()
@@ -135,7 +120,7 @@ def main(args) -> None:
     speed = {name: 1 / each for name, each in per_sentence.items()}
     result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": os.cpu_count(),
               "versions": checkpoints.versions(), "batch_size": args.batch_size, "steps": args.steps, "sentences": len(sample),
-              "mean_tokens": statistics.mean(map(len, tokens)), "teacher_s_per_sentence": filling, "epochs_that_share_it": EPOCHS,
+              "teacher_s_per_sentence": filling, "epochs_that_share_it": EPOCHS,
               "ours_per_s": speed["ours"], "padded_loop_per_s": speed["padded"], "dynamic_loop_per_s": speed["dynamic"],
               "ratio_padded": speed["ours"] / speed["padded"], "ratio_dynamic": speed["ours"] / speed["dynamic"]}
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -91,25 +91,24 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked:
     depth = len(scores) // 2
     units = [len(score) for score in scores]
 
-    def least_loss(blocks: int, may_stay: np.ndarray) -> list[int]:
-        """The choice of least loss where `blocks` blocks are paid for on top of the budget, `per_block` for each that stays."""
+    def least_loss(may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> list[int]:
+        """The choice of least loss where a block that stays costs `per_block` more, and the budget pays that for `paid` of them."""
         found = []
         for last in range(depth):
-            costs = [np.where((count > 0) & ~may, np.inf, cost[count] + asked.per_block * (blocks > 0) * (count > 0))
+            costs = [np.where((count > 0) & ~may, np.inf, cost[count] + per_block * (count > 0))
                      for cost, count, may in zip(prices.blocks(units[:depth], units[depth:], last), counts, may_stay, strict=True)]
-            chosen = allocate(losses, costs, allowed + asked.per_block * blocks)
+            chosen = allocate(losses, costs, allowed + per_block * paid)
             found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
         return min(found)[-1]
 
-    every = np.full(2 * depth, True)
+    may_stay = np.full(2 * depth, True)
     if asked.per_block:
         # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
-        blocks, chosen = 2 * depth, least_loss(2 * depth, every)
-        while (staying := sum(n > 0 for n in chosen)) < blocks:
-            blocks, chosen = staying, least_loss(staying, every)
-        chosen = least_loss(0, np.array(chosen) > 0)
-    else:
-        chosen = least_loss(0, every)
+        paid, chosen = 2 * depth, least_loss(may_stay, asked.per_block, 2 * depth)
+        while (staying := sum(n > 0 for n in chosen)) < paid:
+            paid, chosen = staying, least_loss(may_stay, asked.per_block, staying)
+        may_stay = np.array(chosen) > 0
+    chosen = least_loss(may_stay)
     masks = [torch.zeros_like(score) for score in scores]
     for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
         mask[order[:count[n]]] = 1

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, environment, run_script
 
-from common import checkpoints, inference
+from common import checkpoints, data, inference
 
 
 def run_bench(module: str, *flags, check: bool = True):
@@ -47,13 +48,12 @@ def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):
 def test_training_speed_gives_all_ways_the_same_sentences(pipeline):
     from bench import training_speed
 
-    teacher = checkpoints.find(pipeline.run_dir, "teacher")
-    tokens = [list(range(5, 5 + n)) for n in (3, 9, 4, 30, 6, 12, 5, 20)]
-    ways, filling = training_speed.ways(teacher, tokens, 40, [0, 1] * 4, 0, 4)
-    for way in ways.values():
-        shown = [row[row > 0].tolist() for batch in way.batches for row in batch["input_ids"]]
-        assert sorted(shown) == sorted(tokens)
-        assert all(way.step() > 0 for _ in way.batches)
+    corpus = data.load(SimpleNamespace(data_dir=pipeline.data_dir, run_dir=pipeline.run_dir, source="auto"))
+    sentences = data.part(corpus.train, 8, 0)
+    ways, filling = training_speed.ways(checkpoints.find(pipeline.run_dir, "teacher"), sentences, 40, 4)
+    texts = {name: [row[row > 0].tolist() for batch in way.batches for row in batch["input_ids"]] for name, way in ways.items()}
+    assert len(texts["ours"]) == 8 and sorted(texts["ours"]) == sorted(texts["dynamic"]) == sorted(texts["padded"])
+    assert all(way.step() > 0 for way in ways.values() for _ in way.batches)
     width = {name: sum(batch["input_ids"].numel() for batch in way.batches) for name, way in ways.items()}
     assert width["padded"] == 8 * 40 and width["ours"] <= width["dynamic"] < width["padded"]
     assert "teacher_logits" in ways["ours"].batches[0] and ways["ours"].teacher is None and filling > 0

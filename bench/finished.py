@@ -1,0 +1,22 @@
+"""What the benches share: the arguments that name a finished run, and the data it was made from."""
+
+import argparse
+from pathlib import Path
+
+from common import cli
+
+
+def parser(doc: str, metavar: str, output: str) -> cli.Parser:
+    """RUN_DIR, where to write (`output` says what), and --data-dir."""
+    made = cli.Parser(doc)
+    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
+    made.add_argument("output", type=Path, metavar=metavar, help=output)
+    made.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    return made
+
+
+def corpus(args: argparse.Namespace):
+    """The sentences that these arguments name, whatever source they came from."""
+    from common import data
+
+    return data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
