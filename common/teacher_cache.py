@@ -1,10 +1,11 @@
-"""The teacher's outputs over the training set, computed once and kept on disk.
+"""The teacher's outputs over the training set, computed once and kept on disk, in parts of PART sentences.
 
-`models/.teacher_<key>/` holds logits.npy (sentences, K) and, where a loss wants them, hidden.npy (tokens of all sentences,
+`models/.teacher_<key>/` is a part: logits.npy (sentences, K) and, where a loss wants them, hidden.npy (tokens of all sentences,
 layers, D) in half precision with offsets.npy (sentences + 1,): 0.7 GB a layer for SST-2 at 384 wide, read as a memory map.
+A run that was killed loses a part at most, and one that asks for more sentences than the last pays for the new ones alone.
 """
 
-import copy
+import bisect
 import os
 import shutil
 from pathlib import Path
@@ -18,27 +19,35 @@ from common.cli import say
 from common.data import Collator, Split, tokenise
 
 BATCH = 128
+PART = 50_000
 
 
 class TeacherOutputs:
     """What the teacher said of each training sentence, by the sentence's `index`."""
 
-    def __init__(self, folder: Path):
-        self.logits = np.load(folder / "logits.npy")
-        has_hidden = (folder / "hidden.npy").exists()
-        self.hidden = np.load(folder / "hidden.npy", mmap_mode="r") if has_hidden else None
-        self.offsets = np.load(folder / "offsets.npy")
+    def __init__(self, folders: list[Path]):
+        self.folders = folders
+        logits = [np.load(folder / "logits.npy") for folder in folders]
+        self.logits = np.concatenate(logits)
+        self.starts = np.cumsum([0, *map(len, logits)])  # (parts + 1,)
+        self.offsets = [np.load(folder / "offsets.npy") for folder in folders]
+        self.hidden = [np.load(folder / "hidden.npy", mmap_mode="r") if (folder / "hidden.npy").exists() else None for folder in folders]
 
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
-        """These outputs and behind them another's logits: their sentences have no hidden states here."""
-        both = copy.copy(self)
-        both.logits = np.concatenate([self.logits, more.logits])
-        both.offsets = np.concatenate([self.offsets, np.full(len(more.logits), self.offsets[-1])])
-        return both
+        """These outputs and behind them another's, some of which may have no hidden states."""
+        return TeacherOutputs(self.folders + more.folders)
+
+    @property
+    def has_hidden(self) -> bool:
+        return self.hidden[0] is not None
 
     def hidden_states(self, index: int) -> np.ndarray:
-        """(N, layers, D) in half precision."""
-        return self.hidden[self.offsets[index]:self.offsets[index + 1]]
+        """(N, layers, D) in half precision; of no tokens where none are kept."""
+        part = bisect.bisect_right(self.starts, index) - 1
+        if self.hidden[part] is None:
+            return self.hidden[0][:0]
+        row = index - self.starts[part]
+        return self.hidden[part][self.offsets[part][row]:self.offsets[part][row + 1]]
 
 
 class TeacherCollator(Collator):
@@ -57,7 +66,7 @@ class TeacherCollator(Collator):
             return batch
         index = batch.pop("index").tolist()
         batch["teacher_logits"] = torch.from_numpy(self.outputs.logits[index])
-        if self.outputs.hidden is not None:
+        if self.outputs.has_hidden:
             states = [self.outputs.hidden_states(i) for i in index]
             padded = np.zeros((len(index), batch["input_ids"].shape[1], *states[0].shape[1:]), dtype=np.float16)
             batch["paired_mask"] = batch["attention_mask"].clone()
@@ -78,16 +87,20 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
     """
     tokenizer = load_tokenizer(teacher.path)
     train = tokenise(tokenizer, sentences, max_length)
-    shown = sha256_json([train["input_ids"][:], layers])[:8]
-    folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
-    if not folder.is_dir():
-        fresh = folder.with_name(folder.name + f".{os.getpid()}.partial")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        _compute(teacher, train, tokenizer.pad_token_id, fresh, layers)
-        os.rename(fresh, folder)
-        say(f"teacher's outputs kept in {folder}")
-    return TeacherOutputs(folder)
+    folders = []
+    for start in range(0, len(train), PART):
+        part = train.select(range(start, min(start + PART, len(train))))
+        shown = sha256_json([part["input_ids"][:], layers])[:8]
+        folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
+        if not folder.is_dir():
+            fresh = folder.with_name(folder.name + f".{os.getpid()}.partial")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            _compute(teacher, part, tokenizer.pad_token_id, fresh, layers)
+            os.rename(fresh, folder)
+            say(f"teacher's outputs kept in {folder}")
+        folders.append(folder)
+    return TeacherOutputs(folders)
 
 
 @torch.no_grad()
