@@ -153,8 +153,8 @@ def published(run_dir: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda c: (c.manifest["created"], c.path.name), reverse=True)
 
 
-def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None) -> Checkpoint:
-    """The checkpoint named by a flag, else the newest whole one of `stage`; verified.
+def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None, seed: int | None = None) -> Checkpoint:
+    """The checkpoint named by a flag, else the newest whole one of `stage` (of a variant, of a seed); verified.
 
     Raises UserError where there is none (naming the script to run), or where the named one is of another stage.
     """
@@ -164,9 +164,9 @@ def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | No
             raise UserError(f"{named} was made by the stage '{checkpoint.stage}', not '{stage}': give one made by {SCRIPT_OF[stage]}")
         return checkpoint
     for checkpoint in published(run_dir):
-        if checkpoint.stage == stage and variant in (None, checkpoint.variant):
+        if checkpoint.stage == stage and variant in (None, checkpoint.variant) and seed in (None, checkpoint.manifest["seed"]):
             return verify(checkpoint.path)
-    wanted = f" of variant '{variant}'" if variant else ""
+    wanted = (f" of variant '{variant}'" if variant else "") + (f" and seed {seed}" if seed is not None else "")
     raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
 
 

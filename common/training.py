@@ -22,13 +22,13 @@ WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler):
-    """The epoch's order of sentences from (seed, epoch) alone; see `length_grouped_order`."""
+    """The epoch's order of sentences from (seed, epoch) alone; see `length_grouped_order`. Epochs count from `first_epoch`."""
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, first_epoch: int = 0):
+        self.lengths, self.batch_size, self.seed, self.first_epoch, self.epoch = lengths, batch_size, seed, first_epoch, first_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -40,13 +40,15 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class StageTrainer(transformers.Trainer):
     """The library's trainer with our sampler, whole-or-nothing step checkpoints, and the terms of the loss in the log."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, first_epoch: int = 0, **kwargs):
+        self.first_epoch = first_epoch
         super().__init__(*args, **kwargs)
         self._terms: dict[str, list[torch.Tensor]] = {}
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size, self.args.seed)
+        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size, self.args.seed,
+                                    self.first_epoch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
@@ -106,11 +108,11 @@ def keep_freed_memory() -> None:
 
 
 def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, model, args, train, validation, collator, *,
-                 epochs: float, keep_best: bool = True) -> StageTrainer:
+                 epochs: float, keep_best: bool = True, first_epoch: int = 0) -> StageTrainer:
     """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
 
     With `keep_best`, and patience above 0, the weights of the best look at `validation` are left in the model, and patience stops it;
-    else the last ones.
+    else the last ones. The order of sentences is that of the epochs from `first_epoch` on.
     """
     keep_freed_memory()
     keep_best = keep_best and args.patience > 0
@@ -130,7 +132,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
     trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,
-                            data_collator=collator, callbacks=callbacks)
+                            data_collator=collator, callbacks=callbacks, first_epoch=first_epoch)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 

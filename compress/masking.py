@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compact.modeling_compact import EmptyFFN
 from compress.importance import update_running_mean
 
 MEMORY = 200  # batches that the running mean looks back on: as units close, the others' worth changes
@@ -39,6 +40,8 @@ class Gate(nn.Module):
 
     def accumulate(self) -> None:
         """Takes the gates' gradient of the last backward pass into the running mean; a unit that wasn't computed keeps its own."""
+        if not len(self.mask):
+            return  # the block was emptied before
         if self._asked is None or self._asked[0].grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
         gate, units = self._asked
@@ -51,15 +54,19 @@ class Gate(nn.Module):
 def attach(model) -> tuple[list[Gate], list[Gate]]:
     """Puts open gates before every output map and second FFN map of a compact model: (head gates, neuron gates), one a layer.
 
-    Neurons whose gate is closed are not computed, so an epoch gets cheaper while its model is pruned.
+    Neurons whose gate is closed are not computed, so an epoch gets cheaper while its model is pruned. A block that an earlier cut
+    emptied has a gate of no units.
     """
     head_gates, neuron_gates = [], []
     for layer in model.layers():
         attention, ffn = layer.attention, layer.ffn
-        heads, neurons = Gate(attention.n_heads, attention.attention_head_size), Gate(ffn.lin1.out_features, 1)
-        attention.out_lin.gate, ffn.lin2.gate = heads, neurons
-        attention.out_lin.register_forward_pre_hook(lambda module, inputs: (module.gate(inputs[0]),))
-        ffn.forward = functools.partial(_open_neurons_of, ffn)
+        heads, neurons = Gate(attention.n_heads, model.config.head_dim), Gate(0 if isinstance(ffn, EmptyFFN) else ffn.lin1.out_features, 1)
+        if attention.n_heads:
+            attention.out_lin.gate = heads
+            attention.out_lin.register_forward_pre_hook(lambda module, inputs: (module.gate(inputs[0]),))
+        if len(neurons.mask):
+            ffn.lin2.gate = neurons
+            ffn.forward = functools.partial(_open_neurons_of, ffn)
         head_gates.append(heads)
         neuron_gates.append(neurons)
     return head_gates, neuron_gates
@@ -75,7 +82,10 @@ def _open_neurons_of(ffn, x: torch.Tensor) -> torch.Tensor:
 
 def weights_of_heads(attention) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's heads by their two sides: rows of V (H, d·D) and columns of the output map (H, D·d)."""
-    heads, width = attention.n_heads, attention.attention_head_size
+    heads = attention.n_heads
+    if not heads:
+        return torch.empty(0, 1), torch.empty(0, 1)
+    width = attention.attention_head_size
     value = attention.v_lin.weight.detach().view(heads, -1)
     out = attention.out_lin.weight.detach().T.reshape(heads, width, -1).reshape(heads, -1)
     return value, out
@@ -83,4 +93,6 @@ def weights_of_heads(attention) -> tuple[torch.Tensor, torch.Tensor]:
 
 def weights_of_neurons(ffn) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's neurons by their two sides: rows of lin1 (F, D) and columns of lin2 (F, D)."""
+    if isinstance(ffn, EmptyFFN):
+        return torch.empty(0, 1), torch.empty(0, 1)
     return ffn.lin1.weight.detach(), ffn.lin2.weight.detach().T

@@ -42,13 +42,13 @@ def cut(model, head_masks: list[torch.Tensor], neuron_masks: list[torch.Tensor])
             for name in ("q_lin", "k_lin", "v_lin"):
                 setattr(attention, name, _rows(getattr(attention, name), features))
             attention.out_lin = _columns(attention.out_lin, features)
-        else:
+        elif not isinstance(attention, EmptyAttention):
             layer.attention = EmptyAttention(config.dim)
             layer.attention.bias.copy_(attention.out_lin.bias)
         if len(neurons):
             ffn.lin1 = _rows(ffn.lin1, neurons)
             ffn.lin2 = _columns(ffn.lin2, neurons)
-        else:
+        elif not isinstance(ffn, EmptyFFN):
             layer.ffn = EmptyFFN(config.dim)
             layer.ffn.bias.copy_(ffn.lin2.bias)
     # A model built from the new configuration, so that what is saved is what the configuration says.

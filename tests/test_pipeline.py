@@ -199,6 +199,25 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
 
 
+def test_one_preset_goes_on_from_another(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--augment", 100, "--epochs", 0.5, "--preset")
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--target-flops", 0.2)
+    assert (code, err.count("\n")) == (2, 1) and "no pruned checkpoint of variant 'near' and seed" in err
+    for preset, *more in (("near", "--target-flops", 0.4), ("max", "--after", "near", "--target-flops", 0.2)):
+        code, out, err = call_script("8_pruning_with_finetuning.py", *flags, preset, *more)
+        assert code == 0, err
+    made = manifests(run.run_dir)
+    (near_path, near), (max_path, last) = made["pruned", "near"], made["pruned", "max"]
+    assert [(p["stage"], p["key"]) for p in last["parents"]] == [("pruned", near["key"]), ("teacher", near["parents"][0]["key"])]
+    assert (near["metrics"]["passes"], last["metrics"]["passes"]) == (1, 2)
+    shapes = [checkpoints.load_model(path).config for path in (near_path, max_path)]
+    assert all(a >= b for kind in ("heads", "ffn") for a, b in zip(*(getattr(s, kind) for s in shapes), strict=True))
+    assert shapes[0].vocab_size == shapes[1].vocab_size
+    whole = measure.flops(measure.countable_twin(run.checkpoint("teacher")), 64)
+    assert measure.flops(measure.countable_twin(max_path), 64) <= 0.2 * whole
+
+
 def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
     def files():
         folder = pipeline.run_dir / "models"

@@ -59,6 +59,25 @@ def test_cut_is_really_smaller(heads, neurons):
     assert not any("gate" in name for name in small.state_dict())
 
 
+@pytest.mark.parametrize(("heads", "neurons"), SHAPES)
+def test_a_cut_model_is_pruned_on(heads, neurons):
+    _, small = masked_and_cut(heads, neurons)
+    head_gates, neuron_gates = masking.attach(small)
+    assert [len(g.mask) for g in head_gates] == heads and [len(g.mask) for g in neuron_gates] == neurons
+    small.train()(**random_batch()).logits.sum().backward()
+    with torch.no_grad():
+        for gate in head_gates + neuron_gates:
+            gate.accumulate()
+            gate.mask[1::2] = 0
+    again = surgery.cut(small, [g.mask for g in head_gates], [g.mask for g in neuron_gates]).eval()
+    assert again.config.heads == [(h + 1) // 2 for h in heads] and again.config.ffn == [(n + 1) // 2 for n in neurons]
+    batch = random_batch()
+    with torch.no_grad():
+        assert (small.eval()(**batch).logits - again(**batch).logits).abs().max() <= 1e-5
+    for layer in again.layers():
+        assert [len(side) for side in masking.weights_of_heads(layer.attention)] == [layer.attention.n_heads] * 2
+
+
 def test_sparsity_zero_changes_nothing():
     model = tiny_compact()
     same = surgery.cut(model, [torch.ones(4)] * 2, [torch.ones(48)] * 2).eval()

@@ -1,0 +1,33 @@
+"""The teacher's outputs on disk: in parts, found again, and what the teacher says."""
+
+import numpy as np
+import torch
+
+from common import checkpoints, data, teacher_cache
+
+
+def test_teachers_cache_comes_in_parts(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "PART", 8)
+    (tmp_path / "models").mkdir()
+    teacher = checkpoints.read(stages.checkpoint("teacher"))
+    texts = data.read_tsv(stages.data_dir / "train.tsv")[0].texts[:21]
+
+    def outputs(count, layers=None):
+        return teacher_cache.outputs(teacher, data.Split(texts[:count], [0] * count), 48, tmp_path, layers)
+
+    def parts():
+        return {folder: (folder / "logits.npy").stat().st_mtime_ns for folder in (tmp_path / "models").iterdir()}
+
+    whole = outputs(16, [1, 2])
+    before = parts()
+    more = outputs(21, [1, 2])
+    assert len(before) == 2 and len(parts()) == 3 and before.items() <= parts().items(), "the first two parts are found again"
+    assert np.array_equal(more.logits[:16], whole.logits)
+    model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
+    joined = more.joined(outputs(3))
+    for index in (0, 7, 8, 20):
+        with torch.no_grad():
+            out = model(**tokenizer(texts[index], return_tensors="pt"), output_hidden_states=True)
+        assert np.allclose(joined.logits[index], out.logits[0], atol=1e-4)
+        assert np.allclose(joined.hidden_states(index), torch.stack(out.hidden_states[1:3], 2)[0], atol=1e-2)
+    assert np.allclose(joined.logits[21:], whole.logits[:3], atol=1e-5) and len(joined.hidden_states(22)) == 0
