@@ -97,8 +97,11 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             _compute(teacher, part, tokenizer.pad_token_id, fresh, layers)
-            os.rename(fresh, folder)
-            say(f"teacher's outputs kept in {folder}")
+            if folder.is_dir():
+                shutil.rmtree(fresh)  # another run was faster; it says the same
+            else:
+                os.rename(fresh, folder)
+                say(f"teacher's outputs kept in {folder}")
         folders.append(folder)
     return TeacherOutputs(folders)
 
