@@ -36,7 +36,7 @@ def main(args):
 
     # --- 1. load
     corpus = data.load(args)
-    pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant)
+    pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant, args.seed)
     teacher = checkpoints.parent(args.run_dir, pruned, "teacher", args.teacher)
     checkpoints.same_data(pruned, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)

@@ -32,16 +32,14 @@ def parse_args(argv=None):
     return parser.parse(argv)
 
 
-def newest_lineage(run_dir: Path, variant: str) -> list:
-    """The best checkpoint made from the newest pruned one, and the distilled baseline of the same lineage."""
+def newest_lineage(run_dir: Path, variant: str, seed: int) -> list:
+    """The best checkpoint made from the newest pruned one, of `seed` if there is one, and the distilled baseline of the same lineage."""
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
-    pruned = next((c for c in made if c.stage == "pruned" and c.variant == variant), None)
-    if pruned is None:
-        if variant != "published":
-            checkpoints.find(run_dir, "pruned", variant=variant)  # says which script to run
+    if variant == "published" and not any(c.stage == "pruned" and c.variant == variant for c in made):
         return [checkpoints.find(run_dir, "distilled")]
+    pruned = checkpoints.find(run_dir, "pruned", variant=variant, seed=seed)
     finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
     baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
     return [checkpoints.verify(c.path) for c in [*finished, pruned][:1] + baseline[:1]]  # no baseline where the teacher was pruned
@@ -51,7 +49,10 @@ def main(args):
     from common import checkpoints, data
 
     # --- 1. load
-    chosen = [checkpoints.verify(path) for path in args.checkpoint] if args.checkpoint else newest_lineage(args.run_dir, args.variant)
+    if args.checkpoint:
+        chosen = [checkpoints.verify(path) for path in args.checkpoint]
+    else:
+        chosen = newest_lineage(args.run_dir, args.variant, args.seed)
     for source in chosen:
         if source.stage not in checkpoints.SCRIPT_OF:
             raise cli.UserError(f"{source.path} was made by the stage '{source.stage}', which this one doesn't export: "

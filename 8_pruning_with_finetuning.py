@@ -32,13 +32,14 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("pruning")
     group.add_argument("--preset", "--variant", dest="variant", choices=PRESETS, default="published",
-                       help="the operating point: sets the flags below, and what it makes is known by this name")
+                       help="the operating point: sets the flags below, and what it makes is known by its name")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
-    group.add_argument("--after", choices=PRESETS, default=None,
-                       help="go on from the newest model that this preset made with the same seed, instead of a student or the teacher: "
-                            "one recovery helps the next (the gradual family of ZipLM)")
+    group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
+    group.add_argument("--after", type=cli.name, metavar="NAME", default=None,
+                       help="go on from the newest model of this preset or name and of the same seed, instead of a student or the "
+                            "teacher: one recovery helps the next (as ZipLM makes its families)")
     group.add_argument("--head-sparsity", type=cli.fraction, default=None, metavar="SHARE",
                        help="share of heads to cut; else the preset's (published .3, deep .65)")
     group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
@@ -92,6 +93,7 @@ def parse_args(argv=None):
     heads, neurons = SPARSITIES.get(args.variant, SPARSITIES["published"])
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
     args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
+    args.variant = args.name or args.variant
     return args
 
 
@@ -133,6 +135,9 @@ def main(args):
         teacher = student = checkpoints.find(args.run_dir, "teacher", args.teacher)
     elif args.after is not None:
         student = checkpoints.find(args.run_dir, "pruned", variant=args.after, seed=args.seed)
+        if student.manifest["seed"] != args.seed:
+            raise cli.UserError(f"no '{args.after}' of seed {args.seed} under {args.run_dir / 'models'}: make it first, or give "
+                                f"--seed {student.manifest['seed']}")
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
     else:
         student = checkpoints.find(args.run_dir, "distilled", args.student)

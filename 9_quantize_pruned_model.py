@@ -36,7 +36,7 @@ def main(args):
 
     # --- 1. load
     corpus = data.load(args)
-    pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant)
+    pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant, args.seed)
     asked = [(pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None)]
     if args.student or pruned.parent_key("distilled"):  # a preset that prunes the teacher has no student
         student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)

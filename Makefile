@@ -1,7 +1,8 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
-# make presets near, balanced and max of three seeds, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
+# make presets near and max of three seeds, balanced of one, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
+# make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
@@ -19,7 +20,7 @@ FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DI
 SHAPE := --run-dir runs/distilbert-shape
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets bench box test shape
+.PHONY: help fast full presets frontier bench box test shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -51,12 +52,27 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
+# $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, in 4 bits and as the int8 file that ships
+define point
+$(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(3) $(1) && \
+$(PY) 9_quantize_pruned_model.py $(FULL) --seed $(3) --variant $(2) && \
+$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --precision int8 --table-bits 4
+endef
+
 presets: .venv/.installed
-	for seed in 1 2 3; do for preset in max near balanced; do \
-	  $(PY) 8_pruning_with_finetuning.py $(FULL) --preset $$preset --seed $$seed && \
-	  $(PY) 11_export_onnx.py $(FULL) --variant $$preset --precision int8 --table-bits 4 --seed $$seed || exit $$?; \
-	done; done
+	for seed in 1 2 3; do \
+	  $(call point,--preset near,near,$$seed) && \
+	  $(call point,--preset max --after near,max,$$seed) || exit $$?; \
+	done
+	$(call point,--preset balanced --after near,balanced,1)
 	$(PY) -m bench.presets . presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+frontier: presets
+	$(call point,--preset near --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
+	$(call point,--preset max --after max --target-flops 0.055 --name flops05,flops05,1)
+	$(call point,--preset max --after flops05 --target-flops 0.035 --name flops03,flops03,1)
+	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
+	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
 PEERS := openvino torchao neural-compressor
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
@@ -66,8 +82,6 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 box: .venv/.installed
-	$(PY) 9_quantize_pruned_model.py $(FULL) --variant max
-	$(PY) 11_export_onnx.py $(FULL) --variant max --precision int8 --table-bits 4
 	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 runs/peers/%/.installed: bench/requirements-%.txt

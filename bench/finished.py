@@ -20,3 +20,9 @@ def corpus(args: argparse.Namespace):
     from common import data
 
     return data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+
+
+def how_measured(result: dict) -> str:
+    """One paragraph for a page: the machine, how often what was timed, and the code that did it."""
+    return (f"{result['cpu']}, {result['threads']} threads; {result['sentences']} dev sentences, {result['repeats']} repeats, "
+            f"taking turns. Measured at {result['code']['commit']} (source hash {result['code']['sha256'][:16]}).")

@@ -177,8 +177,7 @@ def page(result: dict) -> str:
              f"{preset}: no peer is as accurate." for preset, found in result["versus"].items()]
     return "\n\n".join([
         f"# {result['dataset']['name']}: presets beside peers",
-        f"{result['cpu']}, {result['threads']} threads; {result['sentences']} dev sentences, {result['repeats']} repeats, taking turns. "
-        f"Measured at {result['code']['commit']} (source hash {result['code']['sha256'][:16]}).",
+        finished.how_measured(result),
         table(result["rows"]), *lines, "![accuracy against latency and size](peers.png)"]) + "\n"
 
 

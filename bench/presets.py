@@ -20,12 +20,13 @@ from common import cli
 PRESETS = ("near", "balanced", "max")
 
 
-def parse_args():
-    parser = finished.parser(__doc__, "FILE", "the JSON file to write")
+def arguments(doc: str, metavar: str, output: str) -> cli.Parser:
+    """What is measured, and how often."""
+    parser = finished.parser(doc, metavar, output)
     parser.add_argument("--sentences", type=cli.count, default=256, help="dev sentences that are timed")
     parser.add_argument("--repeats", type=cli.count, default=5, help="times that each is")
     parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
-    return parser.parse_args()
+    return parser
 
 
 def seeds_of(run_dir: Path, preset: str, teacher) -> dict[int, tuple]:
@@ -105,7 +106,8 @@ def table(results: dict) -> str:
                                     "than int8 teacher, ×: batch 1, 32"], tablefmt="github", disable_numparse=True)
 
 
-def main(args) -> None:
+def measured(args, names: list[str] | None = None) -> dict:
+    """All figures of what is called `names`, of everything with an int8 export where None; as main writes them."""
     import os
 
     from common import checkpoints, inference, measure
@@ -114,7 +116,9 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
-    made = {preset: seeds for preset in PRESETS if (seeds := seeds_of(args.run_dir, preset, teacher))}
+    if names is None:
+        names = sorted({c.variant for c in checkpoints.published(args.run_dir) if c.stage.endswith("_onnx_int8")})
+    made = {preset: seeds for preset in names if (seeds := seeds_of(args.run_dir, preset, teacher))}
     if not made:
         raise cli.UserError(f"no int8 export of a preset under {args.run_dir / 'models'}: run 8_pruning_with_finetuning.py --preset max "
                             "and 11_export_onnx.py --variant max --table-bits 4 first")
@@ -148,7 +152,6 @@ def main(args) -> None:
                          "structure": measure.structure(measure.countable_twin(source.path)), **latency[f"{preset}/{seed}"], **own,
                          "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name,
                          "predicted_speedup": predicted_speedup(args.run_dir, source)})
-
         average = mean(rows, "accuracy")
         results["presets"][preset] = {
             "seeds": rows, "accuracy_mean": average,
@@ -161,6 +164,11 @@ def main(args) -> None:
             "predicted_speedup": statistics.mean(predicted) if (predicted := [row["predicted_speedup"] for row in rows
                                                                               if row["predicted_speedup"]]) else None,
             "achieved_speedup": faster_than(teachers["teacher"], rows)}
+    return results
+
+
+def main(args) -> None:
+    results = measured(args, list(PRESETS))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for preset, row in results["presets"].items():
@@ -171,4 +179,4 @@ def main(args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, parse_args())
+    cli.run(main, arguments(__doc__, "FILE", "the JSON file to write").parse_args())

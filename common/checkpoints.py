@@ -23,7 +23,7 @@ SCHEMA = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
 NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
-              "mode", "variant"}
+              "mode", "variant", "name"}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
     "distilled": "6_distill_student.py",
@@ -154,7 +154,7 @@ def published(run_dir: Path) -> list[Checkpoint]:
 
 
 def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None, seed: int | None = None) -> Checkpoint:
-    """The checkpoint named by a flag, else the newest whole one of `stage` (of a variant, of a seed); verified.
+    """The checkpoint named by a flag, else the newest whole one of `stage` and of a variant; verified. Those of `seed` come first.
 
     Raises UserError where there is none (naming the script to run), or where the named one is of another stage.
     """
@@ -163,10 +163,10 @@ def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | No
         if checkpoint.stage != stage:
             raise UserError(f"{named} was made by the stage '{checkpoint.stage}', not '{stage}': give one made by {SCRIPT_OF[stage]}")
         return checkpoint
-    for checkpoint in published(run_dir):
-        if checkpoint.stage == stage and variant in (None, checkpoint.variant) and seed in (None, checkpoint.manifest["seed"]):
-            return verify(checkpoint.path)
-    wanted = (f" of variant '{variant}'" if variant else "") + (f" and seed {seed}" if seed is not None else "")
+    made = [c for c in published(run_dir) if c.stage == stage and variant in (None, c.variant)]
+    if made:
+        return verify(min(made, key=lambda c: c.manifest["seed"] != seed).path)  # of equals, the first: the newest
+    wanted = f" of variant '{variant}'" if variant else ""
     raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
 
 

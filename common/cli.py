@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,13 @@ def weight(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
     return value
+
+
+def name(text: str) -> str:
+    """What files and rows can be called: letters, digits, '.', '_' and '-'."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is more than letters, digits, '.', '_' and '-'")
+    return text
 
 
 def positive(text: str) -> float:

@@ -180,11 +180,12 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert code == 0, err
     assert {stage for stage, variant in manifests(run.run_dir) if variant == "max"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
 
-    from bench import presets
+    from bench import frontier, presets
     from common import inference
 
     output = tmp_path / "presets.json"
-    presets.main(SimpleNamespace(run_dir=run.run_dir, output=output, data_dir=run.data_dir, sentences=34, repeats=1, threads=1))
+    how = {"run_dir": run.run_dir, "data_dir": run.data_dir, "sentences": 34, "repeats": 1, "threads": 1}
+    presets.main(SimpleNamespace(**how, output=output))
     found = json.loads(output.read_text())["presets"]["max"]
     export = manifests(run.run_dir)["pruned_onnx_int8", "max"][0]
     corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
@@ -192,6 +193,21 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
     assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
     assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
+
+    peers = [{"key": "torch_fp32", "label": "Teacher", "ours": False, "accuracy": 0.9, "ci95": [0.8, 0.95], "size_mb": 10.0,
+              "latency_ms": {"1": 4.0, "32": 40.0}, "error": None},
+             {"key": "other", "label": "Other", "ours": False, "accuracy": 0.8, "ci95": [0.7, 0.9], "size_mb": 2.0,
+              "latency_ms": {"1": 1.0, "32": 20.0}, "error": None},
+             {"key": "broken", "label": "Broken", "ours": False, "error": "ImportError: no"}]
+    (tmp_path / "peers.json").write_text(json.dumps({"rows": peers}))
+    frontier.main(SimpleNamespace(**how, output=tmp_path / "frontier", peers=tmp_path / "peers.json"))
+    drawn = json.loads((tmp_path / "frontier/frontier.json").read_text())
+    assert [(point["name"], point["preset"], point["seeds"]) for point in drawn["points"]] == [("max", True, 1)]
+    assert drawn["points"][0]["flops_ratio"] == drawn["presets"]["max"]["flops_ratio"] == pytest.approx(found["flops_ratio"])
+    ratios = [[peer[key] for key in ("name", "bytes_ratio", "1", "32")] for peer in drawn["peers"]]
+    assert ratios == [["Teacher", 1, 1, 1], ["Other", 5, 4, 2]]
+    assert "| max (1 seed)" in (tmp_path / "frontier/frontier.md").read_text()
+    assert (tmp_path / "frontier/frontier.png").stat().st_size > 10_000
 
     # It has no student, so its 4-bit form is all that there is to make.
     code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "max")
@@ -203,10 +219,12 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     flags = (*run.flags("8_pruning_with_finetuning.py"), "--augment", 100, "--epochs", 0.5, "--preset")
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--target-flops", 0.2)
-    assert (code, err.count("\n")) == (2, 1) and "no pruned checkpoint of variant 'near' and seed" in err
+    assert (code, err.count("\n")) == (2, 1) and "no pruned checkpoint of variant 'near'" in err
     for preset, *more in (("near", "--target-flops", 0.4), ("max", "--after", "near", "--target-flops", 0.2)):
         code, out, err = call_script("8_pruning_with_finetuning.py", *flags, preset, *more)
         assert code == 0, err
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--seed", 5)
+    assert (code, err.count("\n")) == (2, 1) and "no 'near' of seed 5" in err
     made = manifests(run.run_dir)
     (near_path, near), (max_path, last) = made["pruned", "near"], made["pruned", "max"]
     assert [(p["stage"], p["key"]) for p in last["parents"]] == [("pruned", near["key"]), ("teacher", near["parents"][0]["key"])]
