@@ -24,6 +24,7 @@ FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.
                 "lr": 3e-4, "batch_size": 128, "prune_batch_size": 64, "patience": 0, "dropout": 0.0}
 PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER, "balanced": FROM_TEACHER, "max": FROM_TEACHER}
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
+SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --max-accuracy-drop goes down
 BLOCK = 0.003  # of the teacher's FLOPs: about what a block's operators take at batch 1, whatever their size
 BUDGETS = {"near": 0.18, "balanced": 0.12, "max": 0.085}  # of the teacher's FLOPs, where no other budget is asked for
 
@@ -52,6 +53,9 @@ def parse_args(argv=None):
     group.add_argument("--target-speedup", type=cli.positive, default=None, metavar="TIMES",
                        help="instead of two sparsities: how many times as fast as the teacher in torch the int8 export is to be, by "
                             "a table of latencies measured on this machine")
+    group.add_argument("--max-accuracy-drop", type=cli.not_negative, default=None, metavar="POINTS",
+                       help="instead of two sparsities: prune on and on, each model from the last, for as long as held-out accuracy stays "
+                            "within so many points of the teacher's; models/smallest then leads to the last that did")
     group.add_argument("--at-batch", choices=["1", "32"], default="1", help="the batch size that --target-speedup is about")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
@@ -77,9 +81,9 @@ def parse_args(argv=None):
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
-    targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup) if target is not None]
+    targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > 1:
-        parser.error("give one budget: --target-flops, --target-mb or --target-speedup")
+        parser.error("give one budget: --target-flops, --target-mb, --target-speedup or --max-accuracy-drop")
     if not targets:
         args.target_flops = BUDGETS.get(args.variant)
     if (targets or args.target_flops) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
@@ -122,6 +126,45 @@ def budget_of(args, shape, teacher, texts: list[str], word_pieces: int):
 
 
 def main(args):
+    if args.max_accuracy_drop is None:
+        prune(args)
+    else:
+        prune_until_it_costs(args)
+
+
+def prune_until_it_costs(args) -> None:
+    """Prunes to one budget after the other, until the held-out sentences and their phrases are answered too much worse."""
+    from common import checkpoints, data, inspection
+
+    corpus = data.load(args)
+
+    def accuracy(checkpoint) -> float:
+        tokenizer = checkpoints.load_tokenizer(checkpoint.path)
+        judged = data.tokenise(tokenizer, corpus.held_out, args.max_length)
+        return inspection.accuracy(checkpoints.load_model(checkpoint.path), judged, data.Collator(tokenizer.pad_token_id))
+
+    kept, name, before, aim = None, args.variant, args.after, None
+    for share in SHARES:
+        step = argparse.Namespace(**vars(args) | {"variant": f"{name}-{share:g}", "target_flops": share, "after": before})
+        step.from_teacher = args.from_teacher and before is None
+        made = prune(step)
+        if aim is None:
+            teacher = checkpoints.parent(args.run_dir, made, "teacher", args.teacher)
+            aim = accuracy(teacher) - args.max_accuracy_drop / 100
+        reached = accuracy(made)
+        cli.say(f"{made.variant}: {100 * reached:.2f} % of {len(corpus.held_out)} held-out sentences and phrases, {100 * aim:.2f} % wanted")
+        if reached < aim:
+            break
+        kept, before = made, made.variant
+        checkpoints.point(args.run_dir / "models" / "smallest", kept.path)
+    if kept is None:
+        raise cli.UserError(f"{SHARES[0]:g} of the FLOPs cost more than {args.max_accuracy_drop:g} points already: allow more, or train "
+                            "longer (--epochs, --augment)")
+    cli.say(f"smallest within {args.max_accuracy_drop:g} points: {kept.path}, the variant {kept.variant}")
+
+
+def prune(args):
+    """The stage: prunes to one budget or to two sparsities. Returns the checkpoint."""
     import torch
     import transformers
 
@@ -160,7 +203,7 @@ def main(args):
     parents = [teacher] if args.from_teacher else [student, teacher]
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
-        return
+        return stage.done
     transformers.set_seed(args.seed)
     before = model.num_parameters()
     if kept is not None:
@@ -263,9 +306,10 @@ def main(args):
         cli.say(f"budget: {asked.total / asked.unit:.4g} {asked.name} asked for, {spent:.4g} spent")
     compact.save(small, stage.dir)
     tokenizer.save_pretrained(stage.dir)
-    stage.publish()
+    published = checkpoints.read(stage.publish())
     cli.say(f"pruned: held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
             f"(its student: {student.manifest['metrics']['validation_accuracy']:.4f})")
+    return published
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ class Split:
 
 @dataclass
 class Corpus:
-    """A data set: `train` teaches, `validation` (held out of train) chooses, `dev` is only ever reported on."""
+    """A data set: `train` teaches, `validation` (held out of train) chooses, `dev` is only ever reported on.
+
+    `phrases` are the labelled parts of held-out sentences, which left the training set with them: more to choose by.
+    """
 
     name: str
     source: str
@@ -41,6 +44,12 @@ class Corpus:
     train: Split
     validation: Split
     dev: Split
+    phrases: Split = field(default_factory=Split)
+
+    @property
+    def held_out(self) -> Split:
+        """All that training never sees and choices may be made on: the held-out sentences, and their phrases."""
+        return Split(self.validation.texts + self.phrases.texts, self.validation.labels + self.phrases.labels)
 
     @property
     def facts(self) -> dict:
@@ -143,8 +152,8 @@ def load(args) -> Corpus:
     if len(label_names) < 2:
         raise UserError(f"{folder / 'train.tsv'} has the one label '{label_names[0]}': a classifier needs two or more")
     train = _clean(train, dev)
-    kept, validation = hold_out(train)
-    return Corpus(name, source, label_names, kept, validation, dev)
+    kept, validation, phrases = hold_out(train)
+    return Corpus(name, source, label_names, kept, validation, dev, phrases)
 
 
 def _clean(train: Split, dev: Split) -> Split:
@@ -185,26 +194,23 @@ def phrases_inside(texts: list[str]) -> Iterator[tuple[int, str]]:
                         yield i, phrase
 
 
-def hold_out(train: Split) -> tuple[Split, Split]:
+def hold_out(train: Split) -> tuple[Split, Split, Split]:
     """Holds out whole sentences: a seeded share of those that are part of no other sentence.
 
     Every phrase of three or more words that is part of a held-out sentence leaves the training set too: SST-2's is made
-    of the phrases of its sentences, so anything else would measure memory. Returns (training set, held-out split).
+    of the phrases of its sentences, so anything else would measure memory. Returns (training set, held-out split, those phrases).
     """
     inside = list(phrases_inside(train.texts))
     parts = {phrase for _, phrase in inside}
     whole = [i for i, text in enumerate(train.texts) if text not in parts]
     chosen = set(random.Random(SPLIT_SEED).sample(whole, max(1, round(HELD_OUT_SHARE * len(whole)))))
     leaving = {phrase for i, phrase in inside if i in chosen and len(phrase.split()) >= 3}
-    kept, held_out = Split(), Split()
+    kept, held_out, phrases = Split(), Split(), Split()
     for i, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
-        if i in chosen:
-            held_out.add(text, label)
-        elif text not in leaving:
-            kept.add(text, label)
+        (held_out if i in chosen else phrases if text in leaving else kept).add(text, label)
     if not len(kept):
         raise UserError("no training sentences are left after holding out 5 %: give more than a handful")
-    return kept, held_out
+    return kept, held_out, phrases
 
 
 # --- tokenising and batching

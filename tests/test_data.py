@@ -127,11 +127,12 @@ def test_short_phrases_of_held_out_sentences_may_stay():
         train.add(f"alpha{i} beta{i} gamma{i} delta{i}", 0)
         train.add(f"alpha{i} beta{i}", 0)
         train.add(f"beta{i} gamma{i} delta{i}", 1)
-    kept, held_out = data.hold_out(train)
+    kept, held_out, phrases = data.hold_out(train)
     assert len(held_out) == 2  # 5 % of 40 whole sentences
     for text in held_out.texts:
         assert " ".join(text.split()[:2]) in kept.texts and " ".join(text.split()[1:]) not in kept.texts
     assert len(kept) == 120 - 2 - 2
+    assert sorted(phrases.texts) == sorted(" ".join(text.split()[1:]) for text in held_out.texts) and phrases.labels == [1, 1]
 
 
 def test_split_is_the_same_whatever_the_seed_and_the_state_of_random(made_up):

@@ -300,7 +300,8 @@ def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
     assert flag in done.stderr and done.stdout == "" and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", ["--preset max --head-sparsity .5", "--target-mb 3 --target-flops .3",
+@pytest.mark.parametrize("flags", ["--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
+                                   "--target-mb 3 --target-flops .3",
                                    "--target-flops .3 --ffn-sparsity .3", "--preset near --student models"])
 def test_flags_that_exclude_each_other(flags):
     code, out, said = call_script(PRUNE, *flags.split())

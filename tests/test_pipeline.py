@@ -236,6 +236,24 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     assert measure.flops(measure.countable_twin(max_path), 64) <= 0.2 * whole
 
 
+def test_the_smallest_model_that_keeps_accuracy_is_found(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "near", "--augment", 50, "--epochs", 1, "--max-accuracy-drop")
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, 3)
+    assert code == 0, err
+    said = re.findall(r"near-([\d.]+): ([\d.]+) % of (\d+) held-out sentences and phrases, ([\d.]+) % wanted", out)
+    corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
+    assert {int(judges) for _, _, judges, _ in said} == {len(corpus.held_out)} and len(corpus.held_out) > len(corpus.validation)
+    *held, (last_share, last_accuracy, _, aim) = said
+    assert held and all(float(accuracy) >= float(aim) for _, accuracy, _, _ in held)
+    best = held[-1][0] if float(last_accuracy) < float(aim) else last_share
+    smallest = checkpoints.read(run.run_dir / "models" / "smallest")
+    assert smallest.variant == f"near-{best}" and smallest.manifest["metrics"]["budget"]["asked"] == float(best)
+    assert f"the variant near-{best}" in out
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, 3)
+    assert code == 0 and out.count("up to date") == len(said), "found again, not trained again"
+
+
 def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
     def files():
         folder = pipeline.run_dir / "models"
