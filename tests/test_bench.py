@@ -66,6 +66,17 @@ def test_training_speed_counts_the_cache(pipeline, tmp_path):
     assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 
 
+def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
+    run_bench("throughput", pipeline.run_dir, tmp_path / "throughput.json", "--data-dir", pipeline.data_dir, "--variant", "published",
+              "--sentences", 40, "--repeats", 1)
+    found = json.loads((tmp_path / "throughput.json").read_text(encoding="utf-8"))
+    for row in (found["ours"], found["teacher"]):
+        assert 0 < row["share_of_limit"] < 1
+        assert row["share_of_limit"] == pytest.approx(row["sentences_per_s"] / row["limit_sentences_per_s"])
+    assert found["ours"]["gflops"] < found["teacher"]["gflops"]
+    assert found["ratio"] == pytest.approx(found["ours"]["sentences_per_s"] / found["teacher"]["sentences_per_s"])
+
+
 def test_model_of_the_repository_answers_before_any_training(tmp_path):
     """As a newcomer calls it, in a clone without models/."""
     for name in ("predict.py", "common", "compact", "pretrained"):
