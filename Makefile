@@ -4,6 +4,7 @@
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
+# make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
 # make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
@@ -20,7 +21,7 @@ FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DI
 SHAPE := --run-dir runs/distilbert-shape
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets frontier bench box test shape
+.PHONY: help fast full presets frontier bench ablation box test shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -52,7 +53,7 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
-# $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, in 4 bits and as the int8 file that ships
+ # $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, in 4 bits and as the int8 file that ships
 define point
 $(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(3) $(1) && \
 $(PY) 9_quantize_pruned_model.py $(FULL) --seed $(3) --variant $(2) && \
@@ -80,6 +81,9 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+ablation: .venv/.installed
+	$(PY) -m bench.ablation . runs/ablation $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 box: .venv/.installed
 	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))

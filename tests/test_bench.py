@@ -77,6 +77,33 @@ def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
     assert found["ratio"] == pytest.approx(found["ours"]["sentences_per_s"] / found["teacher"]["sentences_per_s"])
 
 
+def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
+    from bench import ablation
+
+    monkeypatch.setattr(ablation, "PRUNED", {name: ablation.PRUNED[name] for name in ("random", "joint")})
+    monkeypatch.setattr(ablation, "BITS", (2,))
+    run = stages.copy(tmp_path / "run", "teacher")
+    ablation.main(SimpleNamespace(run_dir=run.run_dir, output=tmp_path / "out", data_dir=run.data_dir, train_sentences=100, seeds=[3]))
+    found = json.loads((tmp_path / "out/ablation.json").read_text(encoding="utf-8"))
+    page = (tmp_path / "out/ablation.md").read_text(encoding="utf-8")
+    assert found["teacher"]["kl"] == 0 and all(f"| {name}" in page for name in ("random", "joint", "PTQ, 2 bits", "QKD, 2 bits"))
+    kinds = {name: seeds[0]["kl"] for name, seeds in found["pruned"].items()}
+    assert kinds["random"] != kinds["joint"]
+    rounded = {way: found["rounded"][f"{way}, 2 bits"][0] for way in ("PTQ", "QKD")}
+    assert len({kinds["joint"], rounded["PTQ"]["kl"], rounded["QKD"]["kl"]}) == 3, "rounding shows, and so does training through it"
+    assert rounded["PTQ"]["size_mb"] == rounded["QKD"]["size_mb"] < 0.1
+
+
+def test_grid_of_the_ablation_is_nf4_at_four_bits():
+    import torch
+
+    from bench import ablation
+    from compact import nf4
+
+    assert torch.allclose(ablation.grid(4), nf4.levels(torch.device("cpu")), atol=1e-6)
+    assert [len(ablation.grid(bits)) for bits in (3, 2)] == [8, 4] and all(0 in ablation.grid(bits) for bits in (3, 2))
+
+
 def test_model_of_the_repository_answers_before_any_training(tmp_path):
     """As a newcomer calls it, in a clone without models/."""
     for name in ("predict.py", "common", "compact", "pretrained"):
