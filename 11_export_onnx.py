@@ -29,6 +29,8 @@ def parse_args(argv=None):
     group.add_argument("--calibration-sentences", type=cli.count, default=256, metavar="N",
                        help="training sentences that set the int8 ranges")
     group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
+    group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,
+                       help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
     return parser.parse(argv)
 
 
@@ -72,7 +74,7 @@ def export(args, source, precision: str, corpus) -> None:
     # What decides this file: not which others are made beside it.
     decides = {"seed": args.seed, "max_length": args.max_length}
     if precision == "int8":
-        decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits}
+        decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
     name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
     stage = checkpoints.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
@@ -107,7 +109,8 @@ def export(args, source, precision: str, corpus) -> None:
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
         texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
-        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits)
+        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits,
+                                     args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)
         classifier = inference.OnnxClassifier(at_work)

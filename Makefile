@@ -57,7 +57,7 @@ full: .venv/.installed
 define point
 $(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(3) $(1) && \
 $(PY) 9_quantize_pruned_model.py $(FULL) --seed $(3) --variant $(2) && \
-$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --precision int8 --table-bits 4
+$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --precision int8 --table-bits 4 --map-bits 4
 endef
 
 presets: .venv/.installed

@@ -121,7 +121,7 @@ def measured(args, names: list[str] | None = None) -> dict:
     made = {preset: seeds for preset in names if (seeds := seeds_of(args.run_dir, preset, teacher))}
     if not made:
         raise cli.UserError(f"no int8 export of a preset under {args.run_dir / 'models'}: run 8_pruning_with_finetuning.py --preset max "
-                            "and 11_export_onnx.py --variant max --table-bits 4 first")
+                            "and 11_export_onnx.py --variant max --table-bits 4 --map-bits 4 first")
     with tempfile.TemporaryDirectory() as folder:
         calibration = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
         classifiers = {"teacher": inference.open_classifier(teacher.path, threads)}

@@ -34,7 +34,7 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
         if source:
             return checkpoints.verify(source.path), checkpoints.verify(export.path)
     raise cli.UserError(f"no int8 export of a 4-bit '{variant}' under {run_dir / 'models'}: run 9_quantize_pruned_model.py and "
-                        f"11_export_onnx.py --precision int8 --table-bits 4 with --variant {variant} first")
+                        f"11_export_onnx.py --precision int8 --table-bits 4 --map-bits 4 with --variant {variant} first")
 
 
 def card(variant: str, figures: dict) -> str:
@@ -58,7 +58,7 @@ Use: `python predict.py "a gripping film"`, or, with this directory's path,
 `AutoModelForSequenceClassification.from_pretrained(PATH, trust_remote_code=True)`.
 
 Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py --variant {variant}` and
-`11_export_onnx.py --variant {variant} --precision int8 --table-bits 4`, at commit {made['commit']},
+`11_export_onnx.py --variant {variant} --precision int8 --table-bits 4 --map-bits 4`, at commit {made['commit']},
 from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}).
 The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
 its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.

@@ -84,19 +84,25 @@ def largest_difference(session: onnxruntime.InferenceSession, model, batches: It
 
 # --- 8 bits
 
-def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table_bits: int = 8) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table_bits: int = 8, map_bits: int = 8) -> onnx.ModelProto:
     """The int8 version of an exported model; `batches` of training sentences (input_ids, attention_mask) set the ranges.
 
     Linear maps: activations in uint8 with one range each, fixed here, so that a sentence's answer never depends on its
     company (ranges taken at run time span the whole batch, padding included). Weights in int8, a scale for each output
-    channel; inputs are evened out beforehand where that helps (`_smoothing`). Embedding tables: int8, a scale for each row, or
-    with `table_bits` 4 on the NF4 grid. In full precision stay attention's two products, whose operands are both activations,
-    softmax, LayerNorm and the last map onto the classes.
+    channel; inputs are evened out beforehand where that helps (`_smoothing`). With `map_bits` 4 the file keeps weights on the NF4
+    grid, and they become int8 when it is opened. Embedding tables: int8, a scale for each row, or with `table_bits` 4 on the
+    NF4 grid. In full precision stay attention's two products, whose operands are both activations, softmax, LayerNorm and
+    the last map onto the classes.
     """
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
     weights = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer if t.data_type == TensorProto.FLOAT}
     maps = [node for node in quantised.graph.node if _is_inner_map(node, weights, quantised)]
+    packed = {name: nf4.pack(torch.from_numpy(weights[name].copy())) for name in {node.input[1] for node in maps} if map_bits == 4}
+    weights |= {name: nf4.unpack(on_grid, weights[name].shape).numpy() for name, on_grid in packed.items()}
+    for tensor in quantised.graph.initializer:
+        if tensor.name in packed:  # ranges are those of what will be computed
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     dense = {node.output[0]: weights[node.input[1]].T if node.op_type == "Gemm" else weights[node.input[1]] for node in maps}  # (in, out)
     samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
     smoothing = {x: _smoothing(values, np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
@@ -123,7 +129,13 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         # Named after the product, not the weight: two layers may share a weight and smooth it differently.
         bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(dense[out].shape[1], np.float32)
         codes, scales = _weight_codes(dense[out] * smoothing[x][:, None], np.abs(bias) / (BIAS_LEVELS * constants[f"{x}_scale"]))
-        constants |= {f"{out}_codes": codes, f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
+        constants |= {f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
+        if node.input[1] in packed:
+            unpacked, needed = _codes_of_4_bits(node, packed[node.input[1]], weights[node.input[1]].shape, smoothing[x])
+            nodes += unpacked
+            constants |= needed
+        else:
+            constants[f"{out}_codes"] = codes
         # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
         nodes.append(helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1))
         if len(node.input) > 2:  # a bias goes in as the sums do, in int32: its scale is the product's
@@ -136,7 +148,7 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         else:
             nodes.append(helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out]))
     _replace(quantised, nodes, constants)
-    _quantise_tables(quantised, table_bits)
+    _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits)
     onnx.checker.check_model(quantised)
     return quantised
 
@@ -154,7 +166,7 @@ def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dic
     graph = model.graph
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # the graph's own vanish with the list
     read = {name for node in nodes for name in node.input}
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read - constants.keys()]
     del graph.node[:]
     del graph.initializer[:]
     graph.node.extend(nodes)
@@ -217,16 +229,15 @@ def _weight_codes(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[
     return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 
-def _quantise_tables(model: onnx.ModelProto, bits: int) -> None:
-    """Embedding tables in 8 or 4 bits: the node that looks rows up in a table (V, D) gives way to nodes that unpack it."""
-    tables = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+def _quantise_tables(model: onnx.ModelProto, tables: dict[str, np.ndarray], bits: int) -> None:
+    """Embedding tables in 8 or 4 bits: the node that looks rows up in one of `tables` (V, D) gives way to nodes that unpack it."""
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     for node in model.graph.node:
         if node.op_type != "Gather" or node.input[0] not in tables:
             nodes.append(node)
             continue
-        unpacked, needed = (_rows_of_8_bits if bits == 8 else _table_of_4_bits)(node, numpy_helper.to_array(tables[node.input[0]]))
+        unpacked, needed = (_rows_of_8_bits if bits == 8 else _table_of_4_bits)(node, tables[node.input[0]])
         nodes += unpacked
         constants |= needed
     _replace(model, nodes, constants)
@@ -253,34 +264,59 @@ def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx
     (onnxruntime does): small on disk, and as fast as full precision from the first sentence on.
     """
     name, ids, rows = node.input[0], node.input[1], node.output[0]
-    packed, cpu = nf4.pack(torch.from_numpy(table.copy())), torch.device("cpu")
+    nodes, constants, dense = _unpacking(name, nf4.pack(torch.from_numpy(table.copy())), table.shape)
+    return [*nodes, helper.make_node("Gather", [dense, ids], [rows], axis=0)], constants
+
+
+def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int, int],
+                     smoothing: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """The int8 codes of a linear map, made of a weight on the NF4 grid as `_weight_codes` makes them; its scales are there already.
+
+    As with a table: nothing of it depends on an input, so it is done once, when the file is opened.
+    """
+    out = node.output[0]
+    nodes, constants, dense = _unpacking(f"{out}_nf4", packed, shape)
+    if node.op_type == "Gemm":  # its weight is (out, in)
+        nodes.append(helper.make_node("Transpose", [dense], [f"{out}_columns"], perm=[1, 0]))
+        dense = f"{out}_columns"
+    constants[f"{out}_by_input"] = smoothing[:, None]
+    nodes += [helper.make_node("Mul", [dense, f"{out}_by_input"], [f"{out}_smoothed"]),
+              helper.make_node("Div", [f"{out}_smoothed", f"{out}_scale"], [f"{out}_levels"]),
+              helper.make_node("Round", [f"{out}_levels"], [f"{out}_round"]),
+              helper.make_node("Cast", [f"{out}_round"], [f"{out}_codes"], to=TensorProto.INT8)]
+    return nodes, constants
+
+
+def _unpacking(name: str, packed: nf4.Packed, shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]:
+    """(nodes, their constants, what they make): a float32 weight of `shape` of its codes and scales, as `compact.nf4.unpack` does it."""
+    cpu, weights = torch.device("cpu"), int(np.prod(shape))
     blocks = packed.scale_codes.numel()
     constants = {f"{name}_{part}": value.numpy() for part, value in packed._asdict().items()}
     constants[f"{name}_codes"] = np.pad(packed.codes.numpy(), (0, blocks * nf4.BLOCK // 2 - packed.codes.numel()))  # to whole blocks
-    constants |= {f"{name}_byte_levels": nf4.byte_levels(cpu).numpy(), f"{name}_scale_levels": nf4.scale_levels(cpu).numpy(),
-                  f"{name}_by_block": np.array([-1, nf4.BLOCK]), f"{name}_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
-                  f"{name}_column": np.array([-1, 1]), f"{name}_flat": np.array([-1]), f"{name}_shape": np.array(table.shape),
-                  f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]), f"{name}_start": np.array([0]),
-                  f"{name}_end": np.array([blocks]), f"{name}_weights": np.array([table.size])}
+    constants |= {f"{name}_shape": np.array(shape), f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]),
+                  f"{name}_end": np.array([blocks]), f"{name}_weights": np.array([weights])}
+    constants |= {"nf4_byte_levels": nf4.byte_levels(cpu).numpy(), "nf4_scale_levels": nf4.scale_levels(cpu).numpy(),
+                  "nf4_by_block": np.array([-1, nf4.BLOCK]), "nf4_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
+                  "nf4_column": np.array([-1, 1]), "nf4_flat": np.array([-1]), "nf4_start": np.array([0])}  # of all weights alike
     made = 0
 
     def node_of(op: str, *inputs: str, **attributes) -> str:
         nonlocal made
         made += 1
-        nodes.append(helper.make_node(op, [f"{name}_{i}" for i in inputs], [f"{name}_{made}"], **attributes))
+        named = [i if i.startswith("nf4_") else f"{name}_{i}" for i in inputs]
+        nodes.append(helper.make_node(op, named, [f"{name}_{made}"], **attributes))
         return str(made)
 
     nodes: list[onnx.NodeProto] = []
     codes = node_of("Cast", "codes", to=TensorProto.INT32)
-    values = node_of("Reshape", node_of("Gather", "byte_levels", codes), "by_block")  # (blocks, 64)
+    values = node_of("Reshape", node_of("Gather", "nf4_byte_levels", codes), "nf4_by_block")  # (blocks, 64)
     scale_codes = node_of("Cast", "scale_codes", to=TensorProto.INT32)
-    scales = node_of("Reshape", node_of("Pad", node_of("Gather", "scale_levels", scale_codes), "short"), "by_scale_block")
-    scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "column")), "scale_offset")
-    scales = node_of("Slice", node_of("Reshape", scales, "flat"), "start", "end")
-    flat = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "column")), "flat")
-    dense = node_of("Reshape", node_of("Slice", flat, "start", "weights"), "shape")
-    nodes.append(helper.make_node("Gather", [f"{name}_{dense}", ids], [rows], axis=0))
-    return nodes, constants
+    scales = node_of("Reshape", node_of("Pad", node_of("Gather", "nf4_scale_levels", scale_codes), "short"), "nf4_by_scale_block")
+    scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "nf4_column")), "scale_offset")
+    scales = node_of("Slice", node_of("Reshape", scales, "nf4_flat"), "nf4_start", "end")
+    flat = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "nf4_column")), "nf4_flat")
+    dense = node_of("Reshape", node_of("Slice", flat, "nf4_start", "weights"), "shape")
+    return nodes, constants, f"{name}_{dense}"
 
 
 @contextmanager

@@ -269,6 +269,7 @@ WRONG = [
     (PRUNE, "--variant", "deepest"),
     (PRUNE, "--patience", "-1"),
     (EXPORT, "--table-bits", "2"),
+    (EXPORT, "--map-bits", "3"),
     (PRUNE, "--temperature-start", "0"),
     (PRUNE, "--alpha-end", "2"),
     (DISTIL, "--layers", "0,x"),

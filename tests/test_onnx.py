@@ -143,12 +143,33 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
                               [numpy_helper.from_array(table.numpy(), "table")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     whole = len(model.SerializeToString())
-    onnx_export._quantise_tables(model, 4)
+    onnx_export._quantise_tables(model, {"table": table.numpy()}, 4)
     onnx.checker.check_model(model)
     ids = np.array([0, shape[0] - 1, 3])
     rows = onnxruntime.InferenceSession(model.SerializeToString()).run(["rows"], {"ids": ids})[0]
     assert np.array_equal(rows, nf4.unpack(nf4.pack(table), shape)[ids].numpy())
     assert shape != (300, 384) or len(model.SerializeToString()) < 0.16 * whole
+
+
+def test_maps_of_4_bits_become_the_int8_ones_when_the_file_is_opened():
+    from compact import nf4
+
+    model = tiny_compact()
+    with torch.no_grad():
+        model.distilbert.embeddings.LayerNorm.weight[5] = 30  # a channel that is evened out
+    exported = onnx_export.export(model)
+    batches = [{name: value.numpy() for name, value in random_batch(1, 12, seed=seed).items()} for seed in range(8)]
+    packed = onnx_export.quantise(exported, batches, table_bits=4, map_bits=4)
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in exported.graph.initializer}
+    for tensor in exported.graph.initializer:
+        if any(onnx_export._is_inner_map(node, weights, exported) and node.input[1] == tensor.name for node in exported.graph.node):
+            on_grid = nf4.unpack(nf4.pack(torch.from_numpy(weights[tensor.name].copy())), tuple(tensor.dims)).numpy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(on_grid, tensor.name))
+    plain = onnx_export.quantise(exported, batches, table_bits=4)
+    assert any(name.endswith("_smoothing") for name in (t.name for t in packed.graph.initializer))
+    answers = [inference.onnx_session(proto.SerializeToString()).run(["logits"], batch)[0]
+               for proto in (packed, plain) for batch in batches]
+    assert all(np.array_equal(one, other) for one, other in zip(answers[:8], answers[8:], strict=True))
 
 
 def test_bias_of_a_silent_channel_survives_rounding():

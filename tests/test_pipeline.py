@@ -176,7 +176,8 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert manifest["metrics"]["budget"]["asked"] == 0.3 and manifest["args"]["augment"] == 300
     small = checkpoints.load_model(path)
     assert small.config.n_layers == checkpoints.load_model(run.checkpoint("teacher")).config.num_hidden_layers
-    code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", "--table-bits", 4)
+    small_file = ("--table-bits", 4, "--map-bits", 4)
+    code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", *small_file)
     assert code == 0, err
     assert {stage for stage, variant in manifests(run.run_dir) if variant == "max"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
 
