@@ -165,8 +165,13 @@ def neural_compressor_int8(args):
     return answering(torch.compile(model, dynamic=True)), saved_mb(model, args)
 
 
+def torch_pruning(args):
+    """What bench/torch_pruning.py made: it takes as long as a preset does, so it isn't made here."""
+    return in_onnxruntime(args.trained / "torch_pruning" / "model.onnx", args.threads)
+
+
 PEERS = {f.__name__: f for f in (torch_fp32, torch_int8_dynamic, torchao_int8_dynamic, onnxruntime_int8_dynamic, onnxruntime_int8_static,
-                                 openvino_nncf_int8, neural_compressor_int8)}
+                                 openvino_nncf_int8, neural_compressor_int8, torch_pruning)}
 
 
 # --- what reads texts its own way: each gives (encode, answer, megabytes)
@@ -208,6 +213,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="of ours")
     parser.add_argument("--calibration", type=Path, help="JSON list of training sentences")
+    parser.add_argument("--trained", type=Path, help="where peers that must be trained were put")
     parser.add_argument("--train", type=Path, help="JSON of texts and labels, and the held-out ones")
     parser.add_argument("--work", type=Path, help="a directory for its files")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -1,0 +1,139 @@
+"""A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
+
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/peers/torch_pruning [--target-flops 0.085] [--epochs 1.6] [--data-dir DIR]
+
+PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
+neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
+does; Fang et al. 2023); the share is the least that meets the budget. Then the same sentences, soft targets, batches and learning
+rate as stage 8's presets, `--epochs` for as many steps as prune and recover take there. Writes model.onnx (onnxruntime's dynamic
+int8) and made.json.
+"""
+
+import copy
+import json
+import math
+import time
+
+from bench import finished
+from common import cli
+
+SCORED = 32  # batches whose gradients score the weights
+AUGMENT, BATCH, LR, WARMUP, TEMPERATURE = 400_000, 128, 3e-4, 0.06, 2.0  # as in stage 8's presets
+
+
+def lessons(args, corpus, teacher):
+    """The training sentences and those made of them, tokenised in the teacher's spelling, with a collator that knows its answers."""
+    from common import checkpoints, data, distillation, teacher_cache
+    from compress import augmentation
+
+    tokenizer = checkpoints.load_tokenizer(teacher.path)
+    table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+    real = corpus.train
+    texts = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
+    new = data.Split(texts, [distillation.UNKNOWN] * len(texts))
+    taught = [teacher_cache.outputs(teacher, part, 128, args.run_dir) for part in (real, new)]
+    train = data.tokenise(tokenizer, data.Split(real.texts + new.texts, real.labels + new.labels), 128, numbered=True)
+    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught[0].joined(taught[1]))
+
+
+def cut(model, share: float, batches: list[dict], loss_of):
+    """A copy of a BERT classifier without `share` of its widths."""
+    import torch_pruning
+    from transformers.models.bert.modeling_bert import BertSelfAttention
+
+    model = copy.deepcopy(model)
+    attentions = [m for m in model.modules() if isinstance(m, BertSelfAttention)]
+    heads = {linear: a.num_attention_heads for a in attentions for linear in (a.query, a.key, a.value)}
+    example = {name: batches[0][name] for name in ("input_ids", "attention_mask")}
+    pruner = torch_pruning.pruner.BasePruner(
+        model, example, importance=torch_pruning.importance.GroupTaylorImportance(), pruning_ratio=share, num_heads=heads,
+        prune_head_dims=True, output_transform=lambda out: out.logits.sum(), ignored_layers=[model.classifier])
+    for batch in batches:
+        loss_of(model, batch).backward()
+    pruner.step()
+    for attention in attentions:
+        attention.num_attention_heads = pruner.num_heads[attention.query]
+        attention.all_head_size = attention.query.out_features
+        attention.attention_head_size = attention.all_head_size // attention.num_attention_heads
+        attention.scaling = attention.attention_head_size**-0.5
+    model.zero_grad()
+    return model
+
+
+def main(args) -> None:
+    import onnx
+    import torch
+    import transformers
+    from tqdm import tqdm
+
+    from bench import peer
+    from common import checkpoints, data, distillation, measure, onnx_export, training
+
+    started = time.monotonic()
+    transformers.set_seed(args.seed)
+    training.keep_freed_memory()
+    corpus = finished.corpus(args)
+    teacher = checkpoints.find(args.run_dir, "teacher")
+    checkpoints.same_data(teacher, corpus.facts)
+    train, collate = lessons(args, corpus, teacher)
+    lengths = [len(ids) for ids in train["input_ids"]]
+
+    def batches(epoch: int):
+        order = data.length_grouped_order(lengths, BATCH, args.seed, epoch)
+        return (collate([train[i] for i in order[start:start + BATCH]]) for start in range(0, len(order), BATCH))
+
+    def loss_of(model, batch: dict):
+        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return distillation.lesson(out, batch, temperature=TEMPERATURE, alpha=1.0)[0]
+
+    # --- 1. cut: the least share of all widths that meets the budget
+    whole = transformers.AutoModelForSequenceClassification.from_pretrained(teacher.path, attn_implementation="eager").eval()
+    scoring = [batch for batch, _ in zip(batches(0), range(SCORED), strict=False)]
+    cost = measure.flops(whole, 128)
+    least, most = 0.0, 0.95
+    while most - least > 0.005:
+        share = (least + most) / 2
+        model = cut(whole, share, scoring[:1], loss_of)
+        least, most = (least, share) if measure.flops(model, 128) <= args.target_flops * cost else (share, most)
+    model = cut(whole, most, scoring, loss_of)
+    kept = measure.flops(model, 128) / cost
+    cli.say(f"{most:.3f} of all widths cut: {kept:.4f} of the FLOPs, {sum(p.numel() for p in model.parameters()):,} parameters")
+
+    # --- 2. teach
+    steps = math.ceil(args.epochs * math.ceil(len(train) / BATCH))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01, fused=True)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * steps), steps)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.train()
+    losses: list[float] = []
+    stream = (batch for epoch in range(math.ceil(args.epochs)) for batch in batches(epoch))
+    for batch, _ in zip(tqdm(stream, total=steps, unit="step"), range(steps), strict=False):
+        loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        if len(losses) % 500 == 0:
+            cli.say(f"  step {len(losses)}/{steps}  loss {sum(losses[-100:]) / 100:.4f}  {time.monotonic() - started:.0f} s")
+
+    # --- 3. export
+    args.output.mkdir(parents=True, exist_ok=True)
+    onnx.save(onnx_export.export(model.eval()), args.output / "fp32.onnx")
+    peer.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
+    made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "seed": args.seed,
+            "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60,
+            "code": checkpoints.code_identity(), "dataset": corpus.facts}
+    (args.output / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
+    parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
+    parser.add_argument("--epochs", type=cli.positive, default=1.6, help="passes over the sentences")
+    parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
+    parser.add_argument("--seed", type=int, default=1)
+    cli.run(main, parser.parse_args())
