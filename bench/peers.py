@@ -24,7 +24,8 @@ from common import cli
 LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
           "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
           "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
-          "torch_pruning": "Torch-Pruning, taught alike, int8", "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
+          "torch_pruning": "Torch-Pruning, taught alike, int8",
+          "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
 TURN = 8  # groups that a model answers before the next model's turn
 
 
@@ -114,9 +115,9 @@ def main(args) -> None:
         for kind in kinds:
             (place / kind).mkdir()
             asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"),
-                           "--train", str(place / "train.json"), "--trained", str(args.run_dir.resolve() / "peers"),
+                           "--train", str(place / "train.json"), "--trained", str(args.run_dir.resolve() / "runs" / "trained"),
                            "--work", str(place / kind)]
-        made_before = args.run_dir / "peers" / "torch_pruning" / "made.json"
+        made_before = args.run_dir / "runs" / "trained" / "torch_pruning" / "made.json"
         if made_before.is_file():
             minutes["torch_pruning"] = json.loads(made_before.read_text(encoding="utf-8"))["minutes"]
         workers = {}
