@@ -97,15 +97,18 @@ def run_stage(script: str, *flags, bits: int = 4) -> None:
 def rounded_to(bits: int, pruned, judge: Judge, work: Path, flags: list) -> dict[str, dict]:
     """{way: its figures} of a pruned checkpoint at `bits`, without and with training through the rounding (stage 10)."""
     from common import checkpoints
+    from compact import nf4
 
     folder = work / f"{bits}-bits"  # a run of its own: to stage 10 the grid is always the same
     run_stage("10_qat_kd_4bit.py", *flags, "--run-dir", folder, "--pruned", pruned.path, "--epochs", 1, bits=bits)
+    own = nf4.levels
     use_grid(bits)
     model = checkpoints.load_model(pruned.path)
     size = {"size_mb": megabytes(model, bits)}
     trained = next(c for c in checkpoints.published(folder) if c.parent_key("pruned") == pruned.key)
     found = {"PTQ": judge(pruned, model.packed_twin()) | size, "QKD": judge(trained) | size}
-    use_grid(4)
+    nf4.levels = own
+    nf4.byte_levels.cache_clear()
     return found
 
 
