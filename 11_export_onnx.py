@@ -109,8 +109,7 @@ def export(args, source, precision: str, corpus) -> None:
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
         texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
-        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits,
-                                     args.map_bits)
+        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)
         classifier = inference.OnnxClassifier(at_work)

@@ -88,12 +88,12 @@ def parse_args(argv=None):
         args.target_flops = BUDGETS.get(args.variant)
     if (targets or args.target_flops) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
         parser.error("give a budget (some presets have one) or sparsities, not both")
-    if args.from_teacher and args.student is not None:
-        parser.error("give --student, or --from-teacher (or a preset that means it), not both")
     if args.after is not None:
         if args.student is not None:
             parser.error("give --student or --after, not both")
         args.from_teacher = False
+    if args.from_teacher and args.student is not None:
+        parser.error("give --student, or --from-teacher (or a preset that means it), not both")
     heads, neurons = SPARSITIES.get(args.variant, SPARSITIES["published"])
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
     args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
@@ -164,7 +164,7 @@ def prune_until_it_costs(args) -> None:
 
 
 def prune(args):
-    """The stage: prunes to one budget or to two sparsities. Returns the checkpoint."""
+    """The stage: prunes to one budget or to two sparsities, and recovers. Returns the checkpoint."""
     import torch
     import transformers
 

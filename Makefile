@@ -1,7 +1,7 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
-# make presets near and max of three seeds, balanced of one, from the teacher of make full, and presets.json (DATA_DIR=… as for it)
+# make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
@@ -66,7 +66,7 @@ presets: .venv/.installed
 	  $(call point,--preset max --after near,max,$$seed) || exit $$?; \
 	done
 	$(call point,--preset balanced --after near,balanced,1)
-	$(PY) -m bench.presets . presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
 	$(call point,--preset near --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)

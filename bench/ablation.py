@@ -5,10 +5,9 @@
 Prunes RUN_DIR's teacher with stage 8 itself, scored in four ways, and once without the teacher's word; then rounds what the joint
 score left to 4, 3 and 2 bits, with stage 10's training through the rounding and without (k bits: the 2^k levels of a normal
 distribution's quantiles, as NF4's). Judged on the held-out sentences and their phrases, the dev set stays unseen: accuracy, and the
-KL divergence from the teacher, which decides sooner. Stages are made under RUN_DIR/ablation and found again there.
+KL divergence from the teacher, which decides sooner. Stages are made under RUN_DIR/runs/trained/ and found again there.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from bench import finished
 from common import cli
+from compress.costs import NF4_BYTES
 
 SPARSITY = 0.7  # of heads, and of neurons
 JOINT = "l2+kd_grad"
@@ -56,7 +56,7 @@ def megabytes(model, bits: int) -> float:
     """What a file of this model takes with its quantisable weights at `bits`: codes and their scales, the rest in float32."""
     rounded = sum(module.weight.numel() for _, _, module in model.quantisable())
     whole = sum(p.numel() for p in model.parameters())
-    return (rounded * (bits / 8 + 1 / 64 + 4 / (64 * 256)) + 4 * (whole - rounded)) / 1e6
+    return (rounded * (NF4_BYTES + (bits - 4) / 8) + 4 * (whole - rounded)) / 1e6
 
 
 class Judge:
@@ -145,7 +145,8 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
-    judge, work = Judge(corpus, teacher), args.run_dir / "ablation"
+    conditions = finished.conditions(corpus, os.cpu_count())
+    judge, work = Judge(corpus, teacher), args.run_dir / "runs" / "trained" / "ablation"
     shared = ["--teacher", teacher.path, "--data-dir", args.data_dir or args.run_dir / "sst2_data", "--train-sentences",
               args.train_sentences, "--hidden-weight", 0, "--patience", 0]
     pruned: dict[str, list[dict]] = {name: [] for name in PRUNED}
@@ -159,11 +160,9 @@ def main(args) -> None:
         for bits in BITS:
             for way, figures in rounded_to(bits, joint, judge, work, [*shared, "--seed", seed]).items():
                 rounded[f"{way}, {bits} bits"].append({"seed": seed, **figures})
-    result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": os.cpu_count(),
-              "versions": checkpoints.versions(), "train_sentences": args.train_sentences, "seeds": args.seeds,
-              "judged": len(corpus.held_out), "teacher": judge(teacher), "pruned": pruned, "rounded": rounded}
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {**conditions, "train_sentences": args.train_sentences, "seeds": args.seeds, "judged": len(corpus.held_out),
+              "teacher": judge(teacher), "pruned": pruned, "rounded": rounded}
+    finished.write(result, args.output / "ablation.json")
     (args.output / "ablation.md").write_text(page(result), encoding="utf-8")
     print(page(result))
 

@@ -1,6 +1,7 @@
 """What the benches share: the arguments that name a finished run, and the data it was made from."""
 
 import argparse
+import json
 from pathlib import Path
 
 from common import cli
@@ -20,6 +21,20 @@ def corpus(args: argparse.Namespace):
     from common import data
 
     return data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+
+
+def conditions(corpus, threads: int) -> dict:
+    """What every result says of how it came about. To be asked at the start: files may be edited while a bench runs."""
+    from common import checkpoints
+
+    return {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
+            "versions": checkpoints.versions()}
+
+
+def write(result: dict, path: Path) -> None:
+    """A result as its JSON file, in a directory that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def how_measured(result: dict) -> str:

@@ -44,7 +44,7 @@ def page(results: dict, ours: list[dict]) -> str:
     return "\n\n".join([
         f"# {results['dataset']['name']}: the frontier",
         finished.how_measured(results),
-        presets.table({**results, "presets": {name: results["presets"][name] for name in (point["name"] for point in ours)}}),
+        presets.table({**results, "presets": {p["name"]: results["presets"][p["name"]] for p in ours}}),
         "![accuracy against FLOPs, size and latency](frontier.png)"]) + "\n"
 
 
@@ -56,22 +56,18 @@ def draw(teacher: dict, ours: list[dict], peers: list[dict], path: Path) -> None
     drawing = Figure(figsize=(15, 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(drawing)
     for axis, (title, key) in zip(drawing.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
-        def bars(points: list[dict], key: str = key, **how) -> tuple[tuple, dict]:
-            heights = [100 * p["accuracy"] for p in points]
+        def show(points: list[dict], axis=axis, key: str = key, **how) -> None:
             whiskers = [[100 * (p["accuracy"] - p["ci95"][0]) for p in points], [100 * (p["ci95"][1] - p["accuracy"]) for p in points]]
-            return ([p[key] for p in points], heights), {"yerr": whiskers, "capsize": 2, "lw": 0.8, **how}
+            axis.errorbar([p[key] for p in points], [100 * p["accuracy"] for p in points], yerr=whiskers, capsize=2, lw=0.8, **how)
 
         axis.axhline(100 * teacher["accuracy"], color="0.6", lw=0.8, ls="--")
-        place, how = bars(ours, color="black", marker="o", ms=5, ls="-", label="ours: one seed or the mean of several")
-        axis.errorbar(*place, **how)
+        show(ours, color="black", marker="o", ms=5, ls="-", label="ours: one seed or the mean of several")
         marked = [p for p in ours if p["preset"]]
-        place, how = bars(marked, color="black", marker="*", ms=15, ls="none", label="ours: a preset")
-        axis.errorbar(*place, **how)
+        show(marked, color="black", marker="*", ms=15, ls="none", label="ours: a preset")
         for p in marked:
             axis.annotate(p["name"], (p[key], 100 * p["accuracy"]), textcoords="offset points", xytext=(6, 8))
         for number, peer in enumerate(p for p in peers if key in p):
-            place, how = bars([peer], color=f"C{number}", marker="s^Dv"[number % 4], ms=6, ls="none", label=peer["name"])
-            axis.errorbar(*place, **how)
+            show([peer], color=f"C{number}", marker="s^Dv"[number % 4], ms=6, ls="none", label=peer["name"])
         axis.set(xscale="log", xlabel=title)
         axis.grid(alpha=0.3)
     drawing.axes[0].set_ylabel("dev accuracy, % (dashed: the teacher)")
@@ -84,8 +80,7 @@ def main(args) -> None:
     results = presets.measured(args)
     ours = points(results)
     peers = peers_of(json.loads(args.peers.read_text(encoding="utf-8"))) if args.peers else []
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "frontier.json").write_text(json.dumps({**results, "points": ours, "peers": peers}, indent=1) + "\n", encoding="utf-8")
+    finished.write({**results, "points": ours, "peers": peers}, args.output / "frontier.json")
     (args.output / "frontier.md").write_text(page(results, ours), encoding="utf-8")
     draw(results["teacher"], ours, peers, args.output / "frontier.png")
     print(presets.table(results))

@@ -88,6 +88,7 @@ def main(args) -> None:
 
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
+    conditions = finished.conditions(corpus, args.threads or os.cpu_count())
     pythons = dict(text.split("=", 1) for text in args.python)
     made = checkpoints.published(args.run_dir)
     asked: dict[str, list[str]] = {}
@@ -148,11 +149,9 @@ def main(args) -> None:
                         "versions": worker.ready["versions"]}
                 worker.close()
             rows.append(row)
-    result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(),
-              "threads": args.threads or os.cpu_count(), "sentences": len(texts), "repeats": args.repeats, "rows": rows,
+    result = {**conditions, "sentences": len(texts), "repeats": args.repeats, "rows": rows,
               "versus": {row["key"]: versus(row, rows) for row in rows if row["ours"]}}
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "peers.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finished.write(result, args.output / "peers.json")
     (args.output / "peers.md").write_text(page(result), encoding="utf-8")
     draw(rows, args.output / "peers.png")
     print(table(rows))

@@ -8,7 +8,6 @@ differ in structure, so each is timed, in turns with the teacher in torch and wi
 dynamic with a scale for each channel, and in our static one: the faster counts; ratios are of means. Five minutes on two cores.
 """
 
-import json
 import random
 import statistics
 import tempfile
@@ -116,6 +115,7 @@ def measured(args, names: list[str] | None = None) -> dict:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
+    conditions = finished.conditions(corpus, threads)
     if names is None:
         names = sorted({c.variant for c in checkpoints.published(args.run_dir) if c.stage.endswith("_onnx_int8")})
     made = {preset: seeds for preset in names if (seeds := seeds_of(args.run_dir, preset, teacher))}
@@ -140,8 +140,7 @@ def measured(args, names: list[str] | None = None) -> dict:
                 for name in classifiers if name.startswith("teacher")}
     int8 = {batch: min(ms[batch] for name, ms in teachers.items() if name != "teacher") for batch in ("1", "32")}  # the faster one
     whole = {"flops": cost(teacher.path), "mb": measure.size(teacher)["size_mb"]}
-    results = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
-               "versions": checkpoints.versions(), "sentences": len(timed), "repeats": args.repeats,
+    results = {**conditions, "sentences": len(timed), "repeats": args.repeats,
                "teacher": {**accuracy["teacher"], "size_mb": whole["mb"], "gflops_128": whole["flops"] / 1e9, **latency["teacher"]},
                **{name: {**accuracy[name], **latency[name]} for name in teachers if name != "teacher"}, "presets": {}}
     for preset, seeds in made.items():
@@ -169,8 +168,7 @@ def measured(args, names: list[str] | None = None) -> dict:
 
 def main(args) -> None:
     results = measured(args, list(PRESETS))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    finished.write(results, args.output)
     for preset, row in results["presets"].items():
         faster, than_int8 = row["latency_ratio"], row["latency_ratio_vs_int8"]
         print(f"{preset}: {100 * row['accuracy_mean']:.2f} % ({100 * row['delta_vs_teacher']:+.2f} points), "

@@ -6,10 +6,10 @@
 Learns from the training set, chooses C on the held-out split, answers the dev set once. Seconds; needs scikit-learn.
 """
 
-import json
 import time
 from pathlib import Path
 
+from bench import finished
 from common import cli
 
 STRENGTHS = (0.5, 1, 2, 4, 8, 16, 32)  # C, the inverse of the weight of the L2 penalty
@@ -49,8 +49,7 @@ def main() -> None:
               "features": len(vectoriser.vocabulary_), "C": best, "validation_accuracy": scores[best],
               **measure.accuracy(answers, corpus.dev.labels), "seconds": round(time.perf_counter() - started, 1),
               "code": checkpoints.code_identity()}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finished.write(result, args.output)
     print(f"TF-IDF with logistic regression: dev accuracy {result['accuracy']:.4f}, held-out {scores[best]:.4f} (C = {best})")
 
 

@@ -7,7 +7,6 @@ limit of the machine: the FLOPs counted at every sentence's own length, divided 
 that runtime (float32 in torch, int8 in onnxruntime), which no tokenizer, softmax or copy could ever reach. Two minutes on two cores.
 """
 
-import json
 import random
 import statistics
 import time
@@ -75,6 +74,7 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
+    conditions = finished.conditions(corpus, threads)
     made = checkpoints.published(args.run_dir)
     export = next((c for c in made if c.stage.endswith("_onnx_int8") and c.variant == args.variant), None)
     if export is None:
@@ -96,11 +96,9 @@ def main(args) -> None:
         speed = len(texts) / statistics.median(took[name])
         rows[name] = {"sentences_per_s": speed, "seconds": took[name], "gflops": gflops, "matrix_gflops_per_s": limit,
                       "limit_sentences_per_s": len(texts) * limit / gflops, "share_of_limit": speed * gflops / len(texts) / limit}
-    result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
-              "versions": checkpoints.versions(), "sentences": len(texts), "repeats": args.repeats, "variant": args.variant,
-              "path": export.path.name, **rows, "ratio": rows["ours"]["sentences_per_s"] / rows["teacher"]["sentences_per_s"]}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {**conditions, "sentences": len(texts), "repeats": args.repeats, "variant": args.variant, "path": export.path.name, **rows,
+              "ratio": rows["ours"]["sentences_per_s"] / rows["teacher"]["sentences_per_s"]}
+    finished.write(result, args.output)
     for name, row in rows.items():
         print(f"{name}: {row['sentences_per_s']:,.0f} sentences a second, {100 * row['share_of_limit']:.0f} % of what the machine's "
               f"products would allow ({row['limit_sentences_per_s']:,.0f})")

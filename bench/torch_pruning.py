@@ -10,7 +10,6 @@ int8) and made.json.
 """
 
 import copy
-import json
 import math
 import time
 
@@ -75,6 +74,7 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
+    conditions = finished.conditions(corpus, torch.get_num_threads())
     train, collate = lessons(args, corpus, teacher)
     lengths = [len(ids) for ids in train["input_ids"]]
 
@@ -125,9 +125,8 @@ def main(args) -> None:
     onnx.save(onnx_export.export(model.eval()), args.output / "fp32.onnx")
     peer.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
     made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "seed": args.seed,
-            "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60,
-            "code": checkpoints.code_identity(), "dataset": corpus.facts}
-    (args.output / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60}
+    finished.write({**conditions, **made}, args.output / "made.json")
 
 
 if __name__ == "__main__":

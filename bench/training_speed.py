@@ -12,7 +12,6 @@ A step is forward, loss, backward, AdamW. `ours` is charged with filling its cac
 spread over the EPOCHS that stage 8 sees it by default. All gates are open: what closes on the way makes `ours` cheaper still.
 """
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -104,6 +103,7 @@ def main(args) -> None:
     torch.set_num_threads(os.cpu_count())
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
+    conditions = finished.conditions(corpus, os.cpu_count())
     sample = data.part(corpus.train, args.steps * args.batch_size, 0)
     longest = min(TOKENS, encoders.load_config(teacher.path).max_position_embeddings)
     made, filling = ways(teacher, sample, longest, args.batch_size)
@@ -118,13 +118,11 @@ def main(args) -> None:
     per_sentence = {name: statistics.mean(took) / args.batch_size for name, took in seconds.items()}  # the mean: steps differ by length
     per_sentence["ours"] += filling / EPOCHS
     speed = {name: 1 / each for name, each in per_sentence.items()}
-    result = {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": os.cpu_count(),
-              "versions": checkpoints.versions(), "batch_size": args.batch_size, "steps": args.steps, "sentences": len(sample),
+    result = {**conditions, "batch_size": args.batch_size, "steps": args.steps, "sentences": len(sample),
               "teacher_s_per_sentence": filling, "epochs_that_share_it": EPOCHS,
               "ours_per_s": speed["ours"], "padded_loop_per_s": speed["padded"], "dynamic_loop_per_s": speed["dynamic"],
               "ratio_padded": speed["ours"] / speed["padded"], "ratio_dynamic": speed["ours"] / speed["dynamic"]}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finished.write(result, args.output)
     print(f"ours {speed['ours']:.1f} sentences a second, padded loop {speed['padded']:.1f} (÷ {result['ratio_padded']:.1f}), "
           f"dynamic padding {speed['dynamic']:.1f} (÷ {result['ratio_dynamic']:.2f})")
 

@@ -151,6 +151,12 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     assert shape != (300, 384) or len(model.SerializeToString()) < 0.16 * whole
 
 
+def test_long_lists_keep_their_order_on_several_cores(pipeline, dev):
+    path = checkpoint(pipeline, "pruned_qkd_onnx_int8")
+    one, several = (inference.open_classifier(path, threads=threads).classify(dev.texts, batch_size=4) for threads in (1, 3))
+    assert np.allclose(one, several, atol=1e-5) and len(np.unique(one.round(4), axis=0)) > len(dev) / 4
+
+
 def test_maps_of_4_bits_become_the_int8_ones_when_the_file_is_opened():
     from compact import nf4
 
