@@ -23,7 +23,7 @@ SCHEMA = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
 NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
-              "mode", "variant", "name", "max_accuracy_drop"}
+              "mode", "variant", "name", "after", "max_accuracy_drop"}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
     "distilled": "6_distill_student.py",
