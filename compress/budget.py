@@ -11,7 +11,7 @@ import torch
 from compress.costs import Bytes, Flops, Latency
 
 LEVELS = 4000  # that a budget is divided into: costs are rounded up to one of them
-CHOICES = 192  # of how many units a block keeps: in steps of 8 for BERT's 1,536 neurons, which kernels like, too
+STEP, MANY = 8, 64  # a block of many units keeps them in such steps: kernels like it, and there are fewer choices
 REVIVED = 1e-6  # what a pruned unit's worth counts: it comes back only to use up what nothing alive fits into
 
 
@@ -84,7 +84,7 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked:
         worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
         order = torch.argsort(worth, descending=True, stable=True)
         loss = torch.cat([worth[order].flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.double)])  # (U + 1,)
-        count = np.unique(np.append(np.arange(0, len(score), max(1, len(score) // CHOICES)), len(score)))
+        count = np.unique(np.append(np.arange(0, len(score), STEP if len(score) >= MANY else 1), len(score)))
         orders.append(order)
         losses.append(loss.numpy()[count])
         counts.append(count)

@@ -1,23 +1,25 @@
 """What the tests share: made-up sentences that can be learnt, tiny encoders with a real WordPiece tokenizer, and two runs of the pipeline.
 
-Nothing comes from the network and nothing from outside the repository. The pipeline runs once a session, as subprocesses in the
-order that the README gives; many tests look at what it left behind.
+Nothing comes from the network and nothing from outside the repository. The pipeline runs once, as subprocesses in the order
+that the README gives, for all workers that run tests side by side; many tests look at what it left behind.
 """
 
 import importlib.util
 import io
 import json
 import os
+import pickle
 import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -310,42 +312,70 @@ def make_run(folder: Path, bert_local: Path, classes: tuple[str, ...]) -> Pipeli
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory, bert_local) -> Pipeline:
+def made_once(tmp_path_factory, worker_id):
+    """(name, make) -> the run that `make(folder)` makes. Of parallel workers the first to ask makes it, and each has a copy of its own."""
+
+    def get(name: str, make) -> Pipeline:
+        own = tmp_path_factory.mktemp("runs") / name
+        if worker_id == "master":  # nobody to share with
+            own.mkdir()
+            return make(own)
+        first = tmp_path_factory.getbasetemp().parent / name
+        with FileLock(f"{first}.lock"):
+            made = first.with_suffix(".pickle")
+            if not made.exists():
+                first.mkdir()
+                made.write_bytes(pickle.dumps(make(first)))
+        run = pickle.loads(made.read_bytes())
+        shutil.copytree(first, own, symlinks=True)
+        return replace(run, run_dir=own / run.run_dir.relative_to(first), data_dir=own / run.data_dir.relative_to(first))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def stages(made_once, bert_local) -> Pipeline:
     """The stages that make torch checkpoints, on two classes."""
-    return make_run(tmp_path_factory.mktemp("two_classes"), bert_local, ("negative", "positive"))
+    return made_once("two_classes", lambda folder: make_run(folder, bert_local, ("negative", "positive")))
 
 
 REPORT_FLAGS = ("--repeats", 1, "--sentences", 40)
 
 
 @pytest.fixture(scope="session")
-def pipeline(stages) -> Pipeline:
+def pipeline(made_once, stages) -> Pipeline:
     """The same run with everything behind the stages: exports, report, comparison."""
-    stages.run("11_export_onnx.py", "--max-length", 48)
-    stages.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
-    report = stages.run_dir / "final_report.json"
-    done = run_script(
-        "evaluate_plot.py",
-        report,
-        stages.checkpoint("pruned"),
-        stages.run_dir / "not-here.json",
-        "--run-dir",
-        stages.run_dir,
-        "--data-dir",
-        stages.data_dir,
-    )
-    stages.said["evaluate_plot.py"] = done
-    return stages
+
+    def make(folder: Path) -> Pipeline:
+        shutil.copytree(stages.run_dir.parent, folder, symlinks=True, dirs_exist_ok=True)
+        run = replace(stages, run_dir=folder / "run", data_dir=folder / "made-up", said=dict(stages.said))
+        run.run("11_export_onnx.py", "--max-length", 48)
+        run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+        compared = (run.run_dir / "final_report.json", run.checkpoint("pruned"), run.run_dir / "not-here.json")
+        flags = ("--run-dir", run.run_dir, "--data-dir", run.data_dir)
+        run.said["evaluate_plot.py"] = run_script("evaluate_plot.py", *compared, *flags)
+        return run
+
+    return made_once("with_exports", make)
 
 
 @pytest.fixture(scope="session")
-def three_classes(tmp_path_factory, bert_local) -> Pipeline:
+def three_classes(made_once, bert_local) -> Pipeline:
     """Three classes with names, and the deep variant, of fewer word pieces too, beside the published one."""
-    run = make_run(tmp_path_factory.mktemp("three_classes"), bert_local, ("negative", "neutral", "positive"))
-    # Two thirds of a tiny model gone, and a spelling it never saw: that takes more than three epochs of recovery.
-    run.run("8_pruning_with_finetuning.py", "--variant", "deep", "--prune-vocab", 0.95, "--epochs", 10, note="deep")
-    for script in ("9_quantize_pruned_model.py", "10_qat_kd_4bit.py"):
-        run.run(script, "--variant", "deep", note=f"{script} deep")
-    run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")
-    run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
-    return run
+
+    def make(folder: Path) -> Pipeline:
+        run = make_run(folder, bert_local, ("negative", "neutral", "positive"))
+        # Two thirds of a tiny model gone, and a spelling it never saw: that takes more than three epochs of recovery.
+        run.run("8_pruning_with_finetuning.py", "--variant", "deep", "--prune-vocab", 0.95, "--epochs", 10, note="deep")
+        for script in ("9_quantize_pruned_model.py", "10_qat_kd_4bit.py"):
+            run.run(script, "--variant", "deep", note=f"{script} deep")
+        run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")
+        run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+        return run
+
+    return made_once("three_classes", make)
+
+
+def pytest_collection_modifyitems(items):
+    """One whole run's tests first and the other's last: two workers begin at the two ends, and neither waits for the other's run."""
+    items.sort(key=lambda item: ("stages" in item.fixturenames) - ("three_classes" in item.fixturenames))

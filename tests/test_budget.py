@@ -75,6 +75,18 @@ def test_a_bert_comes_within_2_percent_of_its_budget(share):
     assert 0.98 * share * whole <= budget.spent(masks, prices) <= share * whole
 
 
+def test_a_layer_that_was_cut_before_keeps_its_neurons_in_eights():
+    shape = compact.CompactConfig(dim=384, n_layers=2, n_heads=12, hidden_dim=1536)
+    prices = costs.Flops(128, shape)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.rand(n, generator=generator) for n in (5, 3, 349, 90)]
+    alive = [torch.ones_like(score) for score in given]
+    whole = budget.spent(alive, prices)
+    masks = budget.keep_worthiest(given, alive, budget.Budget(prices, 0.6 * whole, whole, "of it"))
+    assert all(mask.all() or int(mask.sum()) % 8 == 0 for mask in masks[2:]) and any(0 < mask.sum() < len(mask) for mask in masks[2:])
+    assert 0.98 * 0.6 * whole <= budget.spent(masks, prices) <= 0.6 * whole
+
+
 def test_what_is_worth_nothing_goes_as_a_whole():
     given = [torch.ones(4), torch.full((4,), 1e-3), torch.ones(48), torch.full((48,), 1e-3)]
     masks = budget.keep_worthiest(given, ALL, asked(0.55))
