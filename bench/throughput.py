@@ -37,22 +37,21 @@ def product(runtime: str, threads: int):
 
         one = torch.rand(SIDE, SIDE)
         return lambda: one @ one
-    else:
-        import numpy as np
-        import onnx
-        from onnx import TensorProto, helper
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
 
-        from common import inference
+    from common import inference
 
-        read, made = (helper.make_tensor_value_info(name, kind, [SIDE, SIDE])
-                      for name, kind in (("a", TensorProto.UINT8), ("c", TensorProto.INT32)))
-        weights = np.random.default_rng(0).integers(-100, 100, (SIDE, SIDE)).astype(np.int8)
-        graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "product", [read], [made],
-                                  [onnx.numpy_helper.from_array(weights, "b")])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        session = inference.onnx_session(model.SerializeToString(), threads)
-        left = np.ones((SIDE, SIDE), np.uint8)
-        return lambda: session.run(["c"], {"a": left})
+    read, made = (helper.make_tensor_value_info(name, kind, [SIDE, SIDE])
+                  for name, kind in (("a", TensorProto.UINT8), ("c", TensorProto.INT32)))
+    weights = np.random.default_rng(0).integers(-100, 100, (SIDE, SIDE)).astype(np.int8)
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "product", [read], [made],
+                              [onnx.numpy_helper.from_array(weights, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = inference.onnx_session(model.SerializeToString(), threads)
+    left = np.ones((SIDE, SIDE), np.uint8)
+    return lambda: session.run(["c"], {"a": left})
 
 
 def flops_of(source: Path, classifier, texts: list[str]) -> int:

@@ -1,8 +1,10 @@
-"""More sentences for the teacher to label, made of the training sentences alone (after TinyBERT's, Jiao et al. 2020, section 3.2).
+"""More sentences for the teacher to label, made of the training sentences and the teacher's own words (after TinyBERT's
+augmentation, Jiao et al. 2020, section 3.2).
 
-A student of few parameters copies the teacher where it saw it speak; labels are cheap, as the teacher gives them. Three moves:
-a phrase inside a sentence gives way to another that begins with the same word, two sentences are joined, words give way to their
-neighbours in the teacher's own embedding table. S sentences, V vocabulary, D width.
+A student of few parameters copies the teacher where it saw it speak, and answers worst where a sentence holds a word that the
+training set never uses; so it hears the teacher on such words too. A sentence is taken as it is, or a phrase inside it gives way to
+another that begins with the same word, or it is joined or crossed with another; then some of its words give way to other
+whole-word pieces of the teacher's vocabulary, most of them near in its embedding table. V vocabulary, D width.
 """
 
 import random
@@ -11,21 +13,47 @@ from collections import defaultdict
 import torch
 
 LINKS = (" , ", " and ", " but ", " ")
-NEIGHBOURS = 8  # of a word, that may stand for it
-SEED = "augment/0"  # one for all runs: the teacher labels a set once, and seeds share it
-REPLACED = 0.2  # share of words that give way in a sentence where words do
+NEAREST = 16  # pieces that may stand for a word, itself among them
+FAMILIAR = 10  # words of the training set that a word it never uses may stand for
+REPLACED = (0.1, 0.7)  # share of words that give way: drawn between these for each sentence
+LONGEST = 40  # words of a crossed sentence's second half
+SEED = "wide"  # one for all runs: the teacher labels a set once, and seeds share it
 
 
-def neighbours(table: torch.Tensor, vocabulary: dict[str, int], words: set[str]) -> dict[str, list[str]]:
-    """The nearest `words` of each of `words` that is one piece, by the cosine of their rows in the table (V, D)."""
-    known = sorted(word for word in words if word in vocabulary and word.isalpha())
-    rows = torch.nn.functional.normalize(table[[vocabulary[word] for word in known]].float(), dim=1)  # (words, D)
-    near = {}
-    for start in range(0, len(known), 1024):
-        nearest = (rows[start:start + 1024] @ rows.T).topk(min(NEIGHBOURS + 1, len(known)), dim=1).indices.tolist()
-        for word, found in zip(known[start:start + 1024], nearest, strict=True):
-            near[word] = [known[i] for i in found if known[i] != word][:NEIGHBOURS]
-    return near
+class Thesaurus:
+    """What may stand for a word of the training set."""
+
+    def __init__(self, table: torch.Tensor, vocabulary: dict[str, int], used: set[str]):
+        """table (V, D) and vocabulary (piece -> row) are the teacher's, `used` are the words of the training set."""
+        self.words = sorted(piece for piece in vocabulary if len(piece) > 1 and piece.isascii() and piece.isalpha())
+        rows = torch.nn.functional.normalize(table[[vocabulary[word] for word in self.words]].float(), dim=1)  # (words, D)
+        familiar = [word for word in self.words if word in used]
+        self.near = self._nearest(familiar, self.words, rows, NEAREST)
+        self.unused: dict[str, list[str]] = defaultdict(list)  # word -> the words near it that the training set never uses
+        for word, stands_for in self._nearest([word for word in self.words if word not in used], familiar, rows, FAMILIAR).items():
+            for other in stands_for:
+                self.unused[other].append(word)
+
+    def _nearest(self, words: list[str], among: list[str], rows: torch.Tensor, count: int) -> dict[str, list[str]]:
+        """Of each of `words` the `count` nearest of `among` by cosine, itself left out."""
+        row = {word: i for i, word in enumerate(self.words)}
+        pool = rows[[row[word] for word in among]]
+        near = {}
+        for start in range(0, len(words), 1024):
+            asked = words[start:start + 1024]
+            found = (rows[[row[word] for word in asked]] @ pool.T).topk(min(count, len(among)), dim=1).indices.tolist()
+            for word, nearest in zip(asked, found, strict=True):
+                near[word] = [among[i] for i in nearest if among[i] != word]
+        return near
+
+    def other(self, word: str, rng: random.Random) -> str:
+        """A word for this one: any at all, or one near it that the training set never uses, or any that is near."""
+        move = rng.random()
+        if move < 0.08:
+            return rng.choice(self.words)
+        if move < 0.5 and self.unused.get(word):
+            return rng.choice(self.unused[word])
+        return rng.choice(self.near[word]) if self.near.get(word) else word
 
 
 def new_sentences(texts: list[str], inside: list[tuple[int, str]], table: torch.Tensor, vocabulary: dict[str, int],
@@ -34,15 +62,15 @@ def new_sentences(texts: list[str], inside: list[tuple[int, str]], table: torch.
 
     table (V, D) and vocabulary (piece -> row) are the teacher's word embeddings.
     """
-    words = {word for text in texts for word in text.split()}
-    return Augmenter(texts, inside, neighbours(table, vocabulary, words)).draw(count)
+    used = {word for text in texts for word in text.split()}
+    return Augmenter(texts, inside, Thesaurus(table, vocabulary, used)).draw(count)
 
 
 class Augmenter:
-    """The three moves, over `texts`, the phrases inside them and the words near others."""
+    """The moves, over `texts`, the phrases inside them and a thesaurus."""
 
-    def __init__(self, texts: list[str], inside: list[tuple[int, str]], near: dict[str, list[str]]):
-        self.texts, self.near, self.rng = texts, near, random.Random(SEED)
+    def __init__(self, texts: list[str], inside: list[tuple[int, str]], thesaurus: Thesaurus):
+        self.texts, self.thesaurus, self.rng = texts, thesaurus, random.Random(SEED)
         self.parts: dict[int, list[str]] = defaultdict(list)
         for i, phrase in sorted(inside):  # their order is that of a set, another one in every process
             if 2 <= len(phrase.split()) <= 0.6 * len(texts[i].split()):
@@ -64,20 +92,30 @@ class Augmenter:
         first, second = self.rng.choice(self.texts), self.rng.choice(self.texts)
         return first.strip() + self.rng.choice(LINKS) + second.strip()
 
-    def reword(self, text: str) -> str:
-        """The text with some of its words replaced by neighbours."""
-        return " ".join(self.rng.choice(self.near[word]) if self.near.get(word) and self.rng.random() < REPLACED else word
-                        for word in text.split())
+    def cross(self) -> str:
+        """The beginning of one sentence and the end of another."""
+        first, second = self.rng.choice(self.texts).split(), self.rng.choice(self.texts).split()
+        return " ".join(first[:self.rng.randint(0, len(first))] + second[self.rng.randint(0, len(second)):][:LONGEST])
+
+    def reword(self, text: str, share: float) -> str:
+        """The text with about that share of its words replaced."""
+        return " ".join(self.thesaurus.other(word, self.rng) if self.rng.random() < share else word for word in text.split())
 
     def draw(self, count: int) -> list[str]:
-        """`count` distinct new sentences that are none of the training set's."""
+        """`count` distinct new sentences of two words or more that are none of the training set's."""
         seen, drawn = set(self.texts), []
         while len(drawn) < count:
             move = self.rng.random()
-            text = self.swap() if move < 0.45 and self.dividable else self.join() if move < 0.75 else self.rng.choice(self.texts)
-            if move >= 0.75 or self.rng.random() < 0.5:
-                text = self.reword(text)
-            if text not in seen:
+            if move < 0.25 and self.dividable:
+                text = self.swap()
+            elif move < 0.3:
+                text = self.join()
+            elif move < 0.5:
+                text = self.cross()
+            else:
+                text = self.rng.choice(self.texts)
+            text = self.reword(text, self.rng.uniform(*REPLACED))
+            if len(text.split()) >= 2 and text not in seen:
                 seen.add(text)
                 drawn.append(text)
         return drawn

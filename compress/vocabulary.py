@@ -11,12 +11,13 @@ import math
 import torch
 
 
-def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float) -> list[int]:
+def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float, spare: int = 0) -> list[int]:
     """Ids of the pieces that stay, ascending.
 
     spelling: a tokenizer.json of WordPiece; counts: how often the task's sentences use each id (V,). Kept are special tokens, single
     characters, any piece with a character that has no piece of its own, and of the rest the most frequent, until the kept
-    pieces cover `coverage` of all occurrences. Raises ValueError where the tokenizer is of another kind.
+    pieces cover `coverage` of all occurrences; and `spare` more that the sentences never use, for words to come: the first in the
+    vocabulary, which WordPiece learns most frequent first. Raises ValueError where the tokenizer is of another kind.
     """
     if spelling["model"]["type"] != "WordPiece":
         raise ValueError(f"a vocabulary of WordPiece can be pruned, not one of {spelling['model']['type']}")
@@ -38,7 +39,8 @@ def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float) -> list[i
         if i not in kept:
             kept.add(i)
             missing -= int(counts[i])
-    return sorted(kept)
+    unused = sorted(i for piece, i in vocabulary.items() if i not in kept and counts[i] == 0 and piece.removeprefix(prefix).isalnum())
+    return sorted(kept.union(unused[:spare]))
 
 
 def cut_spelling(spelling: dict, kept: list[int]) -> dict:

@@ -1,5 +1,6 @@
 """New sentences: made of old ones alone, none twice, the same in every process; the student hears the teacher on them and no label."""
 
+import random
 import subprocess
 import sys
 
@@ -13,27 +14,46 @@ from compress import augmentation
 TEXTS = ["a fine film", "the plot is a fine film in every way", "dull and long",
          "a dull story", "the cast is dull and long , sadly", "fine"]
 INSIDE = [(1, "a fine film"), (4, "dull and long")]
-VOCABULARY = {word: i for i, word in enumerate(sorted({w for t in TEXTS for w in t.split()}))}
+UNUSED = {"movie", "boring"}
+VOCABULARY = {word: i for i, word in enumerate(sorted({w for t in TEXTS for w in t.split()} | UNUSED))}
 TABLE = torch.randn(len(VOCABULARY), 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_new_sentences_are_new_distinct_and_of_known_words():
+def test_new_sentences_are_new_distinct_and_of_the_vocabulary():
     drawn = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 200)
     assert len(set(drawn)) == 200 and not set(drawn) & set(TEXTS)
-    assert {word for text in drawn for word in text.split()} <= {*VOCABULARY, "and", "but", ","}
+    words = {word for text in drawn for word in text.split()}
+    assert words <= {*VOCABULARY, "and", "but", ","}
+    assert words & UNUSED, "words that the training set never uses are met"
 
 
 def test_a_phrase_gives_way_to_one_that_begins_alike():
-    augmenter = augmentation.Augmenter(TEXTS, INSIDE, {})
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
     swapped = {augmenter.swap() for _ in range(50)}
     assert "the plot is a dull story in every way" in swapped
     assert all(text.startswith(("the plot is a ", "the cast is dull ")) for text in swapped)
 
 
-def test_neighbours_are_the_nearest_by_cosine():
-    table = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
-    near = augmentation.neighbours(table, {"good": 0, "great": 1, "film": 2, "bad": 3}, {"good", "great", "film", "bad", "absent"})
-    assert near["good"] == ["great", "film", "bad"] and "absent" not in near
+def test_a_crossed_sentence_begins_as_one_and_ends_as_another():
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
+    crossed = {augmenter.cross() for _ in range(3000)}
+    assert "a fine story" in crossed, "of the first sentence and the fourth"
+    beginnings = {" ".join(text.split()[:n]) for text in TEXTS for n in range(len(text.split()) + 1)}
+    ends = {" ".join(text.split()[n:]) for text in TEXTS for n in range(len(text.split()) + 1)}
+    assert all(any(" ".join(text.split()[:n]) in beginnings and " ".join(text.split()[n:]) in ends for n in range(len(text.split()) + 1))
+               for text in crossed)
+
+
+def test_thesaurus_knows_the_nearest_by_cosine():
+    table = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [-1.0, 0.0], [3.0, 0.3], [9.0, 9.0]])
+    vocabulary = {"good": 0, "great": 1, "film": 2, "bad": 3, "superb": 4, "##ly": 5}
+    thesaurus = augmentation.Thesaurus(table, vocabulary, {"good", "great", "film", "bad", "absent"})
+    assert thesaurus.near["good"] == ["great", "superb", "film", "bad"] and "absent" not in thesaurus.near
+    assert all(thesaurus.unused[word] == ["superb"] for word in ("good", "great", "film", "bad"))
+    assert thesaurus.words == ["bad", "film", "good", "great", "superb"]
+    rng = random.Random(0)
+    assert {thesaurus.other("good", rng) for _ in range(200)} == {"good", "great", "film", "bad", "superb"}
+    assert thesaurus.other(",", random.Random(1)) == ","
 
 
 def test_same_sentences_in_every_process():

@@ -265,6 +265,8 @@ WRONG = [
     (PRUNE, "--target-mb", "-1"),
     (PRUNE, "--at-batch", "8"),
     (PRUNE, "--augment", "0"),
+    (PRUNE, "--spare-pieces", "-1"),
+    (PRUNE, "--spare-pieces", "100"),
     (PRUNE, "--preset", "tiny"),
     (PRUNE, "--variant", "deepest"),
     (PRUNE, "--patience", "-1"),

@@ -174,8 +174,12 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
     assert manifest["args"]["target_flops"] == 0.3, "the flag's, not the preset's"
     assert manifest["metrics"]["budget"]["asked"] == 0.3 and manifest["args"]["augment"] == 300
-    small = checkpoints.load_model(path)
-    assert small.config.n_layers == checkpoints.load_model(run.checkpoint("teacher")).config.num_hidden_layers
+    small, teacher = checkpoints.load_model(path), checkpoints.load_model(run.checkpoint("teacher"))
+    assert small.config.n_layers == teacher.config.num_hidden_layers
+    rows = checkpoints.load_tokenizer(run.checkpoint("teacher")).get_vocab()
+    kept = checkpoints.load_tokenizer(path).get_vocab()
+    frozen, whole = (model.get_input_embeddings().weight for model in (small, teacher))
+    assert torch.equal(frozen[[*kept.values()]], whole[[rows[piece] for piece in kept]]), "--freeze-embeddings"
     small_file = ("--table-bits", 4, "--map-bits", 4)
     code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", *small_file)
     assert code == 0, err

@@ -56,6 +56,17 @@ def test_full_coverage_spells_the_same_with_far_fewer_pieces(bert):
         assert [kept[i] for i in small(text)["input_ids"]] == bert(text)["input_ids"], "[CLS] and [SEP] too"
 
 
+def test_spare_pieces_are_the_first_that_the_texts_never_use(bert):
+    kept, small = pruned(bert)
+    more = vocabulary.keep_pieces(data.spelling(bert), data.piece_counts(bert, TEXTS), 1.0, spare=500)
+    spared = bert.convert_ids_to_tokens(sorted(set(more) - set(kept)))
+    assert len(more) == len(kept) + 500 and set(kept) < set(more)
+    assert not any("unused" in piece for piece in spared)
+    assert small.tokenize("university") != ["university"] and "university" in spared
+    everything = vocabulary.keep_pieces(data.spelling(bert), data.piece_counts(bert, TEXTS), 1.0, spare=10**6)
+    assert len(everything) < len(bert), "what no text can be spelled in is never kept"
+
+
 @pytest.mark.parametrize("coverage", [0.0, 0.9, 1.0])
 def test_any_text_is_spelled_and_nothing_becomes_unknown(bert, coverage):
     _, small = pruned(bert, coverage)
