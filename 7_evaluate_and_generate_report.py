@@ -103,6 +103,13 @@ def lineage(found, run_dir, dataset):
     return rows, skipped
 
 
+def promised_speed(source, made: dict) -> dict:
+    """{"predicted_speedup": {batch: times the teacher's speed}} where stage 8 pruned to a speed, by its table of latencies; else {}."""
+    pruned = made.get(source.parent_key("pruned"), source)
+    promised = pruned.manifest["metrics"].get("predicted_speedup")
+    return {} if promised is None else {"predicted_speedup": {pruned.manifest["args"]["at_batch"]: promised}}
+
+
 def main(args):
     import os
     import random
@@ -190,6 +197,8 @@ def main(args):
         spelled = classifiers[name].spell(corpus.dev.texts)
         row["respelled"] = sum(one != other for one, other in zip(spelled, spelling, strict=True)) / len(spelling)
         own, why = measure.process_of_its_own(checkpoint.path, timed[:64], threads)
+        if source and export == "_onnx_int8":
+            row |= promised_speed(source, torch_stage)
         rows[name] = row | work | measure.size(checkpoint) | own | {"notes": notes | why}
 
     # --- 4. latency: all models in one run, taking turns
@@ -204,6 +213,9 @@ def main(args):
             row["notes"]["speedup"] = f"it ran on {devices[name]}, the baseline on {devices[BASELINE]}"
         else:
             row["speedup"] = {b: rows[BASELINE]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"] for b in ("1", "32")}
+        if "predicted_speedup" in row and devices.get("teacher") == devices[name]:
+            row["achieved_speedup"] = {b: rows["teacher"]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"]
+                                       for b in row["predicted_speedup"]}
 
     # --- 5. the report
     versions = checkpoints.versions()

@@ -70,12 +70,19 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
     return opened
 
 
-def predicted_speedup(run_dir: Path, source) -> float | None:
-    """What the table of latencies promised when the model was pruned; None where another budget was asked for."""
-    from common import checkpoints
+def predictions(corpus, teacher, run_dir: Path, threads: int):
+    """A function: structure of a model -> {batch: how many times as fast as the teacher}, by the machine's table of latencies.
 
-    pruned = source if source.stage == "pruned" else checkpoints.parent(run_dir, source, "pruned")
-    return pruned.manifest["metrics"].get("predicted_speedup")
+    It is the table that stage 8's --target-speedup goes by: of small models with random weights, none of them a preset's.
+    """
+    import compact
+    from common import checkpoints, encoders, latency_table
+    from compress import costs
+
+    shape = compact.from_distilbert(encoders.distilbert_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names)).config
+    batches = latency_table.of(shape, teacher, corpus.validation.texts, run_dir, threads)["batches"]
+    return lambda kept: {batch: rows["teacher"] / costs.total(costs.Latency(rows), kept["heads"], kept["ffn"])
+                         for batch, rows in batches.items()}
 
 
 def mean(rows: list[dict], name: str) -> float:
@@ -136,6 +143,7 @@ def measured(args, names: list[str] | None = None) -> dict:
         twin = measure.countable_twin(path)
         return measure.flops(twin, min(128, twin.config.max_position_embeddings))
 
+    predicted = predictions(corpus, teacher, args.run_dir, threads)
     teachers = {name: {batch: latency[name]["latency_ms"][batch]["p50"] for batch in ("1", "32")}
                 for name in classifiers if name.startswith("teacher")}
     int8 = {batch: min(ms[batch] for name, ms in teachers.items() if name != "teacher") for batch in ("1", "32")}  # the faster one
@@ -147,10 +155,10 @@ def measured(args, names: list[str] | None = None) -> dict:
         rows = []
         for seed, (source, export) in seeds.items():
             own, _ = measure.process_of_its_own(export.path, timed[:64], threads)
+            kept = measure.structure(measure.countable_twin(source.path))
             rows.append({"seed": seed, **accuracy[f"{preset}/{seed}"], **measure.size(export), "gflops_128": cost(source.path) / 1e9,
-                         "structure": measure.structure(measure.countable_twin(source.path)), **latency[f"{preset}/{seed}"], **own,
-                         "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name,
-                         "predicted_speedup": predicted_speedup(args.run_dir, source)})
+                         "structure": kept, "predicted_speedup": predicted(kept), **latency[f"{preset}/{seed}"], **own,
+                         "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name})
         average = mean(rows, "accuracy")
         results["presets"][preset] = {
             "seeds": rows, "accuracy_mean": average,
@@ -160,8 +168,8 @@ def measured(args, names: list[str] | None = None) -> dict:
             "bytes_ratio": whole["mb"] / mean(rows, "size_mb"),
             "latency_ratio": faster_than(teachers["teacher"], rows),
             "latency_ratio_vs_int8": faster_than(int8, rows), "runtime": "onnxruntime",
-            "predicted_speedup": statistics.mean(predicted) if (predicted := [row["predicted_speedup"] for row in rows
-                                                                              if row["predicted_speedup"]]) else None,
+            "predicted_speedup": {batch: statistics.harmonic_mean(row["predicted_speedup"][batch] for row in rows)
+                                  for batch in ("1", "32")},  # of mean milliseconds, as those that were achieved
             "achieved_speedup": faster_than(teachers["teacher"], rows)}
     return results
 

@@ -117,6 +117,9 @@ def conditions(report: dict) -> list[str]:
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
+        *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "
+          f"{times:.1f} were predicted by this machine's table of latencies."
+          for row in report["models"] if "achieved_speedup" in row for batch, times in row["predicted_speedup"].items()),
     ]
 
 

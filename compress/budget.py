@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from compress.costs import Bytes, Flops, Latency
+from compress.costs import Bytes, Flops, Latency, total
 
 LEVELS = 4000  # that a budget is divided into: costs are rounded up to one of them
 STEP, MANY = 8, 64  # a block of many units keeps them in such steps: kernels like it, and there are fewer choices
@@ -63,10 +63,8 @@ class Budget(NamedTuple):
 
 def spent(masks: list[torch.Tensor], prices) -> float:
     """What a model costs whose L attention blocks, then L FFNs, keep the units of these masks (U,)."""
-    units, kept = [len(mask) for mask in masks], [int(mask.sum()) for mask in masks]
-    depth = len(masks) // 2
-    last = max((i for i in range(depth) if kept[i]), default=-1)
-    return prices.other + sum(cost[n] for cost, n in zip(prices.blocks(units[:depth], units[depth:], last), kept, strict=True))
+    kept, depth = [int(mask.sum()) for mask in masks], len(masks) // 2
+    return total(prices, kept[:depth], kept[depth:])
 
 
 def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked: Budget, share: float = 1.0) -> list[torch.Tensor]:

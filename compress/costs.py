@@ -12,6 +12,12 @@ NF4_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)  # a weight on the grid, with its sh
 FORBIDDEN = np.inf
 
 
+def total(prices, heads: list[int], neurons: list[int]) -> float:
+    """What a model costs by `prices` (one of the classes below) whose L layers keep so many heads and neurons."""
+    last = max((i for i, n in enumerate(heads) if n), default=-1)
+    return prices.other + sum(block[-1] for block in prices.blocks(heads, neurons, last))
+
+
 class Flops:
     """FLOPs at N = `tokens` of models of the shape that a compact model's configuration describes."""
 

@@ -15,6 +15,7 @@ import torch
 from conftest import REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, run_script
 
 from common import checkpoints, data, measure
+from compress import costs
 
 ONNX_ROWS = ("distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8")
 REPORT_KEYS = {"schema", "title", "created", "baseline", "skipped", "code", "dataset", "machine", "models"}
@@ -198,6 +199,10 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
     assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
     assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
+    table = json.loads(next((run.run_dir / "models").glob(".latency_*.json")).read_text())["batches"]
+    kept = found["seeds"][0]["structure"]
+    assert found["predicted_speedup"] == pytest.approx({
+        batch: rows["teacher"] / costs.total(costs.Latency(rows), kept["heads"], kept["ffn"]) for batch, rows in table.items()})
 
     peers = [{"key": "torch_fp32", "label": "Teacher", "ours": False, "accuracy": 0.9, "ci95": [0.8, 0.95], "size_mb": 10.0,
               "latency_ms": {"1": 4.0, "32": 40.0}, "error": None},
@@ -218,6 +223,23 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "max")
     assert code == 0 and not any(stage == "distilled_ptq" for stage, _ in manifests(run.run_dir)), err
     assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
+
+
+def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher")
+    flags = ("--target-speedup", 2, "--at-batch", 32, "--augment", 50, "--epochs", 0.2)
+    for script, more in (("8_pruning_with_finetuning.py", ("--preset", "max", *flags)),
+                         ("11_export_onnx.py", ("--variant", "max", "--precision", "int8")),
+                         ("7_evaluate_and_generate_report.py", ("--max-length", 48, *REPORT_FLAGS))):
+        code, out, err = call_script(script, *run.flags(script), *more)
+        assert code == 0, err
+    rows = rows_of(run)
+    fast, teacher = rows["pruned_onnx_int8@max"], rows["teacher"]
+    assert fast["predicted_speedup"].keys() == {"32"} and fast["predicted_speedup"]["32"] >= 2
+    reached = teacher["latency_ms"]["32"]["p50"] / fast["latency_ms"]["32"]["p50"]
+    assert fast["achieved_speedup"] == {"32": pytest.approx(reached)} and "predicted_speedup" not in rows["pruned@max"]
+    said = f"is {reached:.1f} times as fast as the teacher at batch 32, {fast['predicted_speedup']['32']:.1f} were predicted"
+    assert said in (run.run_dir / "final_report.md").read_text(encoding="utf-8")
 
 
 def test_one_preset_goes_on_from_another(stages, tmp_path):
