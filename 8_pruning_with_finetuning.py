@@ -73,7 +73,7 @@ def parse_args(argv=None):
                             "(1 keeps all that it uses), and every single character; else all stay")
     group.add_argument("--spare-pieces", type=cli.not_negative_count, default=0, metavar="N",
                        help="with --prune-vocab: keep N more that the training set never uses, for words to come")
-    parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N",
+    parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N", unset="none",
                   help="learn from N more sentences, made of the training sentences and labelled by the teacher")
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
                        help="leave the word-embedding table as it is: words that are seldom met keep what the teacher knew of them")

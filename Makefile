@@ -82,6 +82,7 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.growth . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 ablation: .venv/.installed
 	$(PY) -m bench.ablation . runs/ablation $(if $(DATA_DIR),--data-dir $(DATA_DIR))

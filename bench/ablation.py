@@ -10,8 +10,6 @@ KL divergence from the teacher, which decides sooner. Stages are made under RUN_
 
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 from bench import finished
@@ -85,22 +83,14 @@ class Judge:
         return {"accuracy": float(right.double().mean()), "kl": float((self.teacher.exp() * (self.teacher - found)).sum(-1).mean())}
 
 
-def run_stage(script: str, *flags, bits: int = 4) -> None:
-    """A stage in a process of its own, on a grid of `bits`."""
-    code = (f"import runpy, sys; from bench import ablation; ablation.use_grid({bits}); sys.argv = sys.argv[1:]; "
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, script, *map(str, flags)], check=False)
-    if done.returncode:
-        raise cli.UserError(f"{script} {' '.join(map(str, flags))} ended with code {done.returncode}: its own line above says why")
-
-
 def rounded_to(bits: int, pruned, judge: Judge, work: Path, flags: list) -> dict[str, dict]:
     """{way: its figures} of a pruned checkpoint at `bits`, without and with training through the rounding (stage 10)."""
     from common import checkpoints
     from compact import nf4
 
     folder = work / f"{bits}-bits"  # a run of its own: to stage 10 the grid is always the same
-    run_stage("10_qat_kd_4bit.py", *flags, "--run-dir", folder, "--pruned", pruned.path, "--epochs", 1, bits=bits)
+    finished.run_stage("10_qat_kd_4bit.py", *flags, "--run-dir", folder, "--pruned", pruned.path, "--epochs", 1,
+                       before=f"from bench import ablation; ablation.use_grid({bits}); ")
     own = nf4.levels
     use_grid(bits)
     model = checkpoints.load_model(pruned.path)
@@ -153,8 +143,8 @@ def main(args) -> None:
     rounded: dict[str, list[dict]] = {f"{way}, {bits} bits": [] for bits in BITS for way in ("PTQ", "QKD")}
     for seed in args.seeds:
         for name, flags in PRUNED.items():
-            run_stage("8_pruning_with_finetuning.py", *shared, "--run-dir", work, "--from-teacher", "--seed", seed, "--name", name, *flags,
-                      "--head-sparsity", SPARSITY, "--ffn-sparsity", SPARSITY, "--epochs", 1)
+            finished.run_stage("8_pruning_with_finetuning.py", *shared, "--run-dir", work, "--from-teacher", "--seed", seed, "--name", name,
+                               *flags, "--head-sparsity", SPARSITY, "--ffn-sparsity", SPARSITY, "--epochs", 1)
             pruned[name].append({"seed": seed, **judge(checkpoints.find(work, "pruned", variant=name, seed=seed))})
         joint = checkpoints.find(work, "pruned", variant="joint", seed=seed)
         for bits in BITS:

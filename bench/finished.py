@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from common import cli
@@ -29,6 +31,14 @@ def conditions(corpus, threads: int) -> dict:
 
     return {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
             "versions": checkpoints.versions()}
+
+
+def run_stage(script: str, *flags, before: str = "") -> None:
+    """A stage in a process of its own, with its output shown; `before` is Python to run there first. Raises UserError where it fails."""
+    code = f"import runpy, sys; {before}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, script, *map(str, flags)], check=False)
+    if done.returncode:
+        raise cli.UserError(f"{script} {' '.join(map(str, flags))} ended with code {done.returncode}: its own line above says why")
 
 
 def write(result: dict, path: Path) -> None:

@@ -126,11 +126,12 @@ class StageParser(Parser):
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         return group
 
-    def preset(self, group, flag: str, *, full, fast, help: str, **kwargs) -> None:
-        """A flag whose default depends on `--fast`."""
+    def preset(self, group, flag: str, *, full, fast, help: str, unset: str = "all", **kwargs) -> None:
+        """A flag whose default depends on `--fast`; a default of None is shown as `unset`."""
         name = flag.lstrip("-").replace("-", "_")
         self._presets[name] = (full, fast)
-        shown = f"{help} (default: {'all' if full is None else full}; with --fast: {fast})"
+        full, fast = (unset if value is None else value for value in (full, fast))
+        shown = f"{help} (default: {full}; with --fast: {fast})"
         group.add_argument(flag, default=argparse.SUPPRESS, help=shown, **kwargs)
 
     def parse(self, argv: list[str] | None = None, recipes: dict[str, dict] | None = None, fast: dict | None = None) -> argparse.Namespace:

@@ -66,6 +66,18 @@ def test_training_speed_counts_the_cache(pipeline, tmp_path):
     assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 
 
+def test_growth_adds_rows_of_real_runs(pipeline, tmp_path):
+    output = tmp_path / "speed.json"
+    output.write_text(json.dumps({"ours_per_s": 7.0}))
+    run_bench("growth", pipeline.run_dir, output, "--data-dir", pipeline.data_dir, "--widths", 64, "--shares", 0.2)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert found["ours_per_s"] == 7.0, "what training_speed wrote stays"
+    (row,) = found["growth"]
+    corpus = data.load(SimpleNamespace(data_dir=pipeline.data_dir, run_dir=pipeline.run_dir, source="auto"))
+    assert (row["width"], row["sentences"]) == (64, round(0.2 * len(corpus.train)))
+    assert row["seconds"] > 0 and row["peak_rss_mb"] > 100 and found["growth_conditions"]["layers"] == 4
+
+
 def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
     run_bench("throughput", pipeline.run_dir, tmp_path / "throughput.json", "--data-dir", pipeline.data_dir, "--variant", "published",
               "--sentences", 40, "--repeats", 1)
