@@ -76,7 +76,8 @@ def parse_args(argv=None):
     parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N", unset="none",
                   help="learn from N more sentences, made of the training sentences and labelled by the teacher")
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
-                       help="leave the word-embedding table as it is: words that are seldom met keep what the teacher knew of them")
+                       help="leave the embedding tables as they are, but for rounding them to 4 bits: words that are seldom met keep what "
+                            "the teacher knew of them, and the rest learns to live with the rounding")
     group.add_argument("--dropout", type=cli.fraction, default=None, metavar="SHARE",
                        help="dropout while pruning and in recovery; else the student's own")
     group.add_argument("--temperature-start", type=cli.positive, default=10.0, help="T at the first step of pruning")
@@ -177,7 +178,7 @@ def prune(args):
 
     import compact
     from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
-    from compress import augmentation, budget, importance, masking, schedule, surgery, vocabulary
+    from compress import augmentation, budget, importance, masking, qat, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
@@ -233,7 +234,8 @@ def prune(args):
     train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
-    model.get_input_embeddings().requires_grad_(not args.freeze_embeddings)
+    if args.freeze_embeddings:
+        qat.freeze_tables(model)
     head_gates, neuron_gates = masking.attach(model)
     # Behind another preset the order of sentences goes on with the next pass: the same again would be known by heart.
     passed = student.manifest["metrics"].get("passes", 0)
@@ -290,7 +292,6 @@ def prune(args):
     if gap > 1e-4:
         raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
     small, kept_layers = surgery.without_empty_layers(small, collator([validation[i] for i in range(min(32, len(validation)))]))
-    small.get_input_embeddings().requires_grad_(not args.freeze_embeddings)
     cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {before:,} -> {small.num_parameters():,} parameters")
 
     # --- 4. recover

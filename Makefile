@@ -19,6 +19,7 @@ PY := .venv/bin/python
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 SHAPE := --run-dir runs/distilbert-shape
+SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
 .PHONY: help fast full presets frontier bench ablation box test shape
@@ -106,6 +107,12 @@ shape: .venv/.installed
 	$(PY) 11_export_onnx.py $(SHAPE)
 	$(PY) 7_evaluate_and_generate_report.py $(SHAPE) --title "DistilBERT's own shape, random weights" \
 	  --no-accuracy "random weights: size, FLOPs and latency only"
+	# And at max, with as many word pieces as SST-2 leaves it, DistilBERT's shape itself being the teacher.
+	$(PY) 5_finetune_teacher.py $(SHAPE_MAX) --model runs/distilbert-shape/distilbert-local
+	$(PY) 8_pruning_with_finetuning.py $(SHAPE_MAX) --preset max --target-mb 12.5 --augment 1000 --spare-pieces 16500
+	$(PY) 9_quantize_pruned_model.py $(SHAPE_MAX) --variant max
+	$(PY) 11_export_onnx.py $(SHAPE_MAX) --variant max --precision int8 --table-bits 4 --map-bits 4
+	$(PY) -m bench.presets runs/distilbert-shape/max runs/distilbert-shape/presets.json --data-dir runs/distilbert-shape/sst2_data
 
 test: .venv/.installed
 	$(PY) -m ruff check .

@@ -6,10 +6,12 @@ training sentences, enough for every stage to run, and all dev sentences, on whi
     python -m bench.distilbert_shape --run-dir runs/distilbert-shape --data-dir DIR --tokenizer bert-local
 """
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
+from bench import finished
 from common import cli
 
 TRAINING_LINES = 300
@@ -26,9 +28,11 @@ def main() -> None:
 
     transformers.set_seed(42)
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.tokenizer)
+    labels = finished.corpus(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir)).label_names
+    settings = {"vocab_size": len(tokenizer), "id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     shapes = {
-        "bert-local": transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=len(tokenizer))),
-        "distilbert-local": transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(vocab_size=len(tokenizer))),
+        "bert-local": transformers.BertForSequenceClassification(transformers.BertConfig(**settings)),
+        "distilbert-local": transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**settings)),
     }
     for name, model in shapes.items():
         model.save_pretrained(args.run_dir / name)

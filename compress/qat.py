@@ -6,7 +6,7 @@ Jacob et al. 2018 (training through simulated rounding) and Bengio et al. 2013 (
 import torch
 from torch import nn
 
-from compact.nf4 import fake_quantise, fake_quantise_rows
+from compact.nf4 import fake_quantise, fake_quantise_rows, pack, unpack
 
 
 class FakeQuantLinear(nn.Linear):
@@ -21,6 +21,15 @@ class FakeQuantEmbedding(nn.Embedding):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return fake_quantise_rows(self.weight, ids)
+
+
+@torch.no_grad()
+def freeze_tables(model) -> None:
+    """Rounds a compact model's embedding tables and freezes them: what trains behind them learns with the tables that will ship."""
+    for _, _, module in model.quantisable():
+        if isinstance(module, nn.Embedding):
+            module.weight.copy_(unpack(pack(module.weight), tuple(module.weight.shape)))
+            module.weight.requires_grad_(False)
 
 
 def fake_quantised(model):

@@ -24,6 +24,15 @@ def _columns(linear: nn.Linear, keep: torch.Tensor) -> nn.Linear:
     return small
 
 
+def _built(config, model):
+    """A model built from the new configuration, so that what is saved is what it says, with `model`'s weights; frozen ones stay frozen."""
+    built = type(model)(config)
+    built.load_state_dict(model.state_dict(), strict=True)
+    for parameter, known in zip(built.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(known.requires_grad)
+    return built
+
+
 @torch.no_grad()
 def cut(model, head_masks: list[torch.Tensor], neuron_masks: list[torch.Tensor]):
     """A new compact model without the heads and neurons whose mask is 0.
@@ -51,10 +60,7 @@ def cut(model, head_masks: list[torch.Tensor], neuron_masks: list[torch.Tensor])
         elif not isinstance(ffn, EmptyFFN):
             layer.ffn = EmptyFFN(config.dim)
             layer.ffn.bias.copy_(ffn.lin2.bias)
-    # A model built from the new configuration, so that what is saved is what the configuration says.
-    built = type(model)(config)
-    built.load_state_dict(small.state_dict(), strict=True)
-    return built
+    return _built(config, small)
 
 
 @torch.no_grad()
@@ -82,6 +88,4 @@ def without_empty_layers(model, batch: dict[str, torch.Tensor]) -> tuple:
     config = copy.deepcopy(model.config)
     config.n_layers, config.heads, config.ffn = len(kept), [heads[i] for i in kept], [neurons[i] for i in kept]
     model.distilbert.transformer.layer = nn.ModuleList(layers[i] for i in kept)
-    built = type(model)(config)
-    built.load_state_dict(model.state_dict(), strict=True)
-    return built, kept
+    return _built(config, model), kept
