@@ -179,3 +179,16 @@ def test_the_head_is_not_rounded():
     rounded = {id(m) for m in model.modules() if isinstance(m, qat.FakeQuantLinear | qat.FakeQuantEmbedding)}
     assert id(model.classifier) not in rounded and id(model.pre_classifier) not in rounded
     assert len(rounded) == 2 + 6 * len(model.layers())
+
+
+def test_frozen_tables_lose_next_to_nothing_when_they_are_packed():
+    model, whole = tiny_compact(), tiny_compact()
+    qat.freeze_tables(model)
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    assert sorted(name.split(".")[-2] for name in frozen) == ["position_embeddings", "word_embeddings"]
+    packed, roughly = model.packed_twin().full_precision_twin().state_dict(), whole.packed_twin().full_precision_twin().state_dict()
+    for name, p in frozen.items():
+        before = whole.state_dict()[name]
+        assert (packed[name] - p).norm() < 0.01 * p.norm() and (roughly[name] - before).norm() > 0.05 * before.norm()
+    others = {name for name, value in model.state_dict().items() if not torch.equal(value, whole.state_dict()[name])}
+    assert others == set(frozen)

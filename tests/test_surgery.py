@@ -44,6 +44,14 @@ def test_cut_gives_the_masked_models_logits(heads, neurons):
         assert (small(**batch).logits - tiny_compact()(**batch).logits).abs().max() > 1e-2, "the masks did nothing"
 
 
+def test_what_was_frozen_stays_frozen():
+    model = tiny_compact()
+    model.get_input_embeddings().weight.requires_grad_(False)
+    small = surgery.cut(model, *masks_of([2, 0], [9, 0]))
+    small, _ = surgery.without_empty_layers(small, random_batch())
+    assert [name for name, p in small.named_parameters() if not p.requires_grad] == ["distilbert.embeddings.word_embeddings.weight"]
+
+
 @pytest.mark.parametrize(("heads", "neurons"), SHAPES)
 def test_cut_is_really_smaller(heads, neurons):
     masked, small = masked_and_cut(heads, neurons)
