@@ -1,7 +1,8 @@
 """Stage 7: measure every checkpoint of a run, side by side, and write the report.
 
-Accuracy with its Wilson interval and an exact McNemar test against the distilled student, FLOPs counted on the model that ships,
-bytes of the file that ships, latency of real sentences with all models taking turns, memory of a process of its own.
+Accuracy with its Wilson interval, an exact McNemar test against the distilled student, and whether "no loss" may be said; FLOPs counted
+on the model that ships, bytes of the file that ships, latency of real sentences with all models taking turns, memory of a process of
+its own.
 Rows follow lineage: a pruned checkpoint, what it was made from, and what was made from it, never a mixture of runs.
 
     python 7_evaluate_and_generate_report.py [--fast]         models/ + sst2_data/ -> final_report.{json,md,png}
@@ -17,7 +18,7 @@ from common import cli
 BASELINE = "distilled"
 LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
           "pruned_ptq": "Pruned, 4-bit PTQ", "pruned_qkd": "Pruned, 4-bit QKD"}
-ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p")
+ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss")
 
 
 def parse_args(argv=None):
@@ -117,7 +118,7 @@ def main(args):
     import torch
     from tqdm import tqdm
 
-    from common import checkpoints, data, inference, measure, report
+    from common import checkpoints, claims, data, inference, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -184,8 +185,9 @@ def main(args):
             row["seeds"] = [{"seed": checkpoint.manifest.get("seed"), "accuracy": row["accuracy"]}]
             if BASELINE in predictions:
                 row |= measure.against_baseline(predictions[name], predictions[BASELINE], corpus.dev.labels)
+                row["no_loss"] = claims.no_loss(predictions[name], predictions[BASELINE], corpus.dev.labels)
             else:
-                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p"), f"no {BASELINE} row to compare with")
+                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss"), f"no {BASELINE} row to compare with")
         source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint
         if source:
             work, why = measure.work(source.path, mean_tokens)

@@ -116,7 +116,7 @@ def measured(args, names: list[str] | None = None) -> dict:
     """All figures of what is called `names`, of everything with an int8 export where None; as main writes them."""
     import os
 
-    from common import checkpoints, inference, measure
+    from common import checkpoints, claims, inference, measure
 
     threads = args.threads or os.cpu_count()
     corpus = finished.corpus(args)
@@ -135,7 +135,8 @@ def measured(args, names: list[str] | None = None) -> dict:
         classifiers |= int8_teachers(teacher, Path(folder), calibration, threads)
         classifiers |= {f"{preset}/{seed}": inference.open_classifier(export.path, threads)
                         for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
-        accuracy = {name: measure.accuracy(c.classify(corpus.dev.texts).argmax(-1), corpus.dev.labels) for name, c in classifiers.items()}
+        answers = {name: c.classify(corpus.dev.texts).argmax(-1) for name, c in classifiers.items()}
+        accuracy = {name: measure.accuracy(answer, corpus.dev.labels) for name, answer in answers.items()}
         timed = random.Random(0).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
         latency = measure.latency(classifiers, timed, args.repeats)
 
@@ -164,6 +165,7 @@ def measured(args, names: list[str] | None = None) -> dict:
             "seeds": rows, "accuracy_mean": average,
             "accuracy_sd": statistics.stdev(row["accuracy"] for row in rows) if len(rows) > 1 else None,
             "teacher_accuracy": accuracy["teacher"]["accuracy"], "delta_vs_teacher": average - accuracy["teacher"]["accuracy"],
+            "no_loss": claims.no_loss([answers[f"{preset}/{seed}"] for seed in seeds], answers["teacher"], corpus.dev.labels),
             "flops_ratio": whole["flops"] / 1e9 / mean(rows, "gflops_128"),
             "bytes_ratio": whole["mb"] / mean(rows, "size_mb"),
             "latency_ratio": faster_than(teachers["teacher"], rows),
@@ -175,13 +177,15 @@ def measured(args, names: list[str] | None = None) -> dict:
 
 
 def main(args) -> None:
+    from common import claims
+
     results = measured(args, list(PRESETS))
     finished.write(results, args.output)
     for preset, row in results["presets"].items():
         faster, than_int8 = row["latency_ratio"], row["latency_ratio_vs_int8"]
         print(f"{preset}: {100 * row['accuracy_mean']:.2f} % ({100 * row['delta_vs_teacher']:+.2f} points), "
               f"FLOPs ÷ {row['flops_ratio']:.1f}, bytes ÷ {row['bytes_ratio']:.1f}, latency ÷ {faster['1']:.1f} and ÷ {faster['32']:.1f}, "
-              f"against int8 ÷ {than_int8['1']:.1f} and ÷ {than_int8['32']:.1f}")
+              f"against int8 ÷ {than_int8['1']:.1f} and ÷ {than_int8['32']:.1f}; {claims.said(row['no_loss'])}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from common import claims
 from common.cli import UserError, say
 
 # One look per structure, one hatch per form of the weights; shapes and hatches survive greyscale.
@@ -146,10 +147,18 @@ def reasons(report: dict) -> list[str]:
     return lines + [f"skipped {entry['key']}: {entry['reason']}" for entry in report["skipped"]]
 
 
+def losses(report: dict) -> list[str]:
+    """A line a row: what may be said of its loss against the baseline; none where accuracy was left out."""
+    return [f"{row['label']}: {claims.said(row['no_loss'])}" for row in report["models"]
+            if row.get("no_loss") and row["key"] != report["baseline"]]
+
+
 def markdown(report: dict) -> str:
     bullets = [f"- {line}" for line in conditions(report)]
     missing = [f"- {line}" for line in reasons(report)]
     parts = [f"# {report['title']}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)",
+             *([f"## Is accuracy lost against '{_label(report, report['baseline'])}'?", "\n".join(f"- {line}" for line in found)]
+               if (found := losses(report)) else []),
              "## Details", details(report)]
     return "\n\n".join([*parts, *(["## Notes", "\n".join(missing)] if missing else [])]) + "\n"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, run_script
 
-from common import checkpoints, data, measure
+from common import checkpoints, claims, data, measure
 from compact import nf4
 from compress import costs
 
@@ -34,6 +34,7 @@ ROW_KEYS = {
     "delta",
     "agreement",
     "mcnemar_p",
+    "no_loss",
     "params",
     "size_mb",
     "total_mb",
@@ -201,6 +202,7 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
     assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
     assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
+    assert found["no_loss"]["sentences"] == len(corpus.dev) and found["no_loss"]["mean"] == pytest.approx(found["delta_vs_teacher"])
     table = json.loads(next((run.run_dir / "models").glob(".latency_*.json")).read_text())["batches"]
     kept = found["seeds"][0]["structure"]
     assert found["predicted_speedup"] == pytest.approx({
@@ -362,6 +364,8 @@ def test_accuracies_are_the_models_own(pipeline):
         assert rows[key]["accuracy"] == pytest.approx(right / len(dev)) and right / len(dev) > 0.85
     row = rows["pruned_qkd"]
     assert row["delta"] == pytest.approx(row["accuracy"] - rows["distilled"]["accuracy"])
+    assert row["no_loss"]["mean"] == pytest.approx(row["delta"]) and row["no_loss"]["sentences"] == len(dev)
+    assert f"- {row['label']}: {claims.said(row['no_loss'])}\n" in (pipeline.run_dir / "final_report.md").read_text(encoding="utf-8")
     agreement = sum(a == b for a, b in zip(answers["distilled"], answers["pruned_qkd"], strict=True)) / len(dev)
     assert row["agreement"] == pytest.approx(agreement)
     for row in rows.values():

@@ -1,0 +1,59 @@
+"""Is nothing lost? A claim that is tested: one-sided, on the same sentences, against a margin that was chosen beforehand.
+
+That a difference isn't significant says little: a small dev set finds hardly any. So the null hypothesis is that `MARGIN` or more is
+lost, and "no loss" is said only where it falls (non-inferiority; Tango 1998 for paired shares).
+"""
+
+import math
+
+import numpy as np
+
+MARGIN, ALPHA, POWER = 0.01, 0.05, 0.8
+
+
+def _variance_at_the_margin(gained: np.ndarray, margin: float) -> float:
+    """What the variance of `gained` (S,) is if `margin` is lost: from the sample itself it comes out too small where few sentences differ.
+
+    Tango's restricted maximum-likelihood estimate for gains and losses of whole sentences. With several seeds they are of parts of
+    a sentence: then smaller in proportion, as the sample's own variance is.
+    """
+    n, won, lost = len(gained), float(gained.clip(min=0).sum()), float(-gained.clip(max=0).sum())
+    linear = won + lost - margin * (2 * n + won - lost)
+    winning = (linear + math.sqrt(linear**2 + 8 * n * won * margin * (1 - margin))) / (4 * n)  # the share of gains, restricted
+    whole = (won + lost) / n - gained.mean()**2
+    parts = float(gained.var() / whole) if whole else 1.0
+    return parts * (2 * winning + margin * (1 - margin))
+
+
+def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
+    """{mean, half_width, margin, p, holds, needed} of label ids (S,), or (seeds, S), against a baseline's (S,).
+
+    A sentence counts as the mean over seeds of (ours right − baseline right); `mean` ± `half_width` is the 95 % interval of what is
+    gained, a share. `p` is that of Tango's score test of mean > −margin. `needed` is how many sentences would show it with a power
+    of 80 % if the truth is what was seen; None where that is the margin or worse.
+    """
+    from scipy.special import ndtr, ndtri  # the normal distribution and its quantiles, a hundred times as fast as scipy.stats.norm
+
+    ours, baseline, labels = np.atleast_2d(ours), np.asarray(baseline), np.asarray(labels)
+    gained = (ours == labels).mean(0) - (baseline == labels)  # (S,)
+    mean, variance, n = float(gained.mean()), float(gained.var()), len(gained)
+    expected = _variance_at_the_margin(gained, margin)
+    p = float(ndtr(-(mean + margin) / math.sqrt(expected / n)))
+    needed = None
+    if mean > -margin:
+        spread = ndtri(1 - ALPHA) * math.sqrt(expected) + ndtri(POWER) * math.sqrt(variance)
+        needed = math.ceil((spread / (mean + margin)) ** 2)
+    return {"mean": mean, "half_width": float(ndtri(0.975)) * math.sqrt(variance / n), "margin": margin, "p": p, "holds": p < ALPHA,
+            "needed": needed, "sentences": n}
+
+
+def said(claim: dict) -> str:
+    """What may be said of it, in one sentence."""
+    margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
+    seen = f"{100 * claim['mean']:+.1f} ± {100 * claim['half_width']:.1f} points"
+    if claim["holds"]:
+        return f"no loss of {margin} or more ({seen}; p {'= {:.3f}'.format(claim['p']) if claim['p'] >= 0.001 else '< .001'})"
+    if claim["needed"] is None:
+        return f"{seen}: a loss of {margin} or more is likelier than not"
+    about = float(f"{claim['needed']:.2g}")
+    return f"{seen}: {claim['sentences']:,} sentences can't decide a margin of {margin}; it would take about {about:,.0f}"
