@@ -35,10 +35,15 @@ def read(path: Path, threads: int) -> dict:
     return table
 
 
+def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
+    """Where the table for such models and this teacher stands."""
+    key = checkpoints.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS])[:8]
+    return run_dir / "models" / f".latency_{key}.json"
+
+
 def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, threads: int) -> dict:
     """The table for models of the `shape` of a compact configuration, beside the teacher; measured where there is none yet."""
-    key = checkpoints.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS])[:8]
-    path = run_dir / "models" / f".latency_{key}.json"
+    path = path_of(shape, teacher, run_dir)
     if not path.is_file():
         table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
         path.write_text(json.dumps({"machine": machine(threads), **table}, indent=1) + "\n", encoding="utf-8")

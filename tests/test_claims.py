@@ -47,9 +47,8 @@ def test_interval_of_a_difference_covers_it(seeds):
     assert 0.93 <= inside / tries <= 0.97
 
 
-@pytest.mark.parametrize("truth", [0.8, 0.95])
-def test_interval_of_an_accuracy_covers_it(truth):
-    rng, tries = np.random.default_rng(5), 2000
+def test_interval_of_an_accuracy_covers_it():
+    rng, tries, truth = np.random.default_rng(5), 2000, 0.9
     found = [measure.accuracy(rng.random(DEV) < truth, [True] * DEV)["ci95"] for _ in range(tries)]
     assert 0.93 <= np.mean([low <= truth <= high for low, high in found]) <= 0.97
 
