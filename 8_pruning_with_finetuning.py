@@ -37,6 +37,8 @@ def parse_args(argv=None):
                        help="the operating point: sets the flags below, and what it makes is known by its name")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
+    group.add_argument("--co-teacher", type=Path, metavar="DIR", action="append", default=[],
+                       help="one more teacher, of another seed, say (may be given again): the mean of their logits is learnt")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
     group.add_argument("--after", type=cli.name, metavar="NAME", default=None,
@@ -193,8 +195,9 @@ def prune(args):
     else:
         student = checkpoints.find(args.run_dir, "distilled", args.student)
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
-    checkpoints.same_data(student, corpus.facts)
-    checkpoints.same_data(teacher, corpus.facts)
+    co_teachers = [checkpoints.find(args.run_dir, "teacher", path) for path in args.co_teacher]
+    for taken in (student, teacher, *co_teachers):
+        checkpoints.same_data(taken, corpus.facts)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     kept = None
@@ -209,7 +212,7 @@ def prune(args):
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
     asked = budget_of(args, model.config, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
-    parents = [teacher] if args.from_teacher else [student, teacher]
+    parents = [*([] if args.from_teacher else [student]), teacher, *co_teachers]
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
         return stage.done
@@ -222,14 +225,14 @@ def prune(args):
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers)
+    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, co_teachers)
     lessons = sentences
     if args.augment is not None:
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
         texts = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
                                            checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
         new = data.Split(texts, [distillation.UNKNOWN] * len(texts))
-        taught = taught.joined(teacher_cache.outputs(teacher, new, args.max_length, args.run_dir))
+        taught = taught.joined(teacher_cache.outputs(teacher, new, args.max_length, args.run_dir, co_teachers=co_teachers))
         lessons = data.Split(sentences.texts + new.texts, sentences.labels + new.labels)
     train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)

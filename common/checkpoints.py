@@ -1,7 +1,8 @@
 """A stage's directory: begin, resume, publish, find the newest whole one, verify, read `stage.json`.
 
 A stage writes under `models/.partial_<prefix>_<key>/`, flushes, and renames: a reader sees a whole checkpoint or none.
-`key` hashes everything that decides the result, so the same command finds its own half-done or finished work again.
+What was asked for, hashed over everything that decides the result, names both: the same command finds its own half-done or finished work
+again. The published `key` holds what came of it too: what is made from a checkpoint is not taken for made from another try of the same.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from common.cli import UserError, say, warn
 SCHEMA = 1
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
-NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
+NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "co_teacher", "student", "pruned", "checkpoint", "model", "init",
               "mode", "variant", "name", "after", "max_accuracy_drop"}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
@@ -100,7 +101,12 @@ class Checkpoint:
 
     @property
     def key(self) -> str:
+        """`<hash of what was asked for>-<hash of what came of it>`."""
         return self.manifest["key"]
+
+    @property
+    def asked_key(self) -> str:
+        return self.key.split("-")[0]
 
     @property
     def variant(self) -> str:
@@ -251,13 +257,14 @@ class Stage:
         for leftover in self.dir.glob("work_*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
+        hashes = {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()}
         now = datetime.now()
         manifest = {
             "schema": SCHEMA,
             "stage": self.name,
             "variant": self.variant,
             "created": now.strftime("%Y-%m-%dT%H:%M:%S.%f"),
-            "key": self.key,
+            "key": f"{self.key}-{_contents(hashes)}",
             "args": self.asked,
             "seed": self.seed,
             "mode": self.mode,
@@ -267,7 +274,7 @@ class Stage:
             "code": self.code,
             "cpu": cpu_name(),
             "gpu": gpu_name(),
-            "files": {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()},
+            "files": hashes,
             "metrics": self.metrics,
             "wall_s": round(self.wall_s(), 1),
             "peak_rss_mb": peak_rss_mb(),
@@ -295,7 +302,7 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     asked |= ({"variant": variant} if hasattr(args, "variant") else {}) | (decides or {})
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
     stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
-    same = next((c for c in published(args.run_dir) if c.key == key), None)
+    same = next((c for c in published(args.run_dir) if c.asked_key == key), None)
     if same and not args.force:
         verify(same.path)
         stage.done = same
@@ -318,6 +325,11 @@ def point(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     os.replace(fresh, link)
+
+
+def _contents(hashes: dict[str, dict]) -> str:
+    """What a checkpoint is, in 8 hex digits: all of its files but the training curve, which holds times."""
+    return sha256_json({name: facts["sha256"] for name, facts in hashes.items() if name != "training_log.json"})[:8]
 
 
 def _unique(folder: Path, name: str) -> Path:

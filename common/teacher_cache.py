@@ -6,8 +6,10 @@ A run that was killed loses a part at most, and one that asks for more sentences
 """
 
 import bisect
+import copy
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,15 @@ class TeacherOutputs:
 
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
         """These outputs and behind them another's, some of which may have no hidden states."""
-        return TeacherOutputs(self.folders + more.folders)
+        both = TeacherOutputs(self.folders + more.folders)
+        both.logits = np.concatenate([self.logits, more.logits])
+        return both
+
+    def averaged(self, others: list["TeacherOutputs"]) -> "TeacherOutputs":
+        """These outputs with the mean of all these teachers' logits (an ensemble as teacher: Hinton et al. 2015, section 3)."""
+        mean = copy.copy(self)
+        mean.logits = np.mean([self.logits, *(other.logits for other in others)], axis=0)
+        return mean
 
     @property
     def has_hidden(self) -> bool:
@@ -80,8 +90,10 @@ class TeacherCollator(Collator):
         return batch
 
 
-def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None) -> TeacherOutputs:
+def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None,
+            co_teachers: Sequence[Checkpoint] = ()) -> TeacherOutputs:
     """The teacher's logits for every one of `sentences`, and its hidden states after each of `layers` (1 = after the first layer).
+    With `co_teachers` the logits are the mean of all of theirs.
 
     It reads them in its own spelling. Keyed by teacher and by what it is shown, so a stage that asks for the same finds them.
     """
@@ -103,7 +115,7 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
                 os.rename(fresh, folder)
                 say(f"teacher's outputs kept in {folder}")
         folders.append(folder)
-    return TeacherOutputs(folders)
+    return TeacherOutputs(folders).averaged([outputs(other, sentences, max_length, run_dir) for other in co_teachers])
 
 
 @torch.no_grad()

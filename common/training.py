@@ -1,5 +1,6 @@
 """The one training set-up, on the library's trainer: length-grouped batches, the best weights by held-out accuracy, exact resume."""
 
+import contextlib
 import ctypes
 import json
 import math
@@ -15,7 +16,7 @@ import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common.checkpoints import Stage
-from common.cli import say
+from common.cli import UserError, say
 from common.data import length_grouped_order
 
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
@@ -40,8 +41,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class StageTrainer(transformers.Trainer):
     """The library's trainer with our sampler, whole-or-nothing step checkpoints, and the terms of the loss in the log."""
 
-    def __init__(self, *args, first_epoch: int = 0, **kwargs):
-        self.first_epoch = first_epoch
+    def __init__(self, *args, first_epoch: int = 0, matmul_precision: str = "highest", **kwargs):
+        self.first_epoch, self.matmul_precision = first_epoch, matmul_precision
         super().__init__(*args, **kwargs)
         self._terms: dict[str, list[torch.Tensor]] = {}
 
@@ -107,6 +108,30 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: and the heap isn't given back
 
 
+def check_matmul_precision(name: str) -> None:
+    """Refuses bfloat16 products where the processor would have to make them one by one."""
+    known = torch.cpu.get_capabilities()
+    if name != "highest" and not (torch.cuda.is_available() or known.get("avx512_bf16") or known.get("amx_bf16")):
+        raise UserError(f"this processor has no unit for bfloat16 products: leave --matmul-precision {name} out")
+
+
+@contextlib.contextmanager
+def matmul_precision(name: str, model):
+    """float32 products of this precision (`torch.set_float32_matmul_precision`), and full precision again afterwards.
+
+    torch's fused attention then takes several times as long for a dozen tokens on a CPU, so attention is computed step by step.
+    """
+    before = torch.get_float32_matmul_precision(), model.config._attn_implementation
+    torch.set_float32_matmul_precision(name)
+    if name != "highest":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        model.set_attn_implementation(before[1])
+
+
 def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, model, args, train, validation, collator, *,
                  epochs: float, keep_best: bool = True, first_epoch: int = 0) -> StageTrainer:
     """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
@@ -115,6 +140,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     else the last ones. The order of sentences is that of the epochs from `first_epoch` on.
     """
     keep_freed_memory()
+    check_matmul_precision(args.matmul_precision)
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))
@@ -132,7 +158,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
     trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,
-                            data_collator=collator, callbacks=callbacks, first_epoch=first_epoch)
+                            data_collator=collator, callbacks=callbacks, first_epoch=first_epoch, matmul_precision=args.matmul_precision)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -149,7 +175,8 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
         safetensors.torch.load_model(trainer.model, ended / "model.safetensors", device=str(trainer.args.device))
         trainer.state = transformers.TrainerState.load_from_json(str(ended / "trainer_state.json"))
     else:
-        trainer.train(resume_from_checkpoint=last_whole(work))
+        with matmul_precision(trainer.matmul_precision, trainer.model):
+            trainer.train(resume_from_checkpoint=last_whole(work))
         trainer.save_model(str(ended))
         trainer.state.save_to_json(str(ended / "trainer_state.json"))
         (ended / WHOLE).touch()

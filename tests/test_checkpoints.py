@@ -25,10 +25,10 @@ def begun(run_dir: Path, name="teacher", parents=(), dataset=DATASET, decides=No
     )
 
 
-def made(run_dir: Path, name="teacher", **more) -> checkpoints.Checkpoint:
+def made(run_dir: Path, name="teacher", contents="weights of it", **more) -> checkpoints.Checkpoint:
     stage = begun(run_dir, name, **more)
     assert stage.done is None
-    (stage.dir / "model.safetensors").write_bytes(b"weights of " + name.encode())
+    (stage.dir / "model.safetensors").write_text(contents)
     (stage.work("train") / "optimizer.pt").write_bytes(b"only for resuming")
     stage.metrics["validation_accuracy"] = 0.5
     return checkpoints.read(stage.publish())
@@ -48,7 +48,7 @@ def test_publishing_leaves_a_whole_checkpoint_and_nothing_else(tmp_path):
     assert {p.name for p in checkpoint.path.iterdir()} == {"model.safetensors", "stage.json"}, "what resuming needs must go"
     assert {p.name for p in (tmp_path / "models").iterdir()} == {checkpoint.path.name}
     facts = checkpoint.manifest["files"]["model.safetensors"]
-    assert facts == {"bytes": 18, "sha256": checkpoints.sha256_file(checkpoint.path / "model.safetensors")}
+    assert facts == {"bytes": 13, "sha256": checkpoints.sha256_file(checkpoint.path / "model.safetensors")}
     assert checkpoints.find(tmp_path, "teacher").path == checkpoint.path
     link = tmp_path / "teacher_link"
     assert link.is_symlink() and link.resolve() == checkpoint.path.resolve() and not Path(link.readlink()).is_absolute()
@@ -91,6 +91,10 @@ def test_same_command_is_up_to_date_and_force_makes_another(tmp_path, capsys):
     assert again.key == first.key and again.path != first.path
     assert {p: p.read_bytes() for p in first.path.iterdir()} == before, "published directories never change"
     assert checkpoints.find(tmp_path, "teacher").path == again.path, "the newest is taken"
+    another = made(tmp_path, force=True, contents="other weights")
+    assert another.asked_key == first.asked_key and another.key != first.key, "another result of the same command"
+    assert begun(tmp_path).done.path == another.path
+    assert begun(tmp_path, "student", parents=[another]).key != begun(tmp_path, "student", parents=[first]).key
 
 
 def test_older_code_is_said(tmp_path, capsys):

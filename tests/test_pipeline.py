@@ -261,8 +261,11 @@ def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(
 
 
 def test_one_preset_goes_on_from_another(stages, tmp_path):
-    run = stages.copy(tmp_path / "run", "teacher")
-    flags = (*run.flags("8_pruning_with_finetuning.py"), "--augment", 100, "--epochs", 0.5, "--preset")
+    run, other = (stages.copy(tmp_path / name, "teacher") for name in ("run", "other"))
+    code, out, err = call_script("5_finetune_teacher.py", *other.flags("5_finetune_teacher.py"), "--seed", 9, "--epochs", 0.5)
+    assert code == 0, err
+    more_teachers = "--co-teacher", other.run_dir / "teacher_model"
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--augment", 100, "--epochs", 0.5, *more_teachers, "--preset")
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--target-flops", 0.2)
     assert (code, err.count("\n")) == (2, 1) and "no pruned checkpoint of variant 'near'" in err
     for preset, *more in (("near", "--target-flops", 0.4), ("max", "--after", "near", "--target-flops", 0.2)):
@@ -272,7 +275,10 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     assert (code, err.count("\n")) == (2, 1) and "no 'near' of seed 5" in err
     made = manifests(run.run_dir)
     (near_path, near), (max_path, last) = made["pruned", "near"], made["pruned", "max"]
-    assert [(p["stage"], p["key"]) for p in last["parents"]] == [("pruned", near["key"]), ("teacher", near["parents"][0]["key"])]
+    teacher, beside = checkpoints.read(run.checkpoint("teacher")), checkpoints.read(other.run_dir / "teacher_model")
+    assert teacher.key != beside.key
+    assert [p["key"] for p in near["parents"]] == [teacher.key, beside.key]
+    assert [p["key"] for p in last["parents"]] == [near["key"], teacher.key, beside.key]
     assert (near["metrics"]["passes"], last["metrics"]["passes"]) == (1, 2)
     shapes = [checkpoints.load_model(path).config for path in (near_path, max_path)]
     assert all(a >= b for kind in ("heads", "ffn") for a, b in zip(*(getattr(s, kind) for s in shapes), strict=True))

@@ -7,6 +7,7 @@ import torch
 from conftest import make_sentences, tiny_distilbert
 
 from common import checkpoints, data, training
+from common.cli import UserError
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 1, "validation": 1, "dev": 1}
 
@@ -30,13 +31,15 @@ def begin(run_dir, **more):
             "warmup": 0.0,
             "evals_per_epoch": 2,
             "patience": 2,
+            "matmul_precision": "highest",
         }
         | more
     )
     return args, checkpoints.begin(args, "teacher", "finetuned_teacher", DATASET, [])
 
 
-def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, **more):
+def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, seen=None, **more):
+    seen = set() if seen is None else seen
     rows = make_sentences(96, ("negative", "positive"), 2)
     split = data.Split([t for t, _ in rows], [int(label == "positive") for _, label in rows])
     args, stage = begin(run_dir, **more)
@@ -44,6 +47,7 @@ def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, **more):
 
     class Trainer(training.StageTrainer):
         def training_step(self, *inputs, **kwargs):
+            seen.add((torch.get_float32_matmul_precision(), self.model.config._attn_implementation))
             if self.state.global_step == kill_at:
                 raise Killed
             return super().training_step(*inputs, **kwargs)
@@ -122,3 +126,20 @@ def test_killed_after_its_last_step_it_has_nothing_left_to_learn(tmp_path, token
     training.fit(again, stage)
     assert again.state.global_step == trainer.state.global_step == 9
     assert curve(stage) == before
+
+
+def test_bfloat16_products_are_for_training_alone(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    seen = set()
+    stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, matmul_precision="medium", seen=seen)
+    before = trainer.model.config._attn_implementation
+    training.fit(trainer, stage)
+    assert seen == {("medium", "eager")} and before != "eager"
+    assert (torch.get_float32_matmul_precision(), trainer.model.config._attn_implementation) == ("highest", before)
+
+
+def test_bfloat16_products_are_refused_where_no_unit_makes_them(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no unit for bfloat16 products"):
+        trainer_of(tmp_path, tokenizer, matmul_precision="medium")
