@@ -225,15 +225,12 @@ def prune(args):
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, co_teachers)
-    lessons = sentences
+    made_up = []
     if args.augment is not None:
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-        texts = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                           checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
-        new = data.Split(texts, [distillation.UNKNOWN] * len(texts))
-        taught = taught.joined(teacher_cache.outputs(teacher, new, args.max_length, args.run_dir, co_teachers=co_teachers))
-        lessons = data.Split(sentences.texts + new.texts, sentences.labels + new.labels)
+        made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
+                                             checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
+    lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers, co_teachers)
     train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)

@@ -1,6 +1,7 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.098] [--epochs 1.6] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.098] [--epochs 1.6]
+        [--co-teacher DIR] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
@@ -12,6 +13,7 @@ int8) and made.json.
 import copy
 import math
 import time
+from pathlib import Path
 
 from bench import finished
 from common import cli
@@ -22,17 +24,17 @@ AUGMENT, BATCH, LR, WARMUP, TEMPERATURE = 200_000, 128, 3e-4, 0.06, 2.0  # as in
 
 def lessons(args, corpus, teacher):
     """The training sentences and those made of them, tokenised in the teacher's spelling, with a collator that knows its answers."""
-    from common import checkpoints, data, distillation, teacher_cache
+    from common import checkpoints, data, teacher_cache
     from compress import augmentation
 
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
     real = corpus.train
-    texts = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
-    new = data.Split(texts, [distillation.UNKNOWN] * len(texts))
-    taught = [teacher_cache.outputs(teacher, part, 128, args.run_dir) for part in (real, new)]
-    train = data.tokenise(tokenizer, data.Split(real.texts + new.texts, real.labels + new.labels), 128, numbered=True)
-    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught[0].joined(taught[1]))
+    made_up = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
+    co_teachers = [checkpoints.find(args.run_dir, "teacher", path) for path in args.co_teacher]
+    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir, co_teachers=co_teachers)
+    train = data.tokenise(tokenizer, shown, 128, numbered=True)
+    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
 
 def cut(model, share: float, batches: list[dict], loss_of):
@@ -134,5 +136,6 @@ if __name__ == "__main__":
     parser.add_argument("--target-flops", type=cli.share, default=0.098, help="share of the teacher's FLOPs that may stay")
     parser.add_argument("--epochs", type=cli.positive, default=1.6, help="passes over the sentences")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
+    parser.add_argument("--co-teacher", type=Path, metavar="DIR", action="append", default=[], help="one more teacher, as for stage 8")
     parser.add_argument("--seed", type=int, default=1)
     cli.run(main, parser.parse_args())

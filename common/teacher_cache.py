@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common import distillation
 from common.checkpoints import Checkpoint, load_model, load_tokenizer, sha256_json
 from common.cli import say
 from common.data import Collator, Split, tokenise
@@ -116,6 +117,17 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
                 say(f"teacher's outputs kept in {folder}")
         folders.append(folder)
     return TeacherOutputs(folders).averaged([outputs(other, sentences, max_length, run_dir) for other in co_teachers])
+
+
+def lessons(teacher: Checkpoint, sentences: Split, made_up: list[str], max_length: int, run_dir: Path,
+            layers: list[int] | None = None, co_teachers: Sequence[Checkpoint] = ()) -> tuple[Split, TeacherOutputs]:
+    """The training sentences and behind them `made_up` ones, which the teachers alone label, with what they say of each."""
+    taught = outputs(teacher, sentences, max_length, run_dir, layers, co_teachers)
+    if not made_up:
+        return sentences, taught
+    new = Split(made_up, [distillation.UNKNOWN] * len(made_up))
+    taught = taught.joined(outputs(teacher, new, max_length, run_dir, co_teachers=co_teachers))
+    return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
 
 
 @torch.no_grad()
