@@ -41,6 +41,11 @@ def run_stage(script: str, *flags, before: str = "") -> None:
         raise cli.UserError(f"{script} {' '.join(map(str, flags))} ended with code {done.returncode}: its own line above says why")
 
 
+def earlier(path: Path) -> dict:
+    """What stands in a JSON file that a bench adds to; nothing where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def write(result: dict, path: Path) -> None:
     """A result as its JSON file, in a directory that is made for it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,9 @@
 
 For each width a BERT of RUN_DIR's teacher's depth and spelling, with random weights, is registered as the teacher; stage 8 prunes it
 on a share of the training sentences. The teacher answers all of them, pruning and recovery see PASSES of them each. The rows become
-"growth" in the JSON file that bench.training_speed wrote.
+"growth" in the JSON file that bench.training_speed writes.
 """
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -42,7 +41,6 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     conditions = finished.conditions(corpus, os.cpu_count())
-    earlier = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {}
     known = encoders.load_config(teacher.path)
     longest = min(128, known.max_position_embeddings)
     shared = ["--data-dir", args.data_dir or args.run_dir / "sst2_data", "--max-length", longest]
@@ -59,7 +57,7 @@ def main(args) -> None:
             rows.append({"width": width, "sentences": sentences, "seconds": made["wall_s"], "peak_rss_mb": made["peak_rss_mb"]})
             cli.say(f"width {width}, {sentences:,} sentences: {made['wall_s']:.0f} s, {made['peak_rss_mb']:.0f} MB at its peak")
     conditions |= {"layers": known.num_hidden_layers, "epochs_of_pruning": PASSES, "epochs_of_recovery": PASSES}
-    finished.write({**earlier, "growth": rows, "growth_conditions": conditions}, args.output)
+    finished.write({**finished.earlier(args.output), "growth": rows, "growth_conditions": conditions}, args.output)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def main(args) -> None:
               "teacher_s_per_sentence": filling, "epochs_that_share_it": EPOCHS,
               "ours_per_s": speed["ours"], "padded_loop_per_s": speed["padded"], "dynamic_loop_per_s": speed["dynamic"],
               "ratio_padded": speed["ours"] / speed["padded"], "ratio_dynamic": speed["ours"] / speed["dynamic"]}
-    finished.write(result, args.output)
+    finished.write({**finished.earlier(args.output), **result}, args.output)  # bench/growth.py keeps its rows there
     print(f"ours {speed['ours']:.1f} sentences a second, padded loop {speed['padded']:.1f} (÷ {result['ratio_padded']:.1f}), "
           f"dynamic padding {speed['dynamic']:.1f} (÷ {result['ratio_dynamic']:.2f})")
 

@@ -5,6 +5,7 @@ What was asked for, hashed over everything that decides the result, names both: 
 again. The published `key` holds what came of it too: what is made from a checkpoint is not taken for made from another try of the same.
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -302,21 +303,32 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     asked |= ({"variant": variant} if hasattr(args, "variant") else {}) | (decides or {})
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
     stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
-    same = next((c for c in published(args.run_dir) if c.asked_key == key), None)
-    if same and not args.force:
-        verify(same.path)
-        stage.done = same
-        older = same.manifest["code"]["sha256"] != code_identity()["sha256"]
-        say(f"up to date: {same.path}" + (" (made by older code; --force redoes it)" if older else ""))
+    if not args.force:
+        stage.done = next((c for c in published(args.run_dir) if c.asked_key == key), None)
+    if stage.done is None:
+        again = stage.dir.exists()
+        _claim(stage.dir)
+        if again:
+            say(f"continuing {stage.dir}")
+    else:
+        verify(stage.done.path)
+        older = stage.done.manifest["code"]["sha256"] != code_identity()["sha256"]
+        say(f"up to date: {stage.done.path}" + (" (made by older code; --force redoes it)" if older else ""))
         if link:
-            point(args.run_dir / link, same.path)
-        return stage
-    if stage.dir.exists():
-        say(f"continuing {stage.dir}")
-    stage.dir.mkdir(parents=True, exist_ok=True)
+            point(args.run_dir / link, stage.done.path)
     if (stage.dir / "work_wall_s").is_file():
         stage.earlier_s = float((stage.dir / "work_wall_s").read_text())
     return stage
+
+
+def _claim(folder: Path) -> None:
+    """Makes a stage's directory this process's own until it ends, however it ends. Raises UserError while another works there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "work_lock", os.O_WRONLY | os.O_CREAT)  # never closed: that would give it up
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise UserError(f"another process is at work in {folder}: wait for it, or stop it; the same command then goes on") from None
 
 
 def point(link: Path, target: Path) -> None:

@@ -163,7 +163,7 @@ def warn(text: str) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Calls a stage; what the user can mend ends as one line on standard error, exit code 2."""
+    """Calls a stage; what the user can mend ends as one line on standard error, exit code 2, and Ctrl-C as one, exit code 130."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel from a hub at every import
     # Bars and the libraries' chatter are for people: a log file gets our own lines only.
@@ -176,3 +176,6 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from what is saved", file=sys.stderr)
+        sys.exit(130)

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -62,6 +63,13 @@ class StageTrainer(transformers.Trainer):
             loss = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise UserError(f"the loss of step {self.state.global_step + 1} is {float(loss)}, at a learning rate of "
+                            f"{self._get_learning_rate():.3g}: nothing was published; try a lower --lr, or look at the data")
+        return loss
+
     def stage_loss(self, model, inputs, outputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The stage's loss in training; stages override it."""
         return torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"]), {}
@@ -91,6 +99,33 @@ class _Progress(transformers.TrainerCallback):
             loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
             say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out accuracy {metrics['eval_accuracy']:.4f}  "
                 f"{self.stage.wall_s():.0f} s")
+
+
+class _Stopper(transformers.TrainerCallback):
+    """Ctrl-C or SIGTERM ends training behind the step at work, with a step checkpoint; a second one stops at once."""
+
+    def __init__(self):
+        self.received = None
+
+    def __enter__(self):
+        self.before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+        for kind, handler in self.before.items():
+            if handler is not signal.SIG_IGN:  # as nohup and a shell's & leave it
+                signal.signal(kind, self._note)
+        return self
+
+    def __exit__(self, *exc):
+        for kind, handler in self.before.items():
+            signal.signal(kind, handler)
+
+    def _note(self, kind, frame):
+        self.received = kind
+        for each, handler in self.before.items():
+            signal.signal(each, handler)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.received:
+            control.should_save = control.should_training_stop = True
 
 
 def accuracy(prediction) -> dict[str, float]:
@@ -166,7 +201,8 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
 def fit(trainer: StageTrainer, stage: Stage) -> None:
     """Trains, going on from the last whole step checkpoint; keeps the curve in the stage as `training_log.json`.
 
-    A training that had come to its end before a kill is not continued: early stopping would see one look more.
+    A training that had come to its end before a kill is not continued: early stopping would see one look more. One that a signal
+    stops exits with 128 and the signal's number.
     """
     work = Path(trainer.args.output_dir)
     ended = work / "ended"
@@ -175,8 +211,13 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
         safetensors.torch.load_model(trainer.model, ended / "model.safetensors", device=str(trainer.args.device))
         trainer.state = transformers.TrainerState.load_from_json(str(ended / "trainer_state.json"))
     else:
-        with matmul_precision(trainer.matmul_precision, trainer.model):
+        stopper = _Stopper()
+        trainer.add_callback(stopper)
+        with stopper, matmul_precision(trainer.matmul_precision, trainer.model):
             trainer.train(resume_from_checkpoint=last_whole(work))
+        if stopper.received:
+            say(f"stopped behind step {trainer.state.global_step}, which is saved: the same command goes on from there")
+            sys.exit(128 + stopper.received)
         trainer.save_model(str(ended))
         trainer.state.save_to_json(str(ended / "trainer_state.json"))
         (ended / WHOLE).touch()

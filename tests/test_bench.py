@@ -60,8 +60,10 @@ def test_training_speed_gives_all_ways_the_same_sentences(pipeline):
 
 
 def test_training_speed_counts_the_cache(pipeline, tmp_path):
+    (tmp_path / "speed.json").write_text('{"growth": [1], "steps": 7}')
     run_bench("training_speed", pipeline.run_dir, tmp_path / "speed.json", "--data-dir", pipeline.data_dir, "--steps", 2)
     speed = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert (speed["growth"], speed["steps"]) == ([1], 2), "what bench.growth wrote stays"
     assert speed["sentences"] == 2 * 32 and speed["ratio_padded"] == pytest.approx(speed["ours_per_s"] / speed["padded_loop_per_s"])
     assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 

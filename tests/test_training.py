@@ -143,3 +143,12 @@ def test_bfloat16_products_are_refused_where_no_unit_makes_them(tmp_path, tokeni
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no unit for bfloat16 products"):
         trainer_of(tmp_path, tokenizer, matmul_precision="medium")
+
+
+def test_a_loss_that_is_no_number_ends_training(tmp_path, tokenizer):
+    stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, batch_size=16)
+    with torch.no_grad():
+        trainer.model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"the loss of step 1 is nan, at a learning rate of 0\.001"):
+        training.fit(trainer, stage)
+    assert not list(stage.work("train").glob("checkpoint-*"))
