@@ -18,7 +18,7 @@ from common import cli
 BASELINE = "distilled"
 LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
           "pruned_ptq": "Pruned, 4-bit PTQ", "pruned_qkd": "Pruned, 4-bit QKD"}
-ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss")
+ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "ece", "changed")
 
 
 def parse_args(argv=None):
@@ -116,9 +116,10 @@ def main(args):
     import random
 
     import torch
+    from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import checkpoints, claims, data, inference, measure, report
+    from common import behaviour, checkpoints, claims, data, inference, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -145,7 +146,7 @@ def main(args):
         return
 
     # --- 2. answer the whole dev set
-    models, classifiers, predictions = {}, {}, {}
+    models, classifiers, probabilities, predictions = {}, {}, {}, {}
     for checkpoint in tqdm(whole, desc="accuracy", unit="model", disable=None):
         name = row_key(checkpoint)
         try:
@@ -158,7 +159,8 @@ def main(args):
             continue
         models[name], classifiers[name] = checkpoint, classifier
         if args.no_accuracy is None:
-            predictions[name] = classifier.classify(corpus.dev.texts).argmax(-1)  # (S,)
+            probabilities[name] = softmax(classifier.classify(corpus.dev.texts), axis=-1)  # (S, K)
+            predictions[name] = probabilities[name].argmax(-1)  # (S,)
     if not models:
         raise cli.UserError(f"nothing to report on under {args.run_dir / 'models'}: " +
                             "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
@@ -182,12 +184,15 @@ def main(args):
             notes |= dict.fromkeys(ACCURACY_FIELDS, args.no_accuracy)
         else:
             row |= measure.accuracy(predictions[name], corpus.dev.labels)
+            row |= {"f1": behaviour.f1(predictions[name], corpus.dev.labels),
+                    "ece": behaviour.calibration_error(probabilities[name], corpus.dev.labels)}
             row["seeds"] = [{"seed": checkpoint.manifest.get("seed"), "accuracy": row["accuracy"]}]
             if BASELINE in predictions:
                 row |= measure.against_baseline(predictions[name], predictions[BASELINE], corpus.dev.labels)
                 row["no_loss"] = claims.no_loss(predictions[name], predictions[BASELINE], corpus.dev.labels)
+                row["changed"] = behaviour.changed(corpus.dev.texts, predictions[name], predictions[BASELINE], corpus.dev.labels)
             else:
-                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss"), f"no {BASELINE} row to compare with")
+                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss", "changed"), f"no {BASELINE} row to compare with")
         source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint
         if source:
             work, why = measure.work(source.path, mean_tokens)
@@ -222,7 +227,7 @@ def main(args):
     # --- 5. the report
     versions = checkpoints.versions()
     final = {
-        "schema": checkpoints.SCHEMA,
+        "schema": 1,
         "title": args.title or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
         "created": report.now(),
         "baseline": BASELINE,

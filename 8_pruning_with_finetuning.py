@@ -37,8 +37,6 @@ def parse_args(argv=None):
                        help="the operating point: sets the flags below, and what it makes is known by its name")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
-    group.add_argument("--co-teacher", type=Path, metavar="DIR", action="append", default=[],
-                       help="one more teacher, of another seed, say (may be given again): the mean of their logits is learnt")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
     group.add_argument("--after", type=cli.name, metavar="NAME", default=None,
@@ -195,9 +193,8 @@ def prune(args):
     else:
         student = checkpoints.find(args.run_dir, "distilled", args.student)
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
-    co_teachers = [checkpoints.find(args.run_dir, "teacher", path) for path in args.co_teacher]
-    for taken in (student, teacher, *co_teachers):
-        checkpoints.same_data(taken, corpus.facts)
+    checkpoints.same_data(student, corpus.facts)
+    checkpoints.same_data(teacher, corpus.facts)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     kept = None
@@ -212,7 +209,7 @@ def prune(args):
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
     asked = budget_of(args, model.config, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
-    parents = [*([] if args.from_teacher else [student]), teacher, *co_teachers]
+    parents = [teacher] if args.from_teacher else [student, teacher]
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
         return stage.done
@@ -230,7 +227,7 @@ def prune(args):
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
         made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
                                              checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
-    lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers, co_teachers)
+    lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers)
     train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)

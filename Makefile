@@ -1,7 +1,7 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint and tests
-# make presets near and max of three seeds, balanced of one, from the teacher of make full and a second one, and runs/presets.json (DATA_DIR=… as for it)
+# make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
@@ -20,8 +20,7 @@ MATMUL ?= highest
 PY := .venv/bin/python
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-CO_TEACHER := runs/co-teacher
-TAUGHT := --co-teacher $(CO_TEACHER)/teacher_model --matmul-precision $(MATMUL)
+PRECISE := --matmul-precision $(MATMUL)
 SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
@@ -66,24 +65,23 @@ $(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --precision int8 --ta
 endef
 
 presets: .venv/.installed
-	$(PY) 5_finetune_teacher.py --run-dir $(CO_TEACHER) --data-dir $(or $(DATA_DIR),sst2_data) --init bert-local --seed 7 --epochs 1 --matmul-precision $(MATMUL)
 	for seed in 1 2 3; do \
-	  $(call point,--preset near $(TAUGHT),near,$$seed) && \
-	  $(call point,--preset max --after near $(TAUGHT),max,$$seed) || exit $$?; \
+	  $(call point,--preset near $(PRECISE),near,$$seed) && \
+	  $(call point,--preset max --after near $(PRECISE),max,$$seed) || exit $$?; \
 	done
-	$(call point,--preset balanced --after near $(TAUGHT),balanced,1)
+	$(call point,--preset balanced --after near $(PRECISE),balanced,1)
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,--preset near $(TAUGHT) --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
-	$(call point,--preset max $(TAUGHT) --after max --target-flops 0.055 --name flops05,flops05,1)
-	$(call point,--preset max $(TAUGHT) --after flops05 --target-flops 0.035 --name flops03,flops03,1)
+	$(call point,--preset near $(PRECISE) --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
+	$(call point,--preset max $(PRECISE) --after max --target-flops 0.055 --name flops05,flops05,1)
+	$(call point,--preset max $(PRECISE) --after flops05 --target-flops 0.035 --name flops03,flops03,1)
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
 PEERS := openvino torchao neural-compressor torch-pruning
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
-	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning --co-teacher $(CO_TEACHER)/teacher_model $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python

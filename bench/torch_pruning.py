@@ -1,7 +1,6 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.098] [--epochs 1.6]
-        [--co-teacher DIR] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.098] [--epochs 1.6] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
@@ -13,7 +12,6 @@ int8) and made.json.
 import copy
 import math
 import time
-from pathlib import Path
 
 from bench import finished
 from common import cli
@@ -31,8 +29,7 @@ def lessons(args, corpus, teacher):
     table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
     real = corpus.train
     made_up = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
-    co_teachers = [checkpoints.find(args.run_dir, "teacher", path) for path in args.co_teacher]
-    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir, co_teachers=co_teachers)
+    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir)
     train = data.tokenise(tokenizer, shown, 128, numbered=True)
     return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
@@ -136,6 +133,5 @@ if __name__ == "__main__":
     parser.add_argument("--target-flops", type=cli.share, default=0.098, help="share of the teacher's FLOPs that may stay")
     parser.add_argument("--epochs", type=cli.positive, default=1.6, help="passes over the sentences")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
-    parser.add_argument("--co-teacher", type=Path, metavar="DIR", action="append", default=[], help="one more teacher, as for stage 8")
     parser.add_argument("--seed", type=int, default=1)
     cli.run(main, parser.parse_args())

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from common.cli import UserError, say, warn
 
-SCHEMA = 1
+SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
-NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "co_teacher", "student", "pruned", "checkpoint", "model", "init",
+NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
               "mode", "variant", "name", "after", "max_accuracy_drop"}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
@@ -45,6 +45,16 @@ def sha256_file(path: Path) -> str:
 
 def sha256_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def sealed(facts: dict) -> dict:
+    """`facts` with a hash of all the others as "sha256", so that damage to the file that holds them is noticed."""
+    return facts | {"sha256": sha256_json({name: fact for name, fact in facts.items() if name != "sha256"})}
+
+
+def is_sealed(facts: object) -> bool:
+    """Whether these are `sealed` facts, unchanged."""
+    return isinstance(facts, dict) and facts == sealed(facts)
 
 
 def code_identity() -> dict[str, str | None]:
@@ -128,6 +138,7 @@ def read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
         whole = isinstance(manifest, dict) and {"schema", "stage", "variant", "key", "parents", "dataset", "files"} <= manifest.keys()
+        whole = whole and (manifest["schema"] == 1 or is_sealed(manifest))
     except (UnicodeDecodeError, json.JSONDecodeError):
         whole = False
     if not whole:
@@ -280,7 +291,7 @@ class Stage:
             "wall_s": round(self.wall_s(), 1),
             "peak_rss_mb": peak_rss_mb(),
         }
-        (self.dir / "stage.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (self.dir / "stage.json").write_text(json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in [*files.values(), self.dir / "stage.json", self.dir]:
             _flush(path)
         target = _unique(self.run_dir / "models", f"{self.prefix}_{now:%Y%m%d_%H%M%S}")

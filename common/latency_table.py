@@ -27,8 +27,13 @@ def machine(threads: int) -> dict:
 
 
 def read(path: Path, threads: int) -> dict:
-    """A table from its file. Raises UserError where it was measured on another machine, or for something else."""
-    table = json.loads(path.read_text(encoding="utf-8"))
+    """A table from its file. Raises UserError where it is damaged, or was measured on another machine, or for something else."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        table = None
+    if not checkpoints.is_sealed(table):
+        raise cli.UserError(f"{path} is damaged: delete it, and it is measured anew")
     if table["machine"] != machine(threads):
         raise cli.UserError(f"{path} was measured on another machine or with another runtime ({table['machine']}): "
                             "delete it, and it is measured anew")
@@ -46,7 +51,7 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
     path = path_of(shape, teacher, run_dir)
     if not path.is_file():
         table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
-        path.write_text(json.dumps({"machine": machine(threads), **table}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(checkpoints.sealed({"machine": machine(threads), **table}), indent=1) + "\n", encoding="utf-8")
         cli.say(f"latencies of layers kept in {path}")
     return read(path, threads)
 

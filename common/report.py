@@ -79,6 +79,7 @@ def details(report: dict, style: str = "github") -> str:
         lines.append({
             "model": row["label"],
             "agreement %": percent(row["agreement"]) if row["key"] != report["baseline"] else "—",
+            **({"F1 %": percent(row["f1"]), "ECE %": percent(row["ece"])} if "f1" in row else {}),  # reports of earlier code have none
             "heads": " ".join(map(str, shape["heads"])) if shape else "n/a",
             "neurons": " ".join(map(str, shape["ffn"])) if shape else "n/a",
             "vocabulary": number(shape["vocab"] if shape else None, 0),
@@ -93,6 +94,19 @@ def details(report: dict, style: str = "github") -> str:
             "made by": row["path"],
         })
     return _tabulate(tabulate, lines, style)
+
+
+def differences(report: dict) -> str:
+    """Where a row is right and the baseline wrong (+), and the other way round (−), by length and negation; "" where nothing differs."""
+    from tabulate import tabulate
+
+    lines = []
+    for row in report["models"]:
+        found = row.get("changed") or {}
+        if any(group["gained"] + group["lost"] for group in found.values()):
+            lines.append({"model": row["label"]} | {f"{name} ({group['sentences']})": f"+{group['gained']} −{group['lost']}"
+                                                    for name, group in found.items()})
+    return _tabulate(tabulate, lines, "github") if lines else ""
 
 
 def _tabulate(tabulate, lines: list[dict], style: str) -> str:
@@ -118,6 +132,8 @@ def conditions(report: dict) -> list[str]:
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
+        *(["F1: the mean over classes. ECE: expected calibration error, 15 bins of certainty (Guo et al. 2017)."]
+          if "f1" in report["models"][0] else []),
         *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "
           f"{times:.1f} were predicted by this machine's table of latencies."
           for row in report["models"] if "achieved_speedup" in row for batch, times in row["predicted_speedup"].items()),
@@ -156,10 +172,15 @@ def losses(report: dict) -> list[str]:
 def markdown(report: dict) -> str:
     bullets = [f"- {line}" for line in conditions(report)]
     missing = [f"- {line}" for line in reasons(report)]
-    parts = [f"# {report['title']}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)",
-             *([f"## Is accuracy lost against '{_label(report, report['baseline'])}'?", "\n".join(f"- {line}" for line in found)]
-               if (found := losses(report)) else []),
-             "## Details", details(report)]
+    baseline, lost, changes = _label(report, report["baseline"]), losses(report), differences(report)
+    parts = [f"# {report['title']}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)"]
+    if lost:
+        parts += [f"## Is accuracy lost against '{baseline}'?", "\n".join(f"- {line}" for line in lost)]
+    if changes:
+        parts += [f"## Where they differ from '{baseline}'", changes,
+                  "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "
+                  "not, n't, never, no, cannot, without."]
+    parts += ["## Details", details(report)]
     return "\n\n".join([*parts, *(["## Notes", "\n".join(missing)] if missing else [])]) + "\n"
 
 

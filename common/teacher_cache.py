@@ -3,13 +3,13 @@
 `models/.teacher_<key>/` is a part: logits.npy (sentences, K) and, where a loss wants them, hidden.npy (tokens of all sentences,
 layers, D) in half precision with offsets.npy (sentences + 1,): 0.7 GB a layer for SST-2 at 384 wide, read as a memory map.
 A run that was killed loses a part at most, and one that asks for more sentences than the last pays for the new ones alone.
+`hashes.json` tells whether a part is as it was written: a damaged one is computed again.
 """
 
 import bisect
-import copy
+import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,13 @@ import torch
 from tqdm import tqdm
 
 from common import distillation
-from common.checkpoints import Checkpoint, load_model, load_tokenizer, sha256_json
-from common.cli import say
+from common.checkpoints import Checkpoint, is_sealed, load_model, load_tokenizer, sealed, sha256_file, sha256_json
+from common.cli import say, warn
 from common.data import Collator, Split, tokenise
 
 BATCH = 128
 PART = 50_000
+HASHES = "hashes.json"
 
 
 class TeacherOutputs:
@@ -38,15 +39,7 @@ class TeacherOutputs:
 
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
         """These outputs and behind them another's, some of which may have no hidden states."""
-        both = TeacherOutputs(self.folders + more.folders)
-        both.logits = np.concatenate([self.logits, more.logits])
-        return both
-
-    def averaged(self, others: list["TeacherOutputs"]) -> "TeacherOutputs":
-        """These outputs with the mean of all these teachers' logits (an ensemble as teacher: Hinton et al. 2015, section 3)."""
-        mean = copy.copy(self)
-        mean.logits = np.mean([self.logits, *(other.logits for other in others)], axis=0)
-        return mean
+        return TeacherOutputs(self.folders + more.folders)
 
     @property
     def has_hidden(self) -> bool:
@@ -91,10 +84,8 @@ class TeacherCollator(Collator):
         return batch
 
 
-def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None,
-            co_teachers: Sequence[Checkpoint] = ()) -> TeacherOutputs:
+def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None) -> TeacherOutputs:
     """The teacher's logits for every one of `sentences`, and its hidden states after each of `layers` (1 = after the first layer).
-    With `co_teachers` the logits are the mean of all of theirs.
 
     It reads them in its own spelling. Keyed by teacher and by what it is shown, so a stage that asks for the same finds them.
     """
@@ -105,28 +96,45 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
         part = train.select(range(start, min(start + PART, len(train))))
         shown = sha256_json([part["input_ids"][:], layers])[:8]
         folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
+        if folder.is_dir() and (damaged := _damaged(folder)):
+            warn(f"{damaged} is damaged: computed again")
+            shutil.rmtree(folder)
         if not folder.is_dir():
             fresh = folder.with_name(folder.name + f".{os.getpid()}.partial")
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir(parents=True)
             _compute(teacher, part, tokenizer.pad_token_id, fresh, layers)
+            hashes = sealed({"files": {file.name: sha256_file(file) for file in sorted(fresh.iterdir())}})
+            (fresh / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
             if folder.is_dir():
                 shutil.rmtree(fresh)  # another run was faster; it says the same
             else:
                 os.rename(fresh, folder)
                 say(f"teacher's outputs kept in {folder}")
         folders.append(folder)
-    return TeacherOutputs(folders).averaged([outputs(other, sentences, max_length, run_dir) for other in co_teachers])
+    return TeacherOutputs(folders)
+
+
+def _damaged(folder: Path) -> Path | None:
+    """The first file of a part that isn't as it was written; None where all are."""
+    try:
+        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        hashes = None
+    if not is_sealed(hashes):
+        return folder / HASHES
+    files = {folder / name: hash for name, hash in hashes["files"].items()}
+    return next((file for file, hash in files.items() if not file.is_file() or sha256_file(file) != hash), None)
 
 
 def lessons(teacher: Checkpoint, sentences: Split, made_up: list[str], max_length: int, run_dir: Path,
-            layers: list[int] | None = None, co_teachers: Sequence[Checkpoint] = ()) -> tuple[Split, TeacherOutputs]:
-    """The training sentences and behind them `made_up` ones, which the teachers alone label, with what they say of each."""
-    taught = outputs(teacher, sentences, max_length, run_dir, layers, co_teachers)
+            layers: list[int] | None = None) -> tuple[Split, TeacherOutputs]:
+    """The training sentences and behind them `made_up` ones, which the teacher alone labels, with what it says of each."""
+    taught = outputs(teacher, sentences, max_length, run_dir, layers)
     if not made_up:
         return sentences, taught
     new = Split(made_up, [distillation.UNKNOWN] * len(made_up))
-    taught = taught.joined(outputs(teacher, new, max_length, run_dir, co_teachers=co_teachers))
+    taught = taught.joined(outputs(teacher, new, max_length, run_dir))
     return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
 
 

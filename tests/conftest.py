@@ -224,6 +224,14 @@ def listing(folder: Path) -> list[tuple[str, int, int]]:
     return sorted((p.relative_to(folder).as_posix(), p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*"))
 
 
+def rewrite_manifest(checkpoint: Path, **fields) -> None:
+    """Changes fields of a published stage.json as a stage would have written them."""
+    from common import checkpoints
+
+    manifest = checkpoints.read(checkpoint).manifest | fields
+    (checkpoint / "stage.json").write_text(json.dumps(checkpoints.sealed(manifest)), encoding="utf-8")
+
+
 def manifests(run_dir: Path) -> dict[tuple[str, str], tuple[Path, dict]]:
     """{(stage, variant): (directory, stage.json)} of what a run has published."""
     found = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import rewrite_manifest
 
 from common import checkpoints
 from common.cli import UserError
@@ -99,8 +100,7 @@ def test_same_command_is_up_to_date_and_force_makes_another(tmp_path, capsys):
 
 def test_older_code_is_said(tmp_path, capsys):
     first = made(tmp_path)
-    manifest = first.manifest | {"code": {"commit": None, "sha256": "0" * 64}}
-    (first.path / "stage.json").write_text(json.dumps(manifest))
+    rewrite_manifest(first.path, code={"commit": None, "sha256": "0" * 64})
     assert begun(tmp_path).done
     assert "made by older code; --force redoes it" in capsys.readouterr().out
 
@@ -132,6 +132,24 @@ def test_a_run_cut_short_finds_its_directory_again(tmp_path, capsys):
     again = begun(tmp_path)
     assert again.dir == stage.dir and (again.work("train") / "step").read_text() == "7" and again.wall_s() >= 100
     assert "continuing" in capsys.readouterr().out
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(tmp_path):
+    manifest = made(tmp_path).path / "stage.json"
+    whole = manifest.read_bytes()
+    for at in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[at] ^= 1 << at % 8
+        manifest.write_bytes(spoilt)
+        with pytest.raises(UserError, match="stage.json is damaged"):
+            checkpoints.read(manifest.parent)
+
+
+def test_manifests_without_a_hash_of_their_own_are_still_read(tmp_path):
+    checkpoint = made(tmp_path)
+    earlier = {name: value for name, value in checkpoint.manifest.items() if name != "sha256"} | {"schema": 1}
+    (checkpoint.path / "stage.json").write_text(json.dumps(earlier))
+    assert checkpoints.verify(checkpoint.path).key == checkpoint.key
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"stage": "teacher"}', b"\xff\xfe"])

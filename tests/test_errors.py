@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, call_script, environment, listing, write_data, write_tsv
+from conftest import REPOSITORY, call_script, environment, listing, rewrite_manifest, write_data, write_tsv
+
+from common import checkpoints
 
 TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
 PTQ, QAT, EXPORT, REPORT = "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py", "7_evaluate_and_generate_report.py"
@@ -174,9 +176,7 @@ def test_package_data_never_touch_a_checkpoint_made_from_sst2(stages, tmp_path):
     package_data(tmp_path / "run")
     model = tmp_path / "teacher"
     shutil.copytree(stages.checkpoint("teacher"), model)
-    manifest = json.loads((model / "stage.json").read_text())
-    manifest["dataset"] |= {"name": "GLUE SST-2", "source": "tsv"}
-    (model / "stage.json").write_text(json.dumps(manifest))
+    rewrite_manifest(model, dataset=checkpoints.read(model).manifest["dataset"] | {"name": "GLUE SST-2", "source": "tsv"})
     assert "Rotten Tomatoes" in refused(TEACHER, ("--run-dir", tmp_path / "run", "--model", model), tmp_path)
 
 
@@ -184,9 +184,7 @@ def test_package_data_never_touch_a_student_that_starts_from_sst2(stages, bert_l
     run = stages.copy(tmp_path / "run", "teacher")
     package_data(run.run_dir)
     teacher = run.checkpoint("teacher")
-    manifest = json.loads((teacher / "stage.json").read_text())
-    manifest["dataset"]["sha256"] = None  # a teacher that any data may use
-    (teacher / "stage.json").write_text(json.dumps(manifest))
+    rewrite_manifest(teacher, dataset=checkpoints.read(teacher).manifest["dataset"] | {"sha256": None})  # one that any data may use
     shutil.copytree(bert_local, tmp_path / "distilbert-finetuned-sst-2")
     flags = ("--run-dir", run.run_dir, "--init", tmp_path / "distilbert-finetuned-sst-2")
     assert "Rotten Tomatoes" in refused(DISTIL, flags, run.run_dir)

@@ -41,9 +41,18 @@ def test_it_is_measured_once(table):
 def test_a_table_from_another_machine_is_refused(table, tmp_path, other):
     measured, _ = table
     path = tmp_path / "table.json"
-    path.write_text(json.dumps(measured | {"machine": measured["machine"] | other}))
+    path.write_text(json.dumps(checkpoints.sealed(measured | {"machine": measured["machine"] | other})))
     with pytest.raises(cli.UserError, match="another machine.*delete it"):
         latency_table.read(path, threads=1)
+
+
+def test_a_damaged_table_is_refused(table, tmp_path):
+    measured, _ = table
+    whole, path = json.dumps(measured), tmp_path / "table.json"
+    for spoilt in (whole.replace('"teacher": ', '"teacher": 1'), whole[:-20], "\0"):
+        path.write_text(spoilt)
+        with pytest.raises(cli.UserError, match="table.json is damaged: delete it"):
+            latency_table.read(path, threads=1)
 
 
 def test_a_budget_in_milliseconds_is_kept():

@@ -33,13 +33,22 @@ def test_teachers_cache_comes_in_parts(stages, tmp_path, monkeypatch):
     assert np.allclose(joined.logits[21:], whole.logits[:3], atol=1e-5) and len(joined.hidden_states(22)) == 0
 
 
-def test_co_teachers_say_the_mean_of_their_logits(stages, tmp_path):
+def test_damaged_answers_are_asked_for_again(stages, tmp_path, capsys):
     (tmp_path / "models").mkdir()
     teacher = checkpoints.read(stages.checkpoint("teacher"))
-    student = checkpoints.read(stages.checkpoint("distilled"))  # as another voice
     said = data.Split(data.read_tsv(stages.data_dir / "train.tsv")[0].texts[:5], [0] * 5)
-    one, other = (teacher_cache.outputs(model, said, 48, tmp_path).logits for model in (teacher, student))
-    both = teacher_cache.outputs(teacher, said, 48, tmp_path, [1], co_teachers=[student])
-    assert np.allclose(both.logits, (one + other) / 2, atol=1e-5) and not np.allclose(one, other, atol=1e-2)
-    assert both.has_hidden and both.logits.dtype == np.float32
-    assert np.array_equal(both.joined(both).logits, np.concatenate([both.logits] * 2)), "still the mean behind another's"
+
+    def outputs():
+        return teacher_cache.outputs(teacher, said, 48, tmp_path, [1])
+
+    whole = outputs()
+    for name in ("logits.npy", "hidden.npy", "offsets.npy", "hashes.json"):
+        file = whole.folders[0] / name
+        spoilt = bytearray(file.read_bytes())
+        spoilt[-5] ^= 4
+        file.write_bytes(spoilt)
+        again = outputs()
+        assert f"{file} is damaged: computed again" in capsys.readouterr().err
+        assert np.array_equal(again.logits, whole.logits) and np.array_equal(again.hidden_states(3), whole.hidden_states(3))
+    outputs()
+    assert "damaged" not in capsys.readouterr().err
