@@ -6,6 +6,7 @@
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
 # make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
+# make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them.
@@ -25,7 +26,7 @@ SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets frontier bench ablation box test shape
+.PHONY: help fast full presets frontier bench ablation box test chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -120,3 +121,6 @@ shape: .venv/.installed
 test: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m pytest
+
+chaos: .venv/.installed
+	$(PY) tests/chaos.py runs/chaos.json

@@ -96,12 +96,12 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
         part = train.select(range(start, min(start + PART, len(train))))
         shown = sha256_json([part["input_ids"][:], layers])[:8]
         folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
-        if folder.is_dir() and (damaged := _damaged(folder)):
-            warn(f"{damaged} is damaged: computed again")
+        if folder.is_dir() and (spoilt := damaged(folder)):
+            warn(f"{spoilt} is damaged: computed again")
             shutil.rmtree(folder)
         if not folder.is_dir():
-            fresh = folder.with_name(folder.name + f".{os.getpid()}.partial")
-            shutil.rmtree(fresh, ignore_errors=True)
+            _sweep(folder)
+            fresh = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
             fresh.mkdir(parents=True)
             _compute(teacher, part, tokenizer.pad_token_id, fresh, layers)
             hashes = sealed({"files": {file.name: sha256_file(file) for file in sorted(fresh.iterdir())}})
@@ -115,7 +115,25 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
     return TeacherOutputs(folders)
 
 
-def _damaged(folder: Path) -> Path | None:
+def _sweep(folder: Path) -> None:
+    """Throws away what killed processes, or an earlier one of this one's number, had begun of a part."""
+    for begun in folder.parent.glob(f"{folder.name}.*.partial"):
+        process = int(begun.name.split(".")[-2])
+        if process == os.getpid() or not _alive(process):
+            shutil.rmtree(begun)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
+def damaged(folder: Path) -> Path | None:
     """The first file of a part that isn't as it was written; None where all are."""
     try:
         hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))

@@ -1,5 +1,9 @@
 """The teacher's outputs on disk: in parts, found again, and what the teacher says."""
 
+import os
+import shutil
+import subprocess
+
 import numpy as np
 import torch
 
@@ -52,3 +56,16 @@ def test_damaged_answers_are_asked_for_again(stages, tmp_path, capsys):
         assert np.array_equal(again.logits, whole.logits) and np.array_equal(again.hidden_states(3), whole.hidden_states(3))
     outputs()
     assert "damaged" not in capsys.readouterr().err
+
+
+def test_what_a_killed_process_had_begun_goes(stages, tmp_path):
+    teacher = checkpoints.read(stages.checkpoint("teacher"))
+    said = data.Split(["a film", "a dull film"], [0] * 2)
+    (folder,) = teacher_cache.outputs(teacher, said, 48, tmp_path).folders
+    dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
+    begun = {process: folder.with_name(f"{folder.name}.{process}.partial") for process in (dead, os.getppid())}
+    for path in begun.values():
+        path.mkdir()
+    shutil.rmtree(folder)
+    teacher_cache.outputs(teacher, said, 48, tmp_path)
+    assert folder.is_dir() and not begun[dead].exists() and begun[os.getppid()].exists(), "one may be at work"

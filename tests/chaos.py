@@ -1,0 +1,163 @@
+"""Faults in earnest, on tiny models: stages killed at random moments, stopped by signals, and every kind of file damaged.
+
+    python tests/chaos.py docs/results/chaos.json [--kills 100] [--signals 20] [--flips 500] [--seed 0]
+
+A killed stage is started again and must publish the undisturbed run's bytes; a stopped one must end in time with the signal's exit
+code, and go on; damage must be noticed with the name of the file. `make test` has a short form of each.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from conftest import REPOSITORY, Pipeline, environment, make_run, make_tokenizer, manifests, run_script, tiny_bert
+
+from bench import finished
+from common import checkpoints, cli, inference, teacher_cache
+
+SCRIPTS = {"teacher": "5_finetune_teacher.py", "distilled": "6_distill_student.py", "pruned": "8_pruning_with_finetuning.py",
+           "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py", "pruned_qkd_onnx_int8": "11_export_onnx.py"}
+PARENTS = {"teacher": [], "distilled": ["teacher"], "pruned": ["teacher", "distilled"], "pruned_ptq": ["teacher", "distilled", "pruned"],
+           "pruned_qkd": ["teacher", "distilled", "pruned"], "pruned_qkd_onnx_int8": ["distilled", "pruned", "pruned_qkd"]}
+WEIGHTS = (".safetensors", ".onnx")
+
+
+def flags(run: Pipeline, stage: str) -> tuple:
+    return (*run.flags(SCRIPTS[stage]), "--max-length", 48)
+
+
+def weights(checkpoint: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(checkpoint.iterdir()) if file.suffix in WEIGHTS}
+
+
+class Faults:
+    """An undisturbed run, how long each stage took, and what has been tried."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.rng, self.at = folder, random.Random(seed), 0
+        os.environ["HF_HOME"] = str(folder / "hf_home")  # where transformers keeps copies of remote code
+        tokenizer = make_tokenizer(folder / "tokenizer")
+        tiny_bert(vocab_size=len(tokenizer)).bert.save_pretrained(folder / "bert-local")
+        tokenizer.save_pretrained(folder / "bert-local")
+        self.run = make_run(folder, folder / "bert-local", ("negative", "positive"))
+        self.run.run(SCRIPTS["pruned_qkd_onnx_int8"], "--max-length", 48)
+        self.seconds = {}
+        for stage, script in SCRIPTS.items():
+            again, started = self.beginning(stage), time.monotonic()
+            run_script(script, *flags(again, stage))
+            self.seconds[stage] = time.monotonic() - started
+            assert weights(again.checkpoint(stage)) == weights(self.run.checkpoint(stage)), f"{stage}: not even two whole runs agree"
+
+    def beginning(self, stage: str) -> Pipeline:
+        """A run directory in which `stage` is the next to run."""
+        self.at += 1
+        return self.run.copy(self.folder / f"try{self.at}", *PARENTS[stage])
+
+    def interrupted(self, run: Pipeline, stage: str, by: signal.Signals) -> subprocess.Popen:
+        """Starts a stage and sends it a signal at a random moment of the time that it takes."""
+        command = [sys.executable, str(REPOSITORY / SCRIPTS[stage]), *map(str, flags(run, stage))]
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            process.wait(self.rng.uniform(0, self.seconds[stage]))
+        except subprocess.TimeoutExpired:
+            process.send_signal(by)
+        return process
+
+    def ends_alike(self, run: Pipeline, stage: str) -> bool:
+        """Whether the same command now ends, publishes the undisturbed weights once, and leaves nothing half done."""
+        done = run_script(SCRIPTS[stage], *flags(run, stage), check=False)
+        alike = done.returncode == 0 and weights(run.checkpoint(stage)) == weights(self.run.checkpoint(stage)) and \
+            not list((run.run_dir / "models").glob("*.partial*"))
+        if not alike:
+            cli.say(f"{stage}: {done.stdout}{done.stderr}")
+        shutil.rmtree(run.run_dir)
+        return alike
+
+    def kills(self, count: int) -> dict:
+        tried = identical = 0
+        while tried < count:
+            stage = self.rng.choice(list(SCRIPTS))
+            run = self.beginning(stage)
+            process = self.interrupted(run, stage, signal.SIGKILL)
+            process.communicate()
+            tried += process.returncode == -signal.SIGKILL  # else it had ended: no try
+            whole = [checkpoints.verify(path) for (name, _), (path, _) in manifests(run.run_dir).items() if name == stage]
+            assert process.returncode != 0 or whole
+            identical += self.ends_alike(run, stage) and process.returncode == -signal.SIGKILL
+            cli.say(f"kills: {identical} of {tried} went on to the same bytes")
+        return {"tried": tried, "identical": identical}
+
+    def signals(self, count: int) -> dict:
+        tried = clean = 0
+        while tried < count:
+            by, stage = self.rng.choice((signal.SIGINT, signal.SIGTERM)), self.rng.choice(list(SCRIPTS))
+            run = self.beginning(stage)
+            process = self.interrupted(run, stage, by)
+            said = process.communicate(timeout=60)[0]
+            alike = self.ends_alike(run, stage)
+            if process.returncode == 0:
+                continue  # it had ended
+            tried += 1
+            # Outside of training SIGTERM ends a program as it always does, which a shell calls 143 too.
+            good = alike and process.returncode in (128 + by, -by if by == signal.SIGTERM else 128 + by) and "Traceback" not in said
+            clean += good
+            if not good:
+                cli.say(f"{stage}, {by.name}: exit code {process.returncode}, {said}")
+        return {"tried": tried, "clean": clean}
+
+    def damage(self, count: int) -> dict:
+        """Flips a bit of a file, or cuts it short, for every file of every kind of checkpoint in turn, and of the teacher's answers."""
+        places = [file for path, _ in manifests(self.run.run_dir).values() for file in sorted(path.iterdir()) if file.is_file()]
+        places += [file for folder in (self.run.run_dir / "models").glob(".teacher_*") for file in sorted(folder.iterdir())]
+        noticed = 0
+        for number in range(count):
+            file = places[number % len(places)]
+            whole = file.read_bytes()
+            if self.rng.random() < 0.2:
+                file.write_bytes(whole[:self.rng.randrange(len(whole))])
+            else:
+                spoilt = bytearray(whole)
+                spoilt[self.rng.randrange(len(whole))] ^= 1 << self.rng.randrange(8)
+                file.write_bytes(spoilt)
+            said = self.complaint(file)
+            noticed += str(file) in said
+            if str(file) not in said:
+                cli.say(f"unnoticed: {file}")
+            file.write_bytes(whole)
+        return {"tried": count, "noticed": noticed}
+
+    def complaint(self, file: Path) -> str:
+        """What is said when the checkpoint or the part of answers that holds `file` is asked for."""
+        if file.parent.name.startswith(".teacher_"):
+            return str(teacher_cache.damaged(file.parent))
+        try:
+            inference.open_classifier(file.parent, threads=1)
+        except cli.UserError as error:
+            return str(error)
+        return ""
+
+
+def main(args) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        faults = Faults(Path(folder), args.seed)
+        conditions = finished.conditions(finished.corpus(faults.run), 1)
+        result = {**conditions, "seconds": faults.seconds, "damage": faults.damage(args.flips), "signals": faults.signals(args.signals),
+                  "kills": faults.kills(args.kills)}
+    finished.write(result, args.output)
+    cli.say(", ".join(f"{kind}: {result[kind]}" for kind in ("damage", "signals", "kills")))
+
+
+if __name__ == "__main__":
+    parser = cli.Parser(__doc__)
+    parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file with what was tried and how it ended")
+    parser.add_argument("--kills", type=cli.count, default=100)
+    parser.add_argument("--signals", type=cli.count, default=20)
+    parser.add_argument("--flips", type=cli.count, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    cli.run(main, parser.parse_args())
