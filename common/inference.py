@@ -82,10 +82,12 @@ class TorchClassifier(Classifier):
         super().__init__(checkpoint)
         import torch
 
+        import compact
+
         if threads:
             torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = checkpoints.load_model(checkpoint.path).to(self.device)
+        self.model = compact.load(checkpoint.path).eval().to(self.device)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         import torch
@@ -134,12 +136,8 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
     `threads` None leaves the runtime's own choice. Raises UserError where the directory is no whole checkpoint.
     """
     onnx = (Path(path) / ONNX_FILE).is_file() or str(checkpoints.read(path).stage).endswith(("_onnx", "_onnx_int8"))
-    if onnx:
-        checkpoint = checkpoints.verify(path)
-        needed = {ONNX_FILE, "tokenizer.json", "config.json"}
-    else:
-        checkpoint = checkpoints.read(path)  # load_model verifies: the weights are hashed once
-        needed = {"tokenizer.json", "config.json"}
+    checkpoint = checkpoints.verify(path)  # first of all: the library that reads tokenizer.json dies on a damaged one
+    needed = {"tokenizer.json", "config.json"} | ({ONNX_FILE} if onnx else set())
     missing = needed - checkpoint.manifest["files"].keys()
     if missing:
         raise UserError(f"{path} holds no {sorted(missing)[0]}: run the stage that made it again with --force")

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import REPOSITORY, Pipeline, environment, make_run, make_tokenizer, manifests, run_script, tiny_bert
+from conftest import REPOSITORY, Pipeline, environment, heed_interrupts, make_run, make_tokenizer, manifests, run_script, tiny_bert
 
 from bench import finished
 from common import checkpoints, cli, inference, teacher_cache
@@ -62,7 +62,8 @@ class Faults:
     def interrupted(self, run: Pipeline, stage: str, by: signal.Signals) -> subprocess.Popen:
         """Starts a stage and sends it a signal at a random moment of the time that it takes."""
         command = [sys.executable, str(REPOSITORY / SCRIPTS[stage]), *map(str, flags(run, stage))]
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   preexec_fn=heed_interrupts)
         try:
             process.wait(self.rng.uniform(0, self.seconds[stage]))
         except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -183,6 +184,11 @@ def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: 
 def environment(**extra: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in QUIET}  # scripts must be quiet by themselves
     return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | extra
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: what a shell started in the background ignores SIGINT, these tests maybe, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, cwd: Path = REPOSITORY, **env: str):

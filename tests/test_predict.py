@@ -1,11 +1,15 @@
 """predict.py: text in by three ways, labels out by name, as columns or JSON."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import REPOSITORY, environment, manifests, run_script
+
+from common import inference
+from common.cli import UserError
 
 GOOD, BAD = "a very lovely film from start to finish", "a rather dull story with a familiar plot"
 
@@ -89,3 +93,13 @@ def test_missing_file_and_missing_checkpoint_are_one_line(onnx, tmp_path):
         done = run_script("predict.py", *flags, check=False)
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and str(tmp_path) in done.stderr
+
+
+@pytest.mark.parametrize("stage", ["pruned", "pruned_qkd", "pruned_qkd_onnx_int8"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_damaged_file_is_named_before_a_library_dies_on_it(pipeline, tmp_path, stage, name):
+    spoilt = tmp_path / "model"
+    shutil.copytree(pipeline.checkpoint(stage), spoilt)
+    (spoilt / name).write_bytes((spoilt / name).read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        inference.open_classifier(spoilt, threads=1)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, environment, manifests
+from conftest import REPOSITORY, environment, heed_interrupts, manifests
 
 SCRIPT = {"distilled": "6_distill_student.py", "pruned": "8_pruning_with_finetuning.py", "pruned_qkd": "10_qat_kd_4bit.py"}
 PARENTS = {"distilled": ["teacher"], "pruned": ["teacher", "distilled"], "pruned_qkd": ["teacher", "distilled", "pruned"]}
@@ -25,6 +25,7 @@ def start(script: str, flags: tuple, models: Path, training: str) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     end = time.monotonic() + 120
     while not list(models.glob(f".partial_*/work_{training}/checkpoint-*/WHOLE")):
