@@ -248,6 +248,17 @@ def manifests(run_dir: Path) -> dict[tuple[str, str], tuple[Path, dict]]:
     return found
 
 
+def report_of(run) -> dict:
+    return json.loads((run.run_dir / "final_report.json").read_text(encoding="utf-8"))
+
+
+def rows_of(run) -> dict[str, dict]:
+    return {row["key"]: row for row in report_of(run)["models"]}
+
+
+# --- the stages
+
+
 # --- the pipeline, once a session
 
 # Few steps of a large learning rate: enough for made-up sentences. Evaluations are rare, so that step checkpoints are.

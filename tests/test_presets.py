@@ -1,0 +1,156 @@
+"""Pruning to a budget: presets from the teacher itself, one after another, to a speed, and as far as accuracy allows."""
+
+import json
+import os
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import REPORT_FLAGS, call_script, manifests, rows_of, tiny_compact
+
+from common import checkpoints, data, latency_table, measure
+from compact import nf4
+from compress import costs
+
+
+def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--target-flops", 0.2, "--epochs", 0.2)
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
+    assert code == 0, err
+    counted = {s: measure.flops(measure.countable_twin(run.checkpoint(s)), 64) for s in ("teacher", "distilled", "pruned")}
+    share = counted["pruned"] / counted["teacher"]
+    assert 0.98 * 0.2 <= share <= 0.2 and f"0.2 of the teacher's FLOPs asked for, {share:.4g} spent" in out
+    assert counted["distilled"] / counted["teacher"] > 0.4
+
+
+def made_up_latencies(run) -> dict:
+    """A table of latencies where stages look for the machine's own, which takes a minute to measure; the same at both batch sizes."""
+    teacher = checkpoints.read(run.checkpoint("teacher"))
+    rates = {"teacher": 8.0, "base": 0.5, "attention": {"units": [0, 1, 4], "ms": [0.0, 0.8, 1.0]},
+             "attention_last": {"units": [0, 1, 4], "ms": [0.0, 0.0, 0.3]}, "ffn": {"units": [0, 48], "ms": [0.0, 1.5]},
+             "ffn_behind": {"units": [0, 48], "ms": [0.0, 0.2]}}
+    table = {"machine": latency_table.machine(1), "tokens": 9.0, "batches": {"1": rates, "32": rates}}
+    latency_table.path_of(tiny_compact().config, teacher, run.run_dir).write_text(json.dumps(checkpoints.sealed(table)))
+    return rates
+
+
+def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "max", "--target-flops", 0.3, "--augment", 300)
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
+    assert code == 0, err
+    path, manifest = manifests(run.run_dir)["pruned", "max"]
+    assert [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
+    assert manifest["args"]["target_flops"] == 0.3, "the flag's, not the preset's"
+    assert manifest["metrics"]["budget"]["asked"] == 0.3 and manifest["args"]["augment"] == 300
+    small, teacher = checkpoints.load_model(path), checkpoints.load_model(run.checkpoint("teacher"))
+    assert small.config.n_layers == teacher.config.num_hidden_layers
+    rows = checkpoints.load_tokenizer(run.checkpoint("teacher")).get_vocab()
+    kept = checkpoints.load_tokenizer(path).get_vocab()
+    frozen, whole = (model.get_input_embeddings().weight.detach() for model in (small, teacher))
+    whole = whole[[rows[piece] for piece in sorted(kept, key=kept.get)]]
+    assert torch.equal(frozen, nf4.unpack(nf4.pack(whole), tuple(whole.shape))), "--freeze-embeddings"
+    small_file = ("--table-bits", 4, "--map-bits", 4)
+    code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", *small_file)
+    assert code == 0, err
+    assert {stage for stage, variant in manifests(run.run_dir) if variant == "max"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
+
+    from bench import frontier, presets
+    from common import inference
+
+    rates = made_up_latencies(run)
+    output = tmp_path / "presets.json"
+    how = {"run_dir": run.run_dir, "data_dir": run.data_dir, "sentences": 34, "repeats": 1, "threads": 1}
+    presets.main(SimpleNamespace(**how, output=output))
+    found = json.loads(output.read_text())["presets"]["max"]
+    export = manifests(run.run_dir)["pruned_onnx_int8", "max"][0]
+    corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
+    answers = inference.open_classifier(export, threads=1).classify(corpus.dev.texts).argmax(-1)
+    assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
+    assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
+    assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
+    assert found["no_loss"]["sentences"] == len(corpus.dev) and found["no_loss"]["mean"] == pytest.approx(found["delta_vs_teacher"])
+    kept = found["seeds"][0]["structure"]
+    price = costs.total(costs.Latency(rates), kept["heads"], kept["ffn"])
+    assert rates["base"] <= price < rates["teacher"]
+    assert found["predicted_speedup"] == pytest.approx(dict.fromkeys(("1", "32"), rates["teacher"] / price))
+
+    peers = [{"key": "torch_fp32", "label": "Teacher", "ours": False, "accuracy": 0.9, "ci95": [0.8, 0.95], "size_mb": 10.0,
+              "latency_ms": {"1": 4.0, "32": 40.0}, "error": None},
+             {"key": "other", "label": "Other", "ours": False, "accuracy": 0.8, "ci95": [0.7, 0.9], "size_mb": 2.0,
+              "latency_ms": {"1": 1.0, "32": 20.0}, "error": None},
+             {"key": "broken", "label": "Broken", "ours": False, "error": "ImportError: no"}]
+    (tmp_path / "peers.json").write_text(json.dumps({"rows": peers}))
+    frontier.main(SimpleNamespace(**how, output=tmp_path / "frontier", peers=tmp_path / "peers.json"))
+    drawn = json.loads((tmp_path / "frontier/frontier.json").read_text())
+    assert [(point["name"], point["preset"], point["seeds"]) for point in drawn["points"]] == [("max", True, 1)]
+    assert drawn["points"][0]["flops_ratio"] == drawn["presets"]["max"]["flops_ratio"] == pytest.approx(found["flops_ratio"])
+    ratios = [[peer[key] for key in ("name", "bytes_ratio", "1", "32")] for peer in drawn["peers"]]
+    assert ratios == [["Teacher", 1, 1, 1], ["Other", 5, 4, 2]]
+    assert "| max (1 seed)" in (tmp_path / "frontier/frontier.md").read_text()
+    assert (tmp_path / "frontier/frontier.png").stat().st_size > 10_000
+
+    # It has no student, so its 4-bit form is all that there is to make.
+    code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "max")
+    assert code == 0 and not any(stage == "distilled_ptq" for stage, _ in manifests(run.run_dir)), err
+    assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
+
+
+def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(stages, tmp_path, monkeypatch):
+    run = stages.copy(tmp_path / "run", "teacher")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    made_up_latencies(run)
+    flags = ("--target-speedup", 2, "--at-batch", 32, "--augment", 50, "--epochs", 0.2)
+    for script, more in (("8_pruning_with_finetuning.py", ("--preset", "max", *flags)),
+                         ("11_export_onnx.py", ("--variant", "max", "--precision", "int8")),
+                         ("7_evaluate_and_generate_report.py", ("--max-length", 48, *REPORT_FLAGS))):
+        code, out, err = call_script(script, *run.flags(script), *more)
+        assert code == 0, err
+    rows = rows_of(run)
+    fast, teacher = rows["pruned_onnx_int8@max"], rows["teacher"]
+    assert fast["predicted_speedup"].keys() == {"32"} and fast["predicted_speedup"]["32"] >= 2
+    reached = teacher["latency_ms"]["32"]["p50"] / fast["latency_ms"]["32"]["p50"]
+    assert fast["achieved_speedup"] == {"32": pytest.approx(reached)} and "predicted_speedup" not in rows["pruned@max"]
+    said = f"is {reached:.1f} times as fast as the teacher at batch 32, {fast['predicted_speedup']['32']:.1f} were predicted"
+    assert said in (run.run_dir / "final_report.md").read_text(encoding="utf-8")
+
+
+def test_one_preset_goes_on_from_another(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--augment", 100, "--epochs", 0.5, "--preset")
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--target-flops", 0.2)
+    assert (code, err.count("\n")) == (2, 1) and "no pruned checkpoint of variant 'near'" in err
+    for preset, *more in (("near", "--target-flops", 0.4), ("max", "--after", "near", "--target-flops", 0.2)):
+        code, out, err = call_script("8_pruning_with_finetuning.py", *flags, preset, *more)
+        assert code == 0, err
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, "max", "--after", "near", "--seed", 5)
+    assert (code, err.count("\n")) == (2, 1) and "no 'near' of seed 5" in err
+    made = manifests(run.run_dir)
+    (near_path, near), (max_path, last) = made["pruned", "near"], made["pruned", "max"]
+    assert [(p["stage"], p["key"]) for p in last["parents"]] == [("pruned", near["key"]), ("teacher", near["parents"][0]["key"])]
+    assert (near["metrics"]["passes"], last["metrics"]["passes"]) == (1, 2)
+    shapes = [checkpoints.load_model(path).config for path in (near_path, max_path)]
+    assert all(a >= b for kind in ("heads", "ffn") for a, b in zip(*(getattr(s, kind) for s in shapes), strict=True))
+    assert shapes[0].vocab_size == shapes[1].vocab_size
+    whole = measure.flops(measure.countable_twin(run.checkpoint("teacher")), 64)
+    assert measure.flops(measure.countable_twin(max_path), 64) <= 0.2 * whole
+
+
+def test_the_smallest_model_that_keeps_accuracy_is_found(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "near", "--augment", 50, "--epochs", 1, "--max-accuracy-drop")
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, 3)
+    assert code == 0, err
+    said = re.findall(r"near-([\d.]+): ([\d.]+) % of (\d+) held-out sentences and phrases, ([\d.]+) % wanted", out)
+    corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
+    assert {int(judges) for _, _, judges, _ in said} == {len(corpus.held_out)} and len(corpus.held_out) > len(corpus.validation)
+    *held, (last_share, last_accuracy, _, aim) = said
+    assert held and all(float(accuracy) >= float(aim) for _, accuracy, _, _ in held)
+    best = held[-1][0] if float(last_accuracy) < float(aim) else last_share
+    smallest = checkpoints.read(run.run_dir / "models" / "smallest")
+    assert smallest.variant == f"near-{best}" and smallest.manifest["metrics"]["budget"]["asked"] == float(best)
+    assert f"the variant near-{best}" in out
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags, 3)
+    assert code == 0 and out.count("up to date") == len(said), "found again, not trained again"
