@@ -256,9 +256,6 @@ def rows_of(run) -> dict[str, dict]:
     return {row["key"]: row for row in report_of(run)["models"]}
 
 
-# --- the stages
-
-
 # --- the pipeline, once a session
 
 # Few steps of a large learning rate: enough for made-up sentences. Evaluations are rare, so that step checkpoints are.

@@ -52,6 +52,9 @@ ROW_KEYS = {
 }
 
 
+# --- the stages
+
+
 def test_every_stage_published_one_checkpoint_under_its_name(stages):
     prefixes = {
         "teacher": "finetuned_teacher_",
