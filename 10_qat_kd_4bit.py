@@ -50,7 +50,7 @@ def main(args):
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     model = checkpoints.load_model(pruned.path)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers)
+    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
     # --- 2. from here on every weight is rounded whenever it is used

@@ -71,7 +71,7 @@ def main(args):
 
     # --- 3. the teacher answers, once
     layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers)
+    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
 
     # --- 4. distil
     class Distiller(training.StageTrainer):

@@ -125,7 +125,8 @@ class StageParser(Parser):
         group.add_argument("--patience", type=not_negative_count, default=6, metavar="N",
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         group.add_argument("--matmul-precision", choices=["highest", "medium"], default="highest",
-                           help="medium trains with bfloat16 products and full sums: for processors with AMX or AVX512-BF16, and GPUs")
+                           help="medium trains, and asks the teacher, with bfloat16 products and full sums: for processors with AMX or "
+                                "AVX512-BF16, and GPUs")
         return group
 
     def preset(self, group, flag: str, *, full, fast, help: str, unset: str = "all", **kwargs) -> None:

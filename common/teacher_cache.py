@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import distillation
+from common import distillation, precision
 from common.checkpoints import Checkpoint, is_sealed, load_model, load_tokenizer, sealed, sha256_file, sha256_json
 from common.cli import say, warn
 from common.data import Collator, Split, tokenise
@@ -84,17 +84,20 @@ class TeacherCollator(Collator):
         return batch
 
 
-def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None) -> TeacherOutputs:
+def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None = None,
+            matmul_precision: str = "highest") -> TeacherOutputs:
     """The teacher's logits for every one of `sentences`, and its hidden states after each of `layers` (1 = after the first layer).
 
-    It reads them in its own spelling. Keyed by teacher and by what it is shown, so a stage that asks for the same finds them.
+    It reads them in its own spelling. Keyed by teacher, what it is shown and in which precision, so a stage that asks for the same
+    finds them. Raises UserError for a precision that this processor has no units for.
     """
+    precision.check(matmul_precision)
     tokenizer = load_tokenizer(teacher.path)
     train = tokenise(tokenizer, sentences, max_length)
     folders = []
     for start in range(0, len(train), PART):
         part = train.select(range(start, min(start + PART, len(train))))
-        shown = sha256_json([part["input_ids"][:], layers])[:8]
+        shown = sha256_json([part["input_ids"][:], layers, matmul_precision])[:8]
         folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
         if folder.is_dir() and (spoilt := damaged(folder)):
             warn(f"{spoilt} is damaged: computed again")
@@ -103,7 +106,7 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
             _sweep(folder)
             fresh = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
             fresh.mkdir(parents=True)
-            _compute(teacher, part, tokenizer.pad_token_id, fresh, layers)
+            _compute(teacher, part, tokenizer.pad_token_id, fresh, layers, matmul_precision)
             hashes = sealed({"files": {file.name: sha256_file(file) for file in sorted(fresh.iterdir())}})
             (fresh / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
             if folder.is_dir():
@@ -146,18 +149,19 @@ def damaged(folder: Path) -> Path | None:
 
 
 def lessons(teacher: Checkpoint, sentences: Split, made_up: list[str], max_length: int, run_dir: Path,
-            layers: list[int] | None = None) -> tuple[Split, TeacherOutputs]:
+            layers: list[int] | None = None, matmul_precision: str = "highest") -> tuple[Split, TeacherOutputs]:
     """The training sentences and behind them `made_up` ones, which the teacher alone labels, with what it says of each."""
-    taught = outputs(teacher, sentences, max_length, run_dir, layers)
+    taught = outputs(teacher, sentences, max_length, run_dir, layers, matmul_precision)
     if not made_up:
         return sentences, taught
     new = Split(made_up, [distillation.UNKNOWN] * len(made_up))
-    taught = taught.joined(outputs(teacher, new, max_length, run_dir))
+    taught = taught.joined(outputs(teacher, new, max_length, run_dir, matmul_precision=matmul_precision))
     return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
 
 
 @torch.no_grad()
-def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers: list[int] | None) -> None:
+def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers: list[int] | None,
+             matmul_precision: str) -> None:
     model = load_model(teacher.path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
@@ -171,16 +175,17 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
         hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=np.float16, shape=shape)
     collate = Collator(pad_token_id)
     order = sorted(range(len(train)), key=lambda i: -lengths[i])
-    for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
-        rows = order[start:start + BATCH]
-        batch = collate([train[i] for i in rows])
-        out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
-                    output_hidden_states=bool(layers))
-        logits[rows] = out.logits.float().cpu().numpy()
-        if hidden is not None:
-            states = torch.stack([out.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()  # (B, N, layers, D)
-            for row, i in enumerate(rows):
-                hidden[offsets[i]:offsets[i + 1]] = states[row, :lengths[i]]
+    with precision.answers(matmul_precision, model):
+        for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
+            rows = order[start:start + BATCH]
+            batch = collate([train[i] for i in rows])
+            out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
+                        output_hidden_states=bool(layers))
+            logits[rows] = out.logits.float().cpu().numpy()
+            if hidden is not None:
+                states = torch.stack([out.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()  # (B, N, layers, D)
+                for row, i in enumerate(rows):
+                    hidden[offsets[i]:offsets[i + 1]] = states[row, :lengths[i]]
     if hidden is not None:
         hidden.flush()
     np.save(folder / "logits.npy", logits)

@@ -1,6 +1,5 @@
 """The one training set-up, on the library's trainer: length-grouped batches, the best weights by held-out accuracy, exact resume."""
 
-import contextlib
 import ctypes
 import json
 import math
@@ -16,6 +15,7 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from common import precision
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order
@@ -143,30 +143,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: and the heap isn't given back
 
 
-def check_matmul_precision(name: str) -> None:
-    """Refuses bfloat16 products where the processor would have to make them one by one."""
-    known = torch.cpu.get_capabilities()
-    if name != "highest" and not (torch.cuda.is_available() or known.get("avx512_bf16") or known.get("amx_bf16")):
-        raise UserError(f"this processor has no unit for bfloat16 products: leave --matmul-precision {name} out")
-
-
-@contextlib.contextmanager
-def matmul_precision(name: str, model):
-    """float32 products of this precision (`torch.set_float32_matmul_precision`), and full precision again afterwards.
-
-    torch's fused attention then takes several times as long for a dozen tokens on a CPU, so attention is computed step by step.
-    """
-    before = torch.get_float32_matmul_precision(), model.config._attn_implementation
-    torch.set_float32_matmul_precision(name)
-    if name != "highest":
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        model.set_attn_implementation(before[1])
-
-
 def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, model, args, train, validation, collator, *,
                  epochs: float, keep_best: bool = True, first_epoch: int = 0) -> StageTrainer:
     """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
@@ -175,7 +151,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     else the last ones. The order of sentences is that of the epochs from `first_epoch` on.
     """
     keep_freed_memory()
-    check_matmul_precision(args.matmul_precision)
+    precision.check(args.matmul_precision)
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))
@@ -213,7 +189,7 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
     else:
         stopper = _Stopper()
         trainer.add_callback(stopper)
-        with stopper, matmul_precision(trainer.matmul_precision, trainer.model):
+        with stopper, precision.products(trainer.matmul_precision, trainer.model):
             trainer.train(resume_from_checkpoint=last_whole(work))
         if stopper.received:
             say(f"stopped behind step {trainer.state.global_step}, which is saved: the same command goes on from there")

@@ -36,12 +36,18 @@ def test_a_phrase_gives_way_to_one_that_begins_alike():
 
 def test_a_crossed_sentence_begins_as_one_and_ends_as_another():
     augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
-    crossed = {augmenter.cross() for _ in range(3000)}
+    crossed = {augmenter.cross() for _ in range(20_000)}
     assert "a fine story" in crossed, "of the first sentence and the fourth"
     beginnings = {" ".join(text.split()[:n]) for text in TEXTS for n in range(len(text.split()) + 1)}
     ends = {" ".join(text.split()[n:]) for text in TEXTS for n in range(len(text.split()) + 1)}
     assert all(any(" ".join(text.split()[:n]) in beginnings and " ".join(text.split()[n:]) in ends for n in range(len(text.split()) + 1))
                for text in crossed)
+
+
+def test_long_texts_are_taken_more_often():
+    augmenter = augmentation.Augmenter(["fine", "a b c d e f g h i"], [], augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
+    drawn = [augmenter.text() for _ in range(1000)]
+    assert 50 < drawn.count("fine") < 150, "one word in ten"
 
 
 def test_thesaurus_knows_the_nearest_by_cosine():

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 
 import numpy as np
+import pytest
 import torch
 
-from common import checkpoints, data, teacher_cache
+from common import checkpoints, cli, data, teacher_cache
 
 
 def test_teachers_cache_comes_in_parts(stages, tmp_path, monkeypatch):
@@ -35,6 +36,21 @@ def test_teachers_cache_comes_in_parts(stages, tmp_path, monkeypatch):
         assert np.allclose(joined.logits[index], out.logits[0], atol=1e-4)
         assert np.allclose(joined.hidden_states(index), torch.stack(out.hidden_states[1:3], 2)[0], atol=1e-2)
     assert np.allclose(joined.logits[21:], whole.logits[:3], atol=1e-5) and len(joined.hidden_states(22)) == 0
+
+
+def test_answers_of_another_precision_are_kept_apart(stages, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    teacher = checkpoints.read(stages.checkpoint("teacher"))
+    said = data.Split(data.read_tsv(stages.data_dir / "train.tsv")[0].texts[:9], [0] * 9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    exact = teacher_cache.outputs(teacher, said, 48, tmp_path).logits
+    rounded = teacher_cache.outputs(teacher, said, 48, tmp_path, matmul_precision="medium").logits
+    assert not np.array_equal(rounded, exact) and np.allclose(rounded, exact, atol=0.05)
+    assert np.array_equal(teacher_cache.outputs(teacher, said, 48, tmp_path).logits, exact)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(cli.UserError, match="no unit for bfloat16 products"):
+        teacher_cache.outputs(teacher, said, 48, tmp_path, matmul_precision="medium")
 
 
 def test_damaged_answers_are_asked_for_again(stages, tmp_path, capsys):

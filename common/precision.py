@@ -1,0 +1,38 @@
+"""The precision of products while training and while the teacher answers: --matmul-precision. What is measured is in full precision."""
+
+import contextlib
+
+import torch
+
+from common.cli import UserError
+
+
+def check(name: str) -> None:
+    """Refuses bfloat16 products where the processor would have to make them one by one."""
+    known = torch.cpu.get_capabilities()
+    if name != "highest" and not (torch.cuda.is_available() or known.get("avx512_bf16") or known.get("amx_bf16")):
+        raise UserError(f"this processor has no unit for bfloat16 products: leave --matmul-precision {name} out")
+
+
+@contextlib.contextmanager
+def products(name: str, model):
+    """float32 products of this precision (`torch.set_float32_matmul_precision`), and full precision again afterwards.
+
+    torch's fused attention then takes several times as long for a dozen tokens on a CPU, so attention is computed step by step.
+    """
+    before = torch.get_float32_matmul_precision(), model.config._attn_implementation
+    torch.set_float32_matmul_precision(name)
+    if name != "highest":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        model.set_attn_implementation(before[1])
+
+
+@contextlib.contextmanager
+def answers(name: str, model):
+    """As `products`, and what no gradient passes is kept in bfloat16 too: answers in half the time of products alone."""
+    with products(name, model), torch.autocast(model.device.type, torch.bfloat16, enabled=name != "highest"):
+        yield
