@@ -82,7 +82,7 @@ frontier: presets
 
 PEERS := openvino torchao neural-compressor torch-pruning
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
-	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python

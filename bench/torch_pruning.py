@@ -1,12 +1,12 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 1.6] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 2.2] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
 does; Fang et al. 2023); the share is the least that meets the budget. Then the same sentences, soft targets, batches and learning
-rate as stage 8's presets, `--epochs` for as many steps as prune and recover take there. Writes model.onnx (onnxruntime's dynamic
-int8) and made.json.
+rate as stage 8's presets, `--epochs` for as many steps as `near` and `max` behind it take there together. Writes model.onnx
+(onnxruntime's dynamic int8) and made.json.
 """
 
 import copy
@@ -29,7 +29,7 @@ def lessons(args, corpus, teacher):
     table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
     real = corpus.train
     made_up = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
-    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir)
+    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir, matmul_precision=args.matmul_precision)
     train = data.tokenise(tokenizer, shown, 128, numbered=True)
     return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
@@ -65,7 +65,7 @@ def main(args) -> None:
     from tqdm import tqdm
 
     from bench import peer
-    from common import checkpoints, data, distillation, measure, onnx_export, training
+    from common import checkpoints, data, distillation, measure, onnx_export, precision, training
 
     started = time.monotonic()
     transformers.set_seed(args.seed)
@@ -108,16 +108,17 @@ def main(args) -> None:
     model.train()
     losses: list[float] = []
     stream = (batch for epoch in range(math.ceil(args.epochs)) for batch in batches(epoch))
-    for batch, _ in zip(tqdm(stream, total=steps, unit="step"), range(steps), strict=False):
-        loss = loss_of(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        if len(losses) % 500 == 0:
-            cli.say(f"  step {len(losses)}/{steps}  loss {sum(losses[-100:]) / 100:.4f}  {time.monotonic() - started:.0f} s")
+    with precision.products(args.matmul_precision, model):
+        for batch, _ in zip(tqdm(stream, total=steps, unit="step"), range(steps), strict=False):
+            loss = loss_of(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+            if len(losses) % 500 == 0:
+                cli.say(f"  step {len(losses)}/{steps}  loss {sum(losses[-100:]) / 100:.4f}  {time.monotonic() - started:.0f} s")
 
     # --- 3. export
     args.output.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,8 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
     parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
-    parser.add_argument("--epochs", type=cli.positive, default=1.6, help="passes over the sentences")
+    parser.add_argument("--epochs", type=cli.positive, default=2.2, help="passes over the sentences")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
     parser.add_argument("--seed", type=int, default=1)
+    cli.precision_flag(parser)
     cli.run(main, parser.parse_args())

@@ -124,9 +124,7 @@ class StageParser(Parser):
                            help="looks at the held-out split an epoch; the weights of the best one are published")
         group.add_argument("--patience", type=not_negative_count, default=6, metavar="N",
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
-        group.add_argument("--matmul-precision", choices=["highest", "medium"], default="highest",
-                           help="medium trains, and asks the teacher, with bfloat16 products and full sums: for processors with AMX or "
-                                "AVX512-BF16, and GPUs")
+        precision_flag(group)
         return group
 
     def preset(self, group, flag: str, *, full, fast, help: str, unset: str = "all", **kwargs) -> None:
@@ -151,6 +149,13 @@ class StageParser(Parser):
                 setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
         return args
+
+
+def precision_flag(group) -> None:
+    """--matmul-precision, for whatever trains."""
+    group.add_argument("--matmul-precision", choices=["highest", "medium"], default="highest",
+                       help="medium trains, and asks the teacher, with bfloat16 products and full sums: for processors with AMX or "
+                            "AVX512-BF16, and GPUs")
 
 
 def say(text: str) -> None:
