@@ -119,7 +119,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, data, inference, measure, report
+    from common import behaviour, checkpoints, claims, data, facts, inference, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -138,7 +138,7 @@ def main(args):
     asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
     asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
     files = [[row_key(c), c.key, measure.weights_sha256(c)] for c in whole]
-    key = checkpoints.sha256_json([asked, code["sha256"], dataset, skipped, files])
+    key = facts.sha256_json([asked, code["sha256"], dataset, skipped, files])
     earlier = None if args.force else report.read(output_dir / "final_report.json")
     if earlier and earlier.get("key") == key:
         cli.say("up to date: these checkpoints were measured by this code with these arguments (--force measures again)")

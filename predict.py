@@ -95,6 +95,9 @@ def answer(classifier, texts: Iterator[str], args) -> None:
         sys.stdout.flush()
     if empty:
         print(f"{empty} empty {'line' if empty == 1 else 'lines'} answered with an empty label", file=sys.stderr)
+    if classifier.cut_short:
+        print(f"{classifier.cut_short} {'text' if classifier.cut_short == 1 else 'texts'} longer than the model's {classifier.max_length} "
+              "tokens: what follows these wasn't read", file=sys.stderr)
 
 
 def main(args):

@@ -20,12 +20,17 @@ from datetime import datetime
 from pathlib import Path
 
 from common.cli import UserError, say, warn
+from common.facts import a_number, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
 NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
               "mode", "variant", "name", "after", "max_accuracy_drop"}
+MANIFEST = {  # the form of what is read of one
+    "schema": a_number, "stage": str, "variant": str, "created": str, "key": str, "args": dict, "seed": a_number,
+    "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
+    "files": {str: {"bytes": a_number, "sha256": str}}, "dataset": {"name": str, "source": str, "sha256": (str, None)}}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
     "distilled": "6_distill_student.py",
@@ -36,26 +41,7 @@ SCRIPT_OF = {
 }
 
 
-# --- hashes and facts about this machine
-
-def sha256_file(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def sha256_json(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def sealed(facts: dict) -> dict:
-    """`facts` with a hash of all the others as "sha256", so that damage to the file that holds them is noticed."""
-    return facts | {"sha256": sha256_json({name: fact for name, fact in facts.items() if name != "sha256"})}
-
-
-def is_sealed(facts: object) -> bool:
-    """Whether these are `sealed` facts, unchanged."""
-    return isinstance(facts, dict) and facts == sealed(facts)
-
+# --- facts about the code and this machine
 
 def code_identity() -> dict[str, str | None]:
     """{commit, sha256}: the commit checked out (None outside git) and a hash over every Python file of the product."""
@@ -135,13 +121,8 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"no checkpoint at {path}: give a directory that a stage has published (models/…)")
     if not manifest_path.is_file():
         raise UserError(f"{path} holds no stage.json, so it is no published checkpoint: give one of models/…")
-    try:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        whole = isinstance(manifest, dict) and {"schema", "stage", "variant", "key", "parents", "dataset", "files"} <= manifest.keys()
-        whole = whole and (manifest["schema"] == 1 or is_sealed(manifest))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        whole = False
-    if not whole:
+    manifest = read_json(manifest_path)
+    if not (has_form(manifest, MANIFEST) and (manifest["schema"] == 1 or is_sealed(manifest))):
         raise UserError(f"{manifest_path} is damaged: run the stage that made it again with --force")
     return Checkpoint(path, manifest)
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common.shortage import shortage
+
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
@@ -169,7 +171,9 @@ def warn(text: str) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Calls a stage; what the user can mend ends as one line on standard error, exit code 2, and Ctrl-C as one, exit code 130."""
+    """Calls a stage; what the user can mend, a full disk or memory too, ends as one line on standard error, exit code 2, and Ctrl-C as
+    one, exit code 130.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel from a hub at every import
     # Bars and the libraries' chatter are for people: a log file gets our own lines only.
@@ -181,6 +185,12 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         main(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        short = shortage(error)
+        if short is None:
+            raise
+        print(f"error: {short}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped: the same command goes on from what is saved", file=sys.stderr)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.checkpoints import sha256_file, sha256_json
 from common.cli import UserError, say
+from common.facts import has_form, read_json, sha256_file, sha256_json
 
 HELD_OUT_SHARE = 0.05
+MOST_CLASSES = 1000
 SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
@@ -98,7 +99,7 @@ def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, l
         text, label = row["sentence"].strip(), row["label"].strip()
         if not text:
             raise UserError(f"{path}:{number}: empty sentence: fill it in or delete the line")
-        if label_names and label not in label_names and not (label.isdecimal() and int(label) < len(label_names)):
+        if label_names and label not in label_names and not (_is_number(label) and int(label) < len(label_names)):
             raise UserError(f"{path}:{number}: unknown label '{label}': known are {', '.join(label_names)}")
         if not label:
             raise UserError(f"{path}:{number}: unknown label '': every sentence needs one")
@@ -108,14 +109,22 @@ def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, l
         raise UserError(f"{path} holds no sentences: fill it with sentence<TAB>label lines")
     if label_names is None:
         label_names = _names(raw_labels)
+        if len(label_names) > MOST_CLASSES:
+            raise UserError(f"{path}: {len(label_names):,} classes by its labels, more than {MOST_CLASSES:,}: labels are numbers from 0, "
+                            "or names")
     ids = {name: i for i, name in enumerate(label_names)}
     return Split(sentences, [ids[r] if r in ids else int(r) for r in raw_labels]), label_names
+
+
+def _is_number(label: str) -> bool:
+    """Whether a label numbers a class; what has more digits than any class names one."""
+    return label.isdecimal() and len(label) <= 4
 
 
 def _names(raw_labels: list[str]) -> list[str]:
     """Names in the file's own words: numbers 0…K−1 in their order, names in alphabetical order."""
     seen = set(raw_labels)
-    if all(label.isdecimal() for label in seen):
+    if all(_is_number(label) for label in seen):
         return [str(i) for i in range(max(map(int, seen)) + 1)]
     return sorted(seen)
 
@@ -130,11 +139,10 @@ def load(args) -> Corpus:
     name, source = folder.resolve().name, "tsv"
     note = folder / "source.json"
     if note.is_file():
-        try:
-            origin = json.loads(note.read_text(encoding="utf-8"))
-            name, source = origin["name"], origin["source"]
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(f"{note} is damaged: run python download_model.py again") from None
+        origin = read_json(note)
+        if not has_form(origin, {"name": str, "source": str}):
+            raise UserError(f"{note} is damaged: run python download_model.py again")
+        name, source = origin["name"], origin["source"]
         if args.source not in ("auto", source):
             raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
                             f"run download_model.py --source {args.source} first")

@@ -12,6 +12,7 @@ from common import checkpoints
 from common.cli import UserError
 
 ONNX_FILE = "model.onnx"
+LONGEST = 100_000  # characters of a text that are looked at: more than the tokens of any model span
 
 
 class Classifier:
@@ -33,10 +34,17 @@ class Classifier:
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
+        self.cut_short = 0  # texts so far whose end no model saw
+
+    def spelt(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of each text, at most `max_length`; what is longer is counted in `cut_short`."""
+        encodings = self.tokenizer.encode_batch([text[:LONGEST] for text in texts])
+        self.cut_short += sum(bool(encoding.overflowing) for encoding in encodings)
+        return [encoding.ids for encoding in encodings]
 
     def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest."""
-        return self._pad([encoding.ids for encoding in self.tokenizer.encode_batch(texts)])
+        return self._pad(self.spelt(texts))
 
     def spell(self, texts: list[str]) -> list[list[str]]:
         """The word pieces of each text, special tokens included."""
@@ -57,7 +65,7 @@ class Classifier:
 
     def classify(self, texts: list[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
         """Logits (len(texts), K) in the order of `texts`; inside, texts of like length share a batch, so little is padding."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        ids = self.spelt(texts)
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
         answers = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
         groups = [order[start:start + batch_size] for start in range(0, len(order), batch_size)]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cli
+from common import checkpoints, cli, facts
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
 SENTENCES = 96  # sentences that are timed
@@ -28,11 +28,8 @@ def machine(threads: int) -> dict:
 
 def read(path: Path, threads: int) -> dict:
     """A table from its file. Raises UserError where it is damaged, or was measured on another machine, or for something else."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        table = None
-    if not checkpoints.is_sealed(table):
+    table = facts.read_json(path)
+    if not facts.is_sealed(table):
         raise cli.UserError(f"{path} is damaged: delete it, and it is measured anew")
     if table["machine"] != machine(threads):
         raise cli.UserError(f"{path} was measured on another machine or with another runtime ({table['machine']}): "
@@ -42,7 +39,7 @@ def read(path: Path, threads: int) -> dict:
 
 def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
     """Where the table for such models and this teacher stands."""
-    key = checkpoints.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS])[:8]
+    key = facts.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS])[:8]
     return run_dir / "models" / f".latency_{key}.json"
 
 
@@ -51,7 +48,7 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
     path = path_of(shape, teacher, run_dir)
     if not path.is_file():
         table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
-        path.write_text(json.dumps(checkpoints.sealed({"machine": machine(threads), **table}), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(facts.sealed({"machine": machine(threads), **table}), indent=1) + "\n", encoding="utf-8")
         cli.say(f"latencies of layers kept in {path}")
     return read(path, threads)
 

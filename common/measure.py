@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import checkpoints, cli
+from common.facts import sha256_json
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
 OPENINGS = 3  # times that a checkpoint is opened for load_ms
@@ -111,7 +112,7 @@ def weights(checkpoint: checkpoints.Checkpoint) -> dict[str, dict]:
 def weights_sha256(checkpoint: checkpoints.Checkpoint) -> str:
     """The hash of the weights file; of the list of hashes where there are several."""
     hashes = [facts["sha256"] for facts in weights(checkpoint).values()]
-    return hashes[0] if len(hashes) == 1 else checkpoints.sha256_json(hashes)
+    return hashes[0] if len(hashes) == 1 else sha256_json(hashes)
 
 
 def size(checkpoint: checkpoints.Checkpoint) -> dict:

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from common import claims
 from common.cli import UserError, say
+from common.facts import a_number, has_form, read_json
 
 # One look per structure, one hatch per form of the weights; shapes and hatches survive greyscale.
 FAMILIES = [("#3b3b3b", "s"), ("#0072b2", "o"), ("#d55e00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), ("#e6a700", "P"), ("#56b4e9", "X")]
 HATCHES = {"": "", "ptq": "///", "qkd": "xxx", "onnx": "...", "int8": "ooo"}
+
+MAYBE = (a_number, None)
+BATCHES = {batch: {"p50": MAYBE, "p90": MAYBE} for batch in ("1", "32")}
+ROW = {"ci95": ([a_number], None), "structure": ({"heads": [int], "ffn": [int], "layers": int, "vocab": int}, None), "latency_ms": BATCHES,
+       "speedup": {"1": MAYBE, "32": MAYBE}} | dict.fromkeys(("key", "variant", "stage", "label", "path", "sha256", "runtime"), str)
+ROW |= dict.fromkeys(("accuracy", "delta", "agreement", "mcnemar_p", "respelled", "params", "size_mb", "total_mb", "load_ms", "peak_rss_mb",
+                      "gflops_128", "gflops_mean", "gmacs_16", "text_to_label_ms"), MAYBE)
+FORM = {"title": str, "baseline": str, "dataset": {"name": str, "sha256": str}, "models": [ROW]}  # what is read of a report
 
 
 def now() -> str:
@@ -22,11 +31,8 @@ def now() -> str:
 
 def read(path: Path) -> dict | None:
     """A report, or None where there is none that can be read."""
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        return None
-    return report if isinstance(report, dict) and isinstance(report.get("models"), list) else None
+    report = read_json(path)
+    return report if has_form(report, FORM) and report["models"] else None
 
 
 # --- tables

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from common.checkpoints import sha256_file
 from common.cli import UserError, say
+from common.facts import read_json, sha256_file
 
 PROBE_S = 10  # the hub answers within this, or counts as out of reach
 NOTE = "source.json"
@@ -70,7 +70,7 @@ def refuse_mixture(model: str | Path, corpus) -> None:
     What a local model was made from stands in its manifest, source.json or configuration, or else in its directory's name.
     """
     folder = Path(model)
-    manifest, origin, config = (_read_json(folder / name) for name in ("stage.json", NOTE, "config.json"))
+    manifest, origin, config = (read_json(folder / name) for name in ("stage.json", NOTE, "config.json"))
     learnt_from = manifest.get("dataset", {})
     names = [folder.name if folder.is_dir() else str(model), learnt_from.get("name"), origin.get("name"), config.get("_name_or_path")]
     if corpus.source == "package" and any(_says_sst2(name) for name in names):
@@ -83,15 +83,6 @@ def refuse_mixture(model: str | Path, corpus) -> None:
 
 def _says_sst2(name: str | None) -> bool:
     return bool(re.search(r"(?<![a-z])sst", (name or "").lower()))
-
-
-def _read_json(path: Path) -> dict:
-    """The object in a file; an empty one where the file is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 # --- whole or not at all, and found again
@@ -120,7 +111,7 @@ def whole(folder: Path, source: str, name: str | None = None, revision: str | No
 
     What came from the hub must also be `name` at `revision` (a commit, or the branch or tag that was asked for), where these are given.
     """
-    facts = _read_json(folder / NOTE)
+    facts = read_json(folder / NOTE)
     if not isinstance(facts.get("files"), dict) or source not in ("any", facts.get("source")):
         return False
     revisions = (None, facts.get("revision"), facts.get("asked"))

@@ -17,9 +17,10 @@ import torch
 from tqdm import tqdm
 
 from common import distillation, precision
-from common.checkpoints import Checkpoint, is_sealed, load_model, load_tokenizer, sealed, sha256_file, sha256_json
+from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import say, warn
 from common.data import Collator, Split, tokenise
+from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
 
 BATCH = 128
 PART = 50_000
@@ -138,10 +139,7 @@ def _alive(process: int) -> bool:
 
 def damaged(folder: Path) -> Path | None:
     """The first file of a part that isn't as it was written; None where all are."""
-    try:
-        hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
-        hashes = None
+    hashes = read_json(folder / HASHES)
     if not is_sealed(hashes):
         return folder / HASHES
     files = {folder / name: hash for name, hash in hashes["files"].items()}
@@ -173,6 +171,9 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
     if layers:
         shape = (int(offsets[-1]), len(layers), model.config.hidden_size)
         hidden = np.lib.format.open_memmap(folder / "hidden.npy", mode="w+", dtype=np.float16, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up under a memory map ends the process without a word
+            with open(folder / "hidden.npy", "r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, (folder / "hidden.npy").stat().st_size)
     collate = Collator(pad_token_id)
     order = sorted(range(len(train)), key=lambda i: -lengths[i])
     with precision.answers(matmul_precision, model):

@@ -1,11 +1,13 @@
-"""Faults in earnest, on tiny models: stages killed at random moments, stopped by signals, and every kind of file damaged.
+"""Faults in earnest, on tiny models: stages killed at random moments, stopped by signals, on full disks, and every kind of file damaged.
 
-    python tests/chaos.py docs/results/chaos.json [--kills 100] [--signals 20] [--flips 500] [--seed 0]
+    python tests/chaos.py docs/results/chaos.json [--kills 100] [--signals 20] [--full-disks 20] [--flips 500] [--cases 10000] [--seed 0]
 
 A killed stage is started again and must publish the undisturbed run's bytes; a stopped one must end in time with the signal's exit
-code, and go on; damage must be noticed with the name of the file. `make test` has a short form of each.
+code, and go on; so must one that ran out of disk, with one line; damage must be noticed with the name of the file; what comes from
+outside is made up at random (tests/test_fuzz.py). Disks are mounted, which needs root. `make test` has a short form of each.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -36,6 +38,17 @@ def weights(checkpoint: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(checkpoint.iterdir()) if file.suffix in WEIGHTS}
 
 
+@contextlib.contextmanager
+def disk(folder: Path, kilobytes: int):
+    """A directory on a disk of its own of this size: a mount, which needs root. Yields a function that makes it larger."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", folder], check=True)
+    try:
+        yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}k", folder], check=True)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 class Faults:
     """An undisturbed run, how long each stage took, and what has been tried."""
 
@@ -47,11 +60,13 @@ class Faults:
         tokenizer.save_pretrained(folder / "bert-local")
         self.run = make_run(folder, folder / "bert-local", ("negative", "positive"))
         self.run.run(SCRIPTS["pruned_qkd_onnx_int8"], "--max-length", 48)
-        self.seconds = {}
+        self.seconds, self.kilobytes = {}, {}
         for stage, script in SCRIPTS.items():
             again, started = self.beginning(stage), time.monotonic()
             run_script(script, *flags(again, stage))
             self.seconds[stage] = time.monotonic() - started
+            written = again.checkpoint(stage).rglob("*")
+            self.kilobytes[stage] = 3 * sum(path.stat().st_size for path in written) // 1000  # step checkpoints hold more
             assert weights(again.checkpoint(stage)) == weights(self.run.checkpoint(stage)), f"{stage}: not even two whole runs agree"
 
     def beginning(self, stage: str) -> Pipeline:
@@ -112,6 +127,39 @@ class Faults:
                 cli.say(f"{stage}, {by.name}: exit code {process.returncode}, {said}")
         return {"tried": tried, "clean": clean}
 
+    def disk_full(self, count: int) -> dict:
+        """A stage on a disk with room for a random share of what it writes: one line, what stood there untouched, and on it goes."""
+        tried = clean = 0
+        while tried < count:
+            stage = self.rng.choice(list(SCRIPTS))
+            with disk(self.folder / f"disk{tried}", 1_000_000) as resize:
+                self.at += 1
+                run = self.run.copy(self.folder / f"disk{tried}" / "run", *PARENTS[stage])
+                stood = {path: path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()}
+                used = sum(map(len, stood.values())) // 1000
+                resize(used + self.rng.randrange(100, self.kilobytes[stage]))
+                done = run_script(SCRIPTS[stage], *flags(run, stage), check=False)
+                untouched = all(path.read_bytes() == was for path, was in stood.items())
+                resize(1_000_000)
+                good = untouched and self.ends_alike(run, stage)
+            if done.returncode == 0:
+                continue  # it had room enough
+            tried += 1
+            good = good and done.returncode == 2 and done.stderr.count("\n") == 1 and "no space left" in done.stderr
+            clean += good
+            if not good:
+                cli.say(f"{stage} on a full disk: exit code {done.returncode}, {untouched=}, {done.stderr}")
+        return {"tried": tried, "clean": clean}
+
+    def fuzz(self, cases: int) -> dict:
+        """tests/test_fuzz.py with this many cases of each kind; it ends a kind at the first that goes wrong."""
+        found = {}
+        for target in ("tables_of_sentences", "manifests", "reports", "texts_to_label"):
+            done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", f"tests/test_fuzz.py::test_{target}"], cwd=REPOSITORY,
+                                  env=environment() | {"FUZZ_CASES": str(cases)}, check=False)
+            found[target] = {"cases": cases, "wrong": int(done.returncode != 0)}
+        return found
+
     def damage(self, count: int) -> dict:
         """Flips a bit of a file, or cuts it short, for every file of every kind of checkpoint in turn, and of the teacher's answers."""
         places = [file for path, _ in manifests(self.run.run_dir).values() for file in sorted(path.iterdir()) if file.is_file()]
@@ -149,9 +197,9 @@ def main(args) -> None:
         faults = Faults(Path(folder), args.seed)
         conditions = finished.conditions(finished.corpus(faults.run), 1)
         result = {**conditions, "seconds": faults.seconds, "damage": faults.damage(args.flips), "signals": faults.signals(args.signals),
-                  "kills": faults.kills(args.kills)}
+                  "disk_full": faults.disk_full(args.full_disks), "kills": faults.kills(args.kills), "fuzz": faults.fuzz(args.cases)}
     finished.write(result, args.output)
-    cli.say(", ".join(f"{kind}: {result[kind]}" for kind in ("damage", "signals", "kills")))
+    cli.say(", ".join(f"{kind}: {result[kind]}" for kind in ("damage", "signals", "disk_full", "kills", "fuzz")))
 
 
 if __name__ == "__main__":
@@ -159,6 +207,8 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file with what was tried and how it ended")
     parser.add_argument("--kills", type=cli.count, default=100)
     parser.add_argument("--signals", type=cli.count, default=20)
+    parser.add_argument("--full-disks", type=cli.count, default=20)
+    parser.add_argument("--cases", type=cli.count, default=10_000)
     parser.add_argument("--flips", type=cli.count, default=500)
     parser.add_argument("--seed", type=int, default=0)
     cli.run(main, parser.parse_args())

@@ -208,13 +208,19 @@ def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, 
     return done
 
 
+def load_script(name: str):
+    """A script of the top level as a module."""
+    spec = importlib.util.spec_from_file_location("stage_" + name.removesuffix(".py"), REPOSITORY / name)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def call_script(name: str, *flags) -> tuple[int, str, str]:
     """The same without a process of its own, which would spend seconds on importing torch: (exit code, stdout, stderr)."""
     from common import cli
 
-    spec = importlib.util.spec_from_file_location("stage_" + name.removesuffix(".py"), REPOSITORY / name)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(name)
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with redirect_stdout(out), redirect_stderr(err):
@@ -232,10 +238,10 @@ def listing(folder: Path) -> list[tuple[str, int, int]]:
 
 def rewrite_manifest(checkpoint: Path, **fields) -> None:
     """Changes fields of a published stage.json as a stage would have written them."""
-    from common import checkpoints
+    from common import checkpoints, facts
 
     manifest = checkpoints.read(checkpoint).manifest | fields
-    (checkpoint / "stage.json").write_text(json.dumps(checkpoints.sealed(manifest)), encoding="utf-8")
+    (checkpoint / "stage.json").write_text(json.dumps(facts.sealed(manifest)), encoding="utf-8")
 
 
 def manifests(run_dir: Path) -> dict[tuple[str, str], tuple[Path, dict]]:

@@ -9,6 +9,7 @@ from conftest import rewrite_manifest
 
 from common import checkpoints
 from common.cli import UserError
+from common.facts import sha256_file
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
 
@@ -49,7 +50,7 @@ def test_publishing_leaves_a_whole_checkpoint_and_nothing_else(tmp_path):
     assert {p.name for p in checkpoint.path.iterdir()} == {"model.safetensors", "stage.json"}, "what resuming needs must go"
     assert {p.name for p in (tmp_path / "models").iterdir()} == {checkpoint.path.name}
     facts = checkpoint.manifest["files"]["model.safetensors"]
-    assert facts == {"bytes": 13, "sha256": checkpoints.sha256_file(checkpoint.path / "model.safetensors")}
+    assert facts == {"bytes": 13, "sha256": sha256_file(checkpoint.path / "model.safetensors")}
     assert checkpoints.find(tmp_path, "teacher").path == checkpoint.path
     link = tmp_path / "teacher_link"
     assert link.is_symlink() and link.resolve() == checkpoint.path.resolve() and not Path(link.readlink()).is_absolute()

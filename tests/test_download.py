@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import listing, run_script
 
-from common import checkpoints, data, sources
+from common import data, sources
 from common.cli import UserError
+from common.facts import sha256_file
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0"}
 
@@ -80,7 +81,7 @@ def test_note_makes_a_directory_whole(tmp_path):
     (tmp_path / "file").write_text("content")
     sources.note(tmp_path, name="made-up", source="package")
     assert sources.whole(tmp_path, "any") and sources.whole(tmp_path, "package") and not sources.whole(tmp_path, "hub")
-    assert json.loads((tmp_path / sources.NOTE).read_text())["files"]["file"] == checkpoints.sha256_file(tmp_path / "file")
+    assert json.loads((tmp_path / sources.NOTE).read_text())["files"]["file"] == sha256_file(tmp_path / "file")
     (tmp_path / "file").write_text("Content")
     assert not sources.whole(tmp_path, "any")
 

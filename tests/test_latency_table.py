@@ -8,6 +8,7 @@ import torch
 from conftest import tiny_compact
 
 from common import checkpoints, cli, latency_table
+from common.facts import sealed
 from compress import budget, costs
 
 
@@ -41,7 +42,7 @@ def test_it_is_measured_once(table):
 def test_a_table_from_another_machine_is_refused(table, tmp_path, other):
     measured, _ = table
     path = tmp_path / "table.json"
-    path.write_text(json.dumps(checkpoints.sealed(measured | {"machine": measured["machine"] | other})))
+    path.write_text(json.dumps(sealed(measured | {"machine": measured["machine"] | other})))
     with pytest.raises(cli.UserError, match="another machine.*delete it"):
         latency_table.read(path, threads=1)
 

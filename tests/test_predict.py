@@ -65,6 +65,22 @@ def test_answers_do_not_depend_on_the_batch(onnx):
     assert [row[0] for row in columns(one)] == [row[0] for row in columns(many)]
 
 
+def test_a_text_of_ten_megabytes_is_cut_and_said_once(onnx, tmp_path):
+    long = "a fine film " * 900_000
+    (tmp_path / "texts.txt").write_text(f"{long}\ndull\n{long[:6000]}\n")
+    done = run_script("predict.py", "--checkpoint", onnx, "--file", tmp_path / "texts.txt")
+    whole, _, beginning = columns(done.stdout)
+    assert whole[:2] == beginning[:2] and whole[2] == long.strip("\n")
+    assert done.stderr == "2 texts longer than the model's 48 tokens: what follows these wasn't read\n"
+
+
+@pytest.mark.parametrize("text", ["nul \0 byte", "\u202eright to left \u05e9\u05dc\u05d5\u05dd", "\U0001f600 film \U0001f44d\U0001f3fd",
+                                  "\u200b", "a\u0301 combining", "\x07 bell"])
+def test_any_text_is_answered_in_its_line(onnx, text):
+    answers = columns(run_script("predict.py", "--checkpoint", onnx, stdin=f"before\n{text}\nafter\n").stdout)
+    assert [row[2] for row in answers] == ["before", text, "after"] and answers[1][0] in ("negative", "positive")
+
+
 def test_closed_pipe_ends_quietly(onnx):
     command = [sys.executable, str(REPOSITORY / "predict.py"), "--checkpoint", str(onnx), "--batch-size", "1"]
     process = subprocess.Popen(

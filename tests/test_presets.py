@@ -10,6 +10,7 @@ import torch
 from conftest import REPORT_FLAGS, call_script, manifests, rows_of, tiny_compact
 
 from common import checkpoints, data, latency_table, measure
+from common.facts import sealed
 from compact import nf4
 from compress import costs
 
@@ -32,7 +33,7 @@ def made_up_latencies(run) -> dict:
              "attention_last": {"units": [0, 1, 4], "ms": [0.0, 0.0, 0.3]}, "ffn": {"units": [0, 48], "ms": [0.0, 1.5]},
              "ffn_behind": {"units": [0, 48], "ms": [0.0, 0.2]}}
     table = {"machine": latency_table.machine(1), "tokens": 9.0, "batches": {"1": rates, "32": rates}}
-    latency_table.path_of(tiny_compact().config, teacher, run.run_dir).write_text(json.dumps(checkpoints.sealed(table)))
+    latency_table.path_of(tiny_compact().config, teacher, run.run_dir).write_text(json.dumps(sealed(table)))
     return rates
 
 
