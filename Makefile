@@ -75,9 +75,9 @@ presets: .venv/.installed
 
 frontier: presets
 	$(call point,--preset near $(PRECISE) --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
-	$(call point,--preset max $(PRECISE) --after max --target-flops 0.055 --name flops05,flops05,1)
-	$(call point,--preset max $(PRECISE) --after flops05 --target-flops 0.035 --name flops03,flops03,1)
-	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) \
+	$(call point,--preset max $(PRECISE) --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
+	$(call point,--preset max $(PRECISE) --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
+	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
 PEERS := openvino torchao neural-compressor torch-pruning

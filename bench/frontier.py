@@ -1,6 +1,7 @@
 """The frontier: every model that was pruned from one teacher, smallest to largest, and beside it what else one might have picked.
 
-    python -m bench.frontier RUN_DIR docs/results/frontier [--data-dir DIR] [--peers docs/results/bench/peers.json]
+    python -m bench.frontier RUN_DIR docs/results/frontier [--data-dir DIR] [--presets docs/results/sst2/presets.json]
+        [--peers docs/results/bench/peers.json]
 
 Measures all int8 exports of RUN_DIR as bench/presets.py does, presets and other budgets alike, and draws accuracy against FLOPs,
 megabytes and latency. Speeds are ratios to the teacher in torch, each of its own run, so that peers.json may be another day's.
@@ -81,6 +82,8 @@ def main(args) -> None:
     ours = points(results)
     peers = peers_of(json.loads(args.peers.read_text(encoding="utf-8"))) if args.peers else []
     finished.write({**results, "points": ours, "peers": peers}, args.output / "frontier.json")
+    if args.presets:
+        finished.write(presets.alone(results), args.presets)
     (args.output / "frontier.md").write_text(page(results, ours), encoding="utf-8")
     draw(results["teacher"], ours, peers, args.output / "frontier.png")
     print(presets.table(results))
@@ -89,4 +92,5 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = presets.arguments(__doc__, "DIR", "where the results go")
     parser.add_argument("--peers", type=Path, metavar="FILE", default=None, help="a peers.json of bench/peers.py to draw beside")
+    parser.add_argument("--presets", type=Path, metavar="FILE", default=None, help="write what bench/presets.py would, of this very run")
     cli.run(main, parser.parse_args())

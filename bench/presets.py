@@ -176,6 +176,11 @@ def measured(args, names: list[str] | None = None) -> dict:
     return results
 
 
+def alone(results: dict) -> dict:
+    """The results without what is no preset."""
+    return results | {"presets": {name: row for name, row in results["presets"].items() if name in PRESETS}}
+
+
 def main(args) -> None:
     from common import claims
 

@@ -84,10 +84,11 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
               "latency_ms": {"1": 1.0, "32": 20.0}, "error": None},
              {"key": "broken", "label": "Broken", "ours": False, "error": "ImportError: no"}]
     (tmp_path / "peers.json").write_text(json.dumps({"rows": peers}))
-    frontier.main(SimpleNamespace(**how, output=tmp_path / "frontier", peers=tmp_path / "peers.json"))
+    frontier.main(SimpleNamespace(**how, output=tmp_path / "frontier", peers=tmp_path / "peers.json", presets=tmp_path / "again.json"))
     drawn = json.loads((tmp_path / "frontier/frontier.json").read_text())
     assert [(point["name"], point["preset"], point["seeds"]) for point in drawn["points"]] == [("max", True, 1)]
     assert drawn["points"][0]["flops_ratio"] == drawn["presets"]["max"]["flops_ratio"] == pytest.approx(found["flops_ratio"])
+    assert json.loads((tmp_path / "again.json").read_text())["presets"] == drawn["presets"], "there are no other points"
     ratios = [[peer[key] for key in ("name", "bytes_ratio", "1", "32")] for peer in drawn["peers"]]
     assert ratios == [["Teacher", 1, 1, 1], ["Other", 5, 4, 2]]
     assert "| max (1 seed)" in (tmp_path / "frontier/frontier.md").read_text()
