@@ -18,7 +18,7 @@ from compact import nf4
 
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
 BIAS_LEVELS = 2**30  # that a bias may count in the scale of its product, an int32
-WORTH_A_PRODUCT = 0.75  # evening out costs a product at run time: share of the error that it must come below
+WORTH_A_PRODUCT = 0.3  # evening out costs a product at run time: share of the error that it must come below
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
 
