@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import REPOSITORY
 
-from bench import publish
+from bench import power, publish
 from common import report
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -31,6 +31,14 @@ def test_committed_pages_are_drawn_from_the_committed_json(path):
     stages = json.loads((path.parent / "stages.json").read_text(encoding="utf-8"))
     assert list(stages) == [row["key"] for row in final["models"]]
     assert all(stage["dataset"]["sha256"] == final["dataset"]["sha256"] for stage in stages.values())
+
+
+def test_reliability_holds_the_power_that_was_simulated_and_tests_that_exist():
+    text = (REPOSITORY / "docs/RELIABILITY.md").read_text(encoding="utf-8")
+    simulated = json.loads((REPOSITORY / "docs/results/claims.json").read_text(encoding="utf-8"))
+    assert power.table(simulated) == re.search(r"<!-- power -->\n(.*?)\n<!-- /power -->", text, flags=re.DOTALL)[1]
+    for file, test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
+        assert not test or f"def {test}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
