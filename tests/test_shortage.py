@@ -4,6 +4,7 @@ import errno
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_a_full_disk_is_known_by_the_words_of(library):
 
 
 @pytest.mark.parametrize("write", [lambda: TENSOR.numpy().tofile("/dev/full"), lambda: torch.save(TENSOR, "/dev/full"),
-                                   lambda: open("/dev/full", "w").write("x" * 100_000)])
+                                   lambda: Path("/dev/full").write_text("x" * 100_000)])
 def test_a_full_disk_is_known_where_it_is_met(write):
     with pytest.raises((OSError, RuntimeError)) as caught:
         write()
