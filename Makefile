@@ -90,7 +90,7 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	$(PY) -m bench.growth . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 ablation: .venv/.installed
-	$(PY) -m bench.ablation . runs/ablation $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 box: .venv/.installed
 	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))

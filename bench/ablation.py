@@ -1,6 +1,6 @@
 """Does the method earn its name? Each of its parts against what it replaces, over seeds, everything else alike.
 
-    python -m bench.ablation RUN_DIR docs/results/ablation [--data-dir DIR] [--train-sentences 8000] [--seeds 1 2 3]
+    python -m bench.ablation RUN_DIR docs/results/ablation [--data-dir DIR] [--train-sentences 4000] [--seeds 1 2 3]
 
 Prunes RUN_DIR's teacher with stage 8 itself, scored in four ways, and once without the teacher's word; then rounds what the joint
 score left to 4, 3 and 2 bits, with stage 10's training through the rounding and without (k bits: the 2^k levels of a normal
@@ -138,7 +138,7 @@ def main(args) -> None:
     conditions = finished.conditions(corpus, os.cpu_count())
     judge, work = Judge(corpus, teacher), args.run_dir / "runs" / "trained" / "ablation"
     shared = ["--teacher", teacher.path, "--data-dir", args.data_dir or args.run_dir / "sst2_data", "--train-sentences",
-              args.train_sentences, "--hidden-weight", 0, "--patience", 0]
+              args.train_sentences, "--hidden-weight", 0, "--patience", 0, "--matmul-precision", args.matmul_precision]
     pruned: dict[str, list[dict]] = {name: [] for name in PRUNED}
     rounded: dict[str, list[dict]] = {f"{way}, {bits} bits": [] for bits in BITS for way in ("PTQ", "QKD")}
     for seed in args.seeds:
@@ -159,6 +159,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where the results go")
-    parser.add_argument("--train-sentences", type=cli.count, default=8000, metavar="N", help="training sentences that each run learns from")
+    parser.add_argument("--train-sentences", type=cli.count, default=4000, metavar="N", help="training sentences that each run learns from")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of each run")
+    cli.precision_flag(parser)
     cli.run(main, parser.parse_args())
