@@ -1,5 +1,7 @@
 """The knowledge-distillation loss (Hinton et al. 2015; Sanh et al. 2019; Jiao et al. 2020), each term logged."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +15,8 @@ def soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor,
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def hidden_state_loss(student_states: list[torch.Tensor], teacher_states: list[torch.Tensor], attention_mask: torch.Tensor) -> torch.Tensor:
+def hidden_state_loss(student_states: Sequence[torch.Tensor], teacher_states: Sequence[torch.Tensor],
+                      attention_mask: torch.Tensor) -> torch.Tensor:
     """Mean squared error of paired hidden states (B, N, D) over real tokens (Jiao et al. 2020, equation 8); 0 where there are none.
 
     Both sides are layer-normalised first, so that only directions are compared, whatever each layer's scale.

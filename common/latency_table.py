@@ -69,7 +69,7 @@ def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
         for n, structure in sizes.items():
             classifiers[f"{kind} {n}"] = _random_model(shape, *structure, opened, texts[:8], threads)
     took = measure.latency(classifiers, texts, REPEATS)
-    table = {"tokens": float(np.mean([opened.encode([text])["input_ids"].shape[1] for text in texts])), "batches": {}}
+    table: dict = {"tokens": float(np.mean([opened.encode([text])["input_ids"].shape[1] for text in texts])), "batches": {}}
     for batch in ("1", "32"):
         ms = {name: figures["latency_ms"][batch]["p50"] for name, figures in took.items()}
         least = {"attention": ms["attention_last 1"], "attention_last": ms["attention_last 1"], "ffn": ms["attention 1"],

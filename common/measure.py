@@ -141,7 +141,7 @@ def timed_ms(job: Callable[[], object], cuda: bool) -> float:
     return before.elapsed_time(after)
 
 
-def take_turns(jobs: dict[str, list[Callable[[], object]]], repeats: int, cuda: set[str], bar=None) -> dict:
+def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], bar=None) -> dict:
     """The one latency protocol: {model: jobs} -> {model: (jobs,) milliseconds, each the median of `repeats`}.
 
     Models take turns every few jobs, in shuffled order, so a drift of the machine hits all alike. Each turn begins with an
@@ -183,7 +183,7 @@ def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict
     groups = {"1": [[text] for text in texts], "32": [enough[i:i + 32] for i in range(0, len(enough) - 31, 32)]}
     cuda = {name for name, c in classifiers.items() if "cuda" in str(c.device)}
     total = len(classifiers) * (repeats + 1) * (2 * len(groups["1"]) + len(groups["32"]))
-    results = {name: {"latency_ms": {}} for name in classifiers}
+    results: dict[str, dict] = {name: {"latency_ms": {}} for name in classifiers}
     with tqdm(total=total, desc="latency", unit="answer", disable=None) as bar:
         for batch_size, batches in groups.items():
             encoded = {name: [c.encode(batch) for batch in batches] for name, c in classifiers.items()}

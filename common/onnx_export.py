@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ def export(model) -> onnx.ModelProto:
         program = torch.onnx.export(_LogitsOf(model), (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
                                     input_names=["input_ids", "attention_mask"], output_names=["logits"],
                                     dynamic_shapes={"input_ids": axes, "attention_mask": axes})
-    return without_traces(program.model_proto)
+    return without_traces(cast(torch.onnx.ONNXProgram, program).model_proto)
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

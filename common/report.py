@@ -18,10 +18,12 @@ HATCHES = {"": "", "ptq": "///", "qkd": "xxx", "onnx": "...", "int8": "ooo"}
 
 MAYBE = (a_number, None)
 BATCHES = {batch: {"p50": MAYBE, "p90": MAYBE} for batch in ("1", "32")}
-ROW = {"ci95": ([a_number], None), "structure": ({"heads": [int], "ffn": [int], "layers": int, "vocab": int}, None), "latency_ms": BATCHES,
-       "speedup": {"1": MAYBE, "32": MAYBE}} | dict.fromkeys(("key", "variant", "stage", "label", "path", "sha256", "runtime"), str)
-ROW |= dict.fromkeys(("accuracy", "delta", "agreement", "mcnemar_p", "respelled", "params", "size_mb", "total_mb", "load_ms", "peak_rss_mb",
-                      "gflops_128", "gflops_mean", "gmacs_16", "text_to_label_ms"), MAYBE)
+WORDS = ("key", "variant", "stage", "label", "path", "sha256", "runtime")
+NUMBERS = ("accuracy", "delta", "agreement", "mcnemar_p", "respelled", "params", "size_mb", "total_mb", "load_ms", "peak_rss_mb",
+           "gflops_128", "gflops_mean", "gmacs_16", "text_to_label_ms")
+ROW = {name: str for name in WORDS} | {name: MAYBE for name in NUMBERS} | {
+    "ci95": ([a_number], None), "structure": ({"heads": [int], "ffn": [int], "layers": int, "vocab": int}, None), "latency_ms": BATCHES,
+    "speedup": {"1": MAYBE, "32": MAYBE}}
 FORM = {"title": str, "baseline": str, "dataset": {"name": str, "sha256": str}, "models": [ROW]}  # what is read of a report
 
 
@@ -241,7 +243,7 @@ def looks(rows: list[dict]) -> dict[str, tuple[str, str, str]]:
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of (cost, value) points those that no other beats at a lower or equal cost, cheapest first."""
-    front = []
+    front: list[tuple[float, float]] = []
     for cost, value in sorted(set(points), key=lambda p: (p[0], -p[1])):
         if not front or value > front[-1][1]:
             front.append((cost, value))
@@ -334,7 +336,8 @@ def place_labels(axis, labels: list[tuple[str, float, float, str]], markers: lis
     centres = [axis.transData.transform((x, y)) for x, y, _ in markers]
     dots = [Bbox([c - r * point, c + r * point]) for c, (_, _, r) in zip(centres, markers, strict=True)]
     bars = [Bbox(axis.transData.transform([(x, low), (x, high)])) for x, low, high in intervals]
-    boxes, leaders = [better], []
+    boxes: list = [better]
+    leaders: list = []
     for text, x, y, colour in sorted(labels, key=lambda entry: -entry[2]):
         start = axis.transData.transform((x, y))
         probe = axis.text(0, 0, text, fontsize=9.5)
@@ -392,8 +395,8 @@ def bars(axis, rows: list[dict], values: list[float | None], texts: list[str], t
         value = values[i] or 0.0
         axis.barh(i, value, height=0.66, facecolor="white" if hatch else colour, edgecolor=colour, hatch=hatch, linewidth=1.2)
         end = value
-        if ends and ends[i] is not None and values[i] is not None:
-            end = ends[i]
+        if ends and (reached := ends[i]) is not None and values[i] is not None:
+            end = reached
             axis.plot([value, end], [i, i], color="black", lw=1.2)
             axis.plot([end, end], [i - 0.16, i + 0.16], color="black", lw=1.2)
         axis.text(max(value, end) + 0.02 * top, i, texts[i], va="center", fontsize=9.5)
@@ -411,10 +414,10 @@ def _canvas(width: float, height: float, columns: list[float]):
     """A figure with one axis a column, on the non-interactive canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    drawing = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    drawing = Figure(figsize=(width, height), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(drawing)
-    drawing.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     return drawing, list(drawing.subplots(1, len(columns), width_ratios=columns, squeeze=False)[0])
 
 

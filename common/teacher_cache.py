@@ -36,7 +36,8 @@ class TeacherOutputs:
         self.logits = np.concatenate(logits)
         self.starts = np.cumsum([0, *map(len, logits)])  # (parts + 1,)
         self.offsets = [np.load(folder / "offsets.npy") for folder in folders]
-        self.hidden = [np.load(folder / "hidden.npy", mmap_mode="r") if (folder / "hidden.npy").exists() else None for folder in folders]
+        states = [folder / "hidden.npy" for folder in folders]
+        self.hidden: list = [np.load(path, mmap_mode="r") if path.exists() else None for path in states]
 
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
         """These outputs and behind them another's, some of which may have no hidden states."""
@@ -49,10 +50,10 @@ class TeacherOutputs:
     def hidden_states(self, index: int) -> np.ndarray:
         """(N, layers, D) in half precision; of no tokens where none are kept."""
         part = bisect.bisect_right(self.starts, index) - 1
-        if self.hidden[part] is None:
+        states, row = self.hidden[part], index - self.starts[part]
+        if states is None:
             return self.hidden[0][:0]
-        row = index - self.starts[part]
-        return self.hidden[part][self.offsets[part][row]:self.offsets[part][row + 1]]
+        return states[self.offsets[part][row]:self.offsets[part][row + 1]]
 
 
 class TeacherCollator(Collator):
@@ -183,7 +184,7 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
             out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
                         output_hidden_states=bool(layers))
             logits[rows] = out.logits.float().cpu().numpy()
-            if hidden is not None:
+            if layers and hidden is not None:
                 states = torch.stack([out.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()  # (B, N, layers, D)
                 for row, i in enumerate(rows):
                     hidden[offsets[i]:offsets[i + 1]] = states[row, :lengths[i]]

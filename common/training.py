@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import safetensors.torch
@@ -180,11 +181,11 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
     A training that had come to its end before a kill is not continued: early stopping would see one look more. One that a signal
     stops exits with 128 and the signal's number.
     """
-    work = Path(trainer.args.output_dir)
+    work = Path(str(trainer.args.output_dir))
     ended = work / "ended"
     if (ended / WHOLE).exists():
         say(f"{work.name.removeprefix('work_')}: trained already")
-        safetensors.torch.load_model(trainer.model, ended / "model.safetensors", device=str(trainer.args.device))
+        safetensors.torch.load_model(cast(torch.nn.Module, trainer.model), ended / "model.safetensors", device=str(trainer.args.device))
         trainer.state = transformers.TrainerState.load_from_json(str(ended / "trainer_state.json"))
     else:
         stopper = _Stopper()

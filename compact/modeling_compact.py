@@ -41,6 +41,11 @@ class CompactConfig(DistilBertConfig):
 class _Packed4bit(nn.Module):
     """Buffers of a packed (out, in) or (V, D) weight."""
 
+    codes: torch.Tensor
+    scale_codes: torch.Tensor
+    scale_scales: torch.Tensor
+    scale_offset: torch.Tensor
+
     def __init__(self, shape: tuple[int, int]):
         super().__init__()
         self.shape = shape
@@ -132,7 +137,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)
-        for layer, heads, neurons in zip(self.distilbert.transformer.layer, config.heads, config.ffn, strict=True):
+        for layer, heads, neurons in zip(self.layers(), config.heads or [], config.ffn or [], strict=True):
             if heads:
                 inner = heads * config.head_dim
                 for name in ("q_lin", "k_lin", "v_lin"):
@@ -148,7 +153,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 layer.ffn = EmptyFFN(config.dim)
         if config.weight_bits == 4:
             for parent, name, dense in list(self.quantisable()):
-                setattr(parent, name, NF4Embedding(tuple(dense.weight.shape)) if isinstance(dense, nn.Embedding)
+                setattr(parent, name, NF4Embedding((dense.num_embeddings, dense.embedding_dim)) if isinstance(dense, nn.Embedding)
                         else NF4Linear(dense.in_features, dense.out_features))
         self.post_init()
 

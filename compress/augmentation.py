@@ -110,7 +110,7 @@ class Augmenter:
 
     def draw(self, count: int) -> list[str]:
         """`count` distinct new sentences of two words or more that are none of the training set's."""
-        seen, drawn = set(self.texts), []
+        seen, drawn = set(self.texts), list[str]()
         while len(drawn) < count:
             move = self.rng.random()
             if move < 0.25 and self.dividable:

@@ -31,16 +31,16 @@ def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -
     for loss, cost in zip(losses, costs, strict=True):
         weight = np.ceil(np.minimum(np.asarray(cost) / unit - 1e-9, LEVELS + 1)).astype(int)  # (U + 1,)
         after, choice = np.full(LEVELS + 1, np.inf), np.full(LEVELS + 1, -1)
-        for kept in np.flatnonzero(weight <= LEVELS):
-            total = best[:LEVELS + 1 - weight[kept]] + loss[kept]
-            better = total < after[weight[kept]:]
-            after[weight[kept]:][better] = total[better]
-            choice[weight[kept]:][better] = kept
+        for n in np.flatnonzero(weight <= LEVELS):
+            total = best[:LEVELS + 1 - weight[n]] + loss[n]
+            better = total < after[weight[n]:]
+            after[weight[n]:][better] = total[better]
+            choice[weight[n]:][better] = n
         best = after
         choices.append((choice, weight))
     if not np.isfinite(best[-1]):  # rounded up, even the cheapest choices are too dear
         raise ValueError(f"the budget of {budget:g} is within rounding of the cheapest model's cost")
-    left, kept = LEVELS, []
+    left, kept = LEVELS, list[int]()
     for choice, weight in reversed(choices):
         kept.append(int(choice[left]))
         left -= weight[kept[-1]]

@@ -58,7 +58,8 @@ def keep_best(scores: list[torch.Tensor], alive: list[torch.Tensor], sparsity: f
     ranked = []
     masks = [torch.zeros_like(s) for s in scores]
     for layer, (score, live) in enumerate(zip(scores, alive, strict=True)):
-        order = sorted(live.nonzero().view(-1).tolist(), key=lambda u, score=score: -float(score[u]))
+        units = live.nonzero().view(-1)
+        order = units[torch.argsort(score[units], descending=True, stable=True)].tolist()
         masks[layer][order[:at_least]] = 1
         ranked += [(float(score[u]), layer, u) for u in order[at_least:]]
     free = max(0, to_keep - int(sum(m.sum() for m in masks)))

@@ -18,6 +18,10 @@ MEMORY = 200  # batches that the running mean looks back on: as units close, the
 class Gate(nn.Module):
     """One layer's gates of one kind. Buffers, so that a step checkpoint carries them and a resumed run goes on with them."""
 
+    mask: torch.Tensor
+    sensitivity: torch.Tensor
+    seen: torch.Tensor
+
     def __init__(self, units: int, width: int):
         super().__init__()
         self.width = width  # how many features belong to a unit: d for a head, 1 for a neuron
@@ -42,11 +46,11 @@ class Gate(nn.Module):
         """Takes the gates' gradient of the last backward pass into the running mean; a unit that wasn't computed keeps its own."""
         if not len(self.mask):
             return  # the block was emptied before
-        if self._asked is None or self._asked[0].grad is None:
+        gate, units = self._asked or (None, None)
+        if gate is None or gate.grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
-        gate, units = self._asked
-        units = slice(None) if units is None else units
-        self.sensitivity[units] = update_running_mean(self.sensitivity[units], gate.grad, min(int(self.seen), MEMORY))
+        which = slice(None) if units is None else units
+        self.sensitivity[which] = update_running_mean(self.sensitivity[which], gate.grad, min(int(self.seen), MEMORY))
         self.seen += 1
         self._asked = None
 
