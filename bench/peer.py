@@ -161,7 +161,10 @@ def neural_compressor_int8(args):
     example = {name: torch.from_numpy(value) for name, value in encoder(args.teacher)(["a film", "a longer film than that"]).items()}
     batch, tokens = torch.export.Dim("batch", min=1, max=128), torch.export.Dim("tokens", min=2, max=128)
     exported = export(model, example_inputs=tuple(example.values()), dynamic_shapes={name: {0: batch, 1: tokens} for name in example})
-    model = convert(prepare(exported, get_default_dynamic_config()))
+    prepared = prepare(exported, get_default_dynamic_config())
+    for sentence in calibration(args)[:32]:  # else weights are never looked at, and rounded by a scale of one
+        prepared(*(torch.from_numpy(value) for value in sentence.values()))
+    model = convert(prepared)
     return answering(torch.compile(model, dynamic=True)), saved_mb(model, args)
 
 
