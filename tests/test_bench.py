@@ -97,7 +97,8 @@ def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "PRUNED", {name: ablation.PRUNED[name] for name in ("random", "joint")})
     monkeypatch.setattr(ablation, "BITS", (2,))
     run = stages.copy(tmp_path / "run", "teacher")
-    ablation.main(SimpleNamespace(run_dir=run.run_dir, output=tmp_path / "out", data_dir=run.data_dir, train_sentences=100, seeds=[3]))
+    ablation.main(SimpleNamespace(run_dir=run.run_dir, output=tmp_path / "out", data_dir=run.data_dir, train_sentences=100, seeds=[3],
+                                   matmul_precision="highest"))
     found = json.loads((tmp_path / "out/ablation.json").read_text(encoding="utf-8"))
     page = (tmp_path / "out/ablation.md").read_text(encoding="utf-8")
     assert found["teacher"]["kl"] == 0 and all(f"| {name}" in page for name in ("random", "joint", "PTQ, 2 bits", "QKD, 2 bits"))

@@ -32,16 +32,16 @@ HEADERS = ["sentence\tlabel", "label\tsentence", "\ufeffsentence\tlabel", "sente
 
 def changed(value, rng: random.Random, strange):
     """A copy of a JSON value in which one part, at a random place, is `strange` or gone."""
-    value = copy.deepcopy(value)
-    place, key = {"": value}, ""
+    whole = {"": copy.deepcopy(value)}
+    place, key = whole, ""
     while isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.85:
         place = place[key]
         key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
-    if isinstance(place, dict) and key and rng.random() < 0.3:
+    if isinstance(place, dict) and place is not whole and rng.random() < 0.3:
         del place[key]
     else:
         place[key] = strange
-    return value if key else place[""]
+    return whole[""]
 
 
 def damaged(text: bytes, rng: random.Random) -> bytes:
