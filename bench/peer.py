@@ -170,7 +170,10 @@ def neural_compressor_int8(args):
 
 def torch_pruning(args):
     """What bench/torch_pruning.py made: it takes as long as a preset does, so it isn't made here."""
-    return in_onnxruntime(args.trained / "torch_pruning" / "model.onnx", args.threads)
+    path = args.trained / "torch_pruning" / "model.onnx"
+    if not path.is_file():
+        raise FileNotFoundError("not made: python -m bench.torch_pruning does it")
+    return in_onnxruntime(path, args.threads)
 
 
 PEERS = {f.__name__: f for f in (torch_fp32, torch_int8_dynamic, torchao_int8_dynamic, onnxruntime_int8_dynamic, onnxruntime_int8_static,

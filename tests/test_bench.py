@@ -138,3 +138,13 @@ def test_model_of_the_repository_is_small_and_whole():
         classifier = inference.open_classifier(place)
         assert classifier.label_names == ["negative", "positive"]
         assert figures[name]["accuracy"] > 0.85
+
+
+def test_what_a_model_took_to_make_is_all_of_its_stages(pipeline):
+    from bench import peers
+
+    made = checkpoints.published(pipeline.run_dir)
+    export = next(c for c in made if c.stage == "pruned_qkd_onnx_int8")
+    stages = {c.stage: c.manifest["wall_s"] for c in made if c.variant == "published"}
+    taken = sum(stages[name] for name in ("distilled", "pruned", "pruned_qkd", "pruned_qkd_onnx_int8"))
+    assert peers.minutes_to_make(export, made) == pytest.approx(taken / 60)
