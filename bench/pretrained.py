@@ -45,6 +45,9 @@ def card(variant: str, figures: dict) -> str:
     rows = [[title, f"{file['size_mb']:.2f}", f"{100 * file['validation_accuracy']:.1f}", f"{100 * file['accuracy']:.1f}",
              "–".join(f"{100 * end:.1f}" for end in file["ci95"])] for name, title in files.items() for file in [figures[name]]]
     made, data, structure, teacher = figures["made"], figures["dataset"], figures["structure"], figures["teacher"]
+    shared = f"--seed {made['seed']}" + (f" --matmul-precision {made['precision']}" if made["precision"] != "highest" else "")
+    steps = [(made["after"], ""), (variant, f" --after {made['after']}")] if made["after"] else [(variant, "")]
+    pruned_by = ", ".join(f"`python 8_pruning_with_finetuning.py --preset {name}{after} {shared}`" for name, after in steps)
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
@@ -57,7 +60,7 @@ Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vo
 Use: `python predict.py "a gripping film"`, or, with this directory's path,
 `AutoModelForSequenceClassification.from_pretrained(PATH, trust_remote_code=True)`.
 
-Made by `python 8_pruning_with_finetuning.py --preset {variant} --seed {made['seed']}`, `9_quantize_pruned_model.py --variant {variant}` and
+Made by {pruned_by}, `9_quantize_pruned_model.py --variant {variant}` and
 `11_export_onnx.py --variant {variant} --precision int8 --table-bits 4 --map-bits 4`, at commit {made['commit']},
 from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}).
 The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
@@ -77,6 +80,7 @@ def main(args) -> None:
     checkpoints.same_data(source, corpus.facts)
     pruned = checkpoints.parent(args.run_dir, source, "pruned")
     teacher = checkpoints.parent(args.run_dir, pruned, "teacher")
+    before = checkpoints.parent(args.run_dir, pruned, "pruned") if pruned.parent_key("pruned") else None
     shape = json.loads((teacher.path / "config.json").read_text(encoding="utf-8"))
     parts = {"checkpoint": source, "onnx": export}
     total = sum(measure.size(part)["total_mb"] for part in parts.values())
@@ -91,7 +95,8 @@ def main(args) -> None:
     figures = {name: answered(part) for name, part in parts.items()}
     figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "code": checkpoints.code_identity(),
                 "structure": measure.structure(measure.countable_twin(source.path)),
-                "made": {"seed": pruned.manifest["seed"], "commit": pruned.manifest["code"]["commit"],
+                "made": {"seed": pruned.manifest["seed"], "precision": pruned.manifest["args"].get("matmul_precision", "highest"),
+                         "after": before.variant if before else None, "commit": pruned.manifest["code"]["commit"],
                          "layers": shape["num_hidden_layers"], "width": shape["hidden_size"]}}
     shutil.rmtree(args.output, ignore_errors=True)
     shutil.copytree(source.path, args.output)
