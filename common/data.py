@@ -160,6 +160,8 @@ def load(args) -> Corpus:
     if len(label_names) < 2:
         raise UserError(f"{folder / 'train.tsv'} has the one label '{label_names[0]}': a classifier needs two or more")
     train = _clean(train, dev)
+    if not len(train):
+        raise UserError(f"{folder / 'train.tsv'}: no sentence is left: all stand in dev.tsv too, or have labels that contradict each other")
     kept, validation, phrases = hold_out(train)
     return Corpus(name, source, label_names, kept, validation, dev, phrases)
 

@@ -101,6 +101,13 @@ def made_up(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("splits") / "data", ("negative", "positive"))
 
 
+def test_a_training_set_of_dev_sentences_is_refused(tmp_path):
+    for name in ("train.tsv", "dev.tsv"):
+        write_tsv(tmp_path / name, [("a fine film", "good"), ("a dull film", "bad")])
+    with pytest.raises(UserError, match=r"train.tsv: no sentence is left: all stand in dev.tsv too"):
+        data.load(SimpleNamespace(data_dir=tmp_path, run_dir=tmp_path, source="auto"))
+
+
 def test_held_out_are_whole_sentences_and_none_of_their_phrases_is_learnt(made_up):
     corpus = corpus_of(made_up)
     every = data.read_tsv(made_up / "train.tsv")[0].texts
