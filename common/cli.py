@@ -181,6 +181,8 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         os.environ.setdefault("TQDM_DISABLE", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails in the end is said once, by us
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # bitsandbytes would run code from a hub with it, unasked
     try:
         main(args)
     except UserError as error:

@@ -22,10 +22,10 @@ LAYER_NAMES = {
 }
 
 
-def load_config(path: str | Path, revision: str | None = None):
-    """The configuration at a path or hub id. Raises UserError where there is none, or it is of another architecture."""
+def load_config(path: str | Path):
+    """The configuration in a directory. Raises UserError where there is none, or it is of another architecture."""
     try:
-        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"no model at {path} ({str(error).splitlines()[0]}): give the path or hub id of a BERT or DistilBERT") from None
     if config.model_type not in SUPPORTED:
@@ -33,11 +33,14 @@ def load_config(path: str | Path, revision: str | None = None):
     return config
 
 
-def load_classifier(path: str | Path, label_names: list[str] | None, revision: str | None = None):
+def load_classifier(path: str | Path, label_names: list[str] | None):
     """A BERT or DistilBERT with a classification head: new with `label_names`, or the fine-tuned one's own where None."""
-    load_config(path, revision)
+    load_config(path)
+    if not list(Path(path).glob("*.safetensors")):
+        raise UserError(f"{path} holds no model.safetensors: weights in other forms can hold code, and are not opened; save_pretrained "
+                        "writes one of a model that you trust")
     named = {} if label_names is None else labels(label_names)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(path, revision=revision, **named)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, use_safetensors=True, **named)
 
 
 def labels(label_names: list[str]) -> dict:

