@@ -31,6 +31,7 @@ def parse_args(argv=None):
     group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
     group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
+    parser.seeds_flag(group)
     return parser.parse(argv)
 
 

@@ -41,7 +41,7 @@ def main(args):
 
     # --- 1. load
     corpus = data.load(args)
-    teacher = checkpoints.find(args.run_dir, "teacher", args.teacher)
+    teacher = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
     checkpoints.same_data(teacher, corpus.facts)
     default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
     start = sources.local_model(args.run_dir, args.init, default)

@@ -16,8 +16,6 @@ from pathlib import Path
 from common import cli
 
 BASELINE = "distilled"
-LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
-          "pruned_ptq": "Pruned, 4-bit PTQ", "pruned_qkd": "Pruned, 4-bit QKD"}
 ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "ece", "changed")
 
 
@@ -32,76 +30,6 @@ def parse_args(argv=None):
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
                        help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
     return parser.parse(argv)
-
-
-def split_key(stage: str) -> tuple[str, str]:
-    """'pruned_onnx_int8' -> ('pruned', '_onnx_int8'): the torch stage, and what an export added behind it."""
-    base = stage.removesuffix("_int8").removesuffix("_onnx")
-    return base, stage[len(base):]
-
-
-def row_key(checkpoint) -> str:
-    return checkpoint.stage + ("" if checkpoint.variant == "published" else f"@{checkpoint.variant}")
-
-
-def lineage(found, run_dir, dataset):
-    """Chooses the report's checkpoints from `found` (newest first) -> ([Checkpoint] in the table's order, skipped)."""
-    from common.checkpoints import SCRIPT_OF
-
-    ours, skipped = [], {}
-    for checkpoint in found:
-        theirs = checkpoint.manifest["dataset"]
-        if theirs["sha256"] in (None, dataset["sha256"]):
-            ours.append(checkpoint)
-        else:
-            reason = f"{checkpoint.path.name} was made from another data set: {theirs['name']} ({theirs['source']})"
-            skipped.setdefault(row_key(checkpoint), reason)
-
-    def newest(stage, variant="published"):
-        return next((c for c in ours if c.stage == stage and c.variant == variant), None)
-
-    def made_from(parent, stage):
-        """The newest of each variant of `stage` that names `parent`."""
-        newest_of = {}
-        for c in ours:
-            if c.stage == stage and c.parent_key(parent.stage) == parent.key:
-                newest_of.setdefault(c.variant, c)
-        return list(newest_of.values())
-
-    def parent(child, stage):
-        """The checkpoint that `child` names, or None, said in `skipped`."""
-        key = child.parent_key(stage)
-        chosen = next((c for c in ours if c.key == key and c.stage == stage), None)
-        if key and chosen is None:
-            skipped.setdefault(stage, f"{child.path.name} was made from a {stage} checkpoint that isn't under models/ any more")
-        return chosen
-
-    variants = sorted({c.variant for c in ours if c.stage == "pruned"}, key=lambda v: (v != "published", v))
-    first = newest("pruned", variants[0]) if variants else None
-    distilled = parent(first, "distilled") if first else newest("distilled")
-    children = [c for c in (first, distilled) if c]
-    teacher = next(filter(None, (parent(c, "teacher") for c in children)), None) if children else newest("teacher")
-    chosen = [c for c in (teacher, distilled) if c]
-    chosen += made_from(distilled, "distilled_ptq") if distilled else []
-    for variant in variants:
-        # One baseline for all rows: only what descends from the first variant's distilled checkpoint.
-        candidates = [c for c in ours if c.stage == "pruned" and c.variant == variant]
-        related = [c for c in candidates if c.parent_key("distilled") in (first.parent_key("distilled"), None)
-                   and c.parent_key("teacher") == first.parent_key("teacher")]  # None: pruned from the teacher itself
-        if not related:
-            skipped[row_key(candidates[0])] = f"{candidates[0].path.name} was made from another distilled checkpoint than {first.path.name}"
-            continue
-        chosen += [related[0], *made_from(related[0], "pruned_ptq"), *made_from(related[0], "pruned_qkd")]
-    rows = []
-    for checkpoint in chosen:
-        rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]
-    for stage in LABELS:
-        if not any(c.stage == stage for c in rows):
-            skipped.setdefault(stage, f"no checkpoint of this lineage: run python {SCRIPT_OF[stage]}")
-    for manifest in sorted((run_dir / "models").glob("[!.]*/stage.json")):
-        if not manifest.parent.is_symlink() and manifest.parent not in {c.path for c in found}:
-            skipped[manifest.parent.name] = "its stage.json is damaged: run the stage that made it again with --force"
-    return rows, skipped
 
 
 def promised_speed(source, made: dict) -> dict:
@@ -119,7 +47,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, data, facts, inference, measure, report
+    from common import behaviour, checkpoints, claims, data, facts, inference, lineage, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -128,16 +56,17 @@ def main(args):
     corpus = data.load(args)
     dataset, code = corpus.facts, checkpoints.code_identity()
     found = checkpoints.published(args.run_dir)
-    chosen, skipped = lineage(found, args.run_dir, dataset)
+    chosen, skipped = lineage.together(found, args.run_dir, dataset)
     whole = []
     for checkpoint in chosen:
         try:
             whole.append(checkpoints.verify(checkpoint.path))
         except cli.UserError as error:
-            skipped[row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
+            skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
     asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
     asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
-    files = [[row_key(c), c.key, measure.weights_sha256(c)] for c in whole]
+    others = {c.key: lineage.of_other_seeds(c, found) for c in whole}
+    files = [[lineage.row_key(c), c.key, measure.weights_sha256(c), [other.key for other in others[c.key]]] for c in whole]
     key = facts.sha256_json([asked, code["sha256"], dataset, skipped, files])
     earlier = None if args.force else report.read(output_dir / "final_report.json")
     if earlier and earlier.get("key") == key:
@@ -146,9 +75,9 @@ def main(args):
         return
 
     # --- 2. answer the whole dev set
-    models, classifiers, probabilities, predictions = {}, {}, {}, {}
+    models, classifiers, probabilities, predictions, of_seeds = {}, {}, {}, {}, {}
     for checkpoint in tqdm(whole, desc="accuracy", unit="model", disable=None):
-        name = row_key(checkpoint)
+        name = lineage.row_key(checkpoint)
         try:
             classifier = inference.open_classifier(checkpoint.path, threads=threads)
         except cli.UserError as error:
@@ -161,6 +90,10 @@ def main(args):
         if args.no_accuracy is None:
             probabilities[name] = softmax(classifier.classify(corpus.dev.texts), axis=-1)  # (S, K)
             predictions[name] = probabilities[name].argmax(-1)  # (S,)
+            of_seeds[name] = {checkpoint.manifest["seed"]: predictions[name]}
+            for other in others[checkpoint.key]:
+                answers = inference.open_classifier(other.path, threads=threads).classify(corpus.dev.texts)
+                of_seeds[name][other.manifest["seed"]] = answers.argmax(-1)
     if not models:
         raise cli.UserError(f"nothing to report on under {args.run_dir / 'models'}: " +
                             "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
@@ -173,8 +106,8 @@ def main(args):
     torch_stage = {c.key: c for c in found}
     rows = {}
     for name, checkpoint in tqdm(models.items(), desc="size and memory", unit="model", disable=None):
-        base, export = split_key(checkpoint.stage)
-        label = LABELS.get(base, base) + {"": "", "_onnx": ", ONNX", "_onnx_int8": ", ONNX int8"}.get(export, export)
+        base, export = lineage.split_key(checkpoint.stage)
+        label = lineage.LABELS.get(base, base) + {"": "", "_onnx": ", ONNX", "_onnx_int8": ", ONNX int8"}.get(export, export)
         notes = {}
         row = {"key": name, "variant": checkpoint.variant, "stage": checkpoint.stage,
                "label": label if checkpoint.variant == "published" else f"{label} ({checkpoint.variant})",
@@ -186,10 +119,13 @@ def main(args):
             row |= measure.accuracy(predictions[name], corpus.dev.labels)
             row |= {"f1": behaviour.f1(predictions[name], corpus.dev.labels),
                     "ece": behaviour.calibration_error(probabilities[name], corpus.dev.labels)}
-            row["seeds"] = [{"seed": checkpoint.manifest.get("seed"), "accuracy": row["accuracy"]}]
+            row["seeds"] = [{"seed": seed, "accuracy": measure.accuracy(answers, corpus.dev.labels)["accuracy"]}
+                            for seed, answers in sorted(of_seeds[name].items())]
+            if len(row["seeds"]) > 1:
+                row |= measure.over_seeds([seed["accuracy"] for seed in row["seeds"]])
             if BASELINE in predictions:
                 row |= measure.against_baseline(predictions[name], predictions[BASELINE], corpus.dev.labels)
-                row["no_loss"] = claims.no_loss(predictions[name], predictions[BASELINE], corpus.dev.labels)
+                row["no_loss"] = claims.no_loss(list(of_seeds[name].values()), list(of_seeds[BASELINE].values()), corpus.dev.labels)
                 row["changed"] = behaviour.changed(corpus.dev.texts, predictions[name], predictions[BASELINE], corpus.dev.labels)
             else:
                 notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss", "changed"), f"no {BASELINE} row to compare with")

@@ -183,7 +183,7 @@ def prune(args):
     # --- 1. load
     corpus = data.load(args)
     if args.from_teacher:
-        teacher = student = checkpoints.find(args.run_dir, "teacher", args.teacher)
+        teacher = student = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
     elif args.after is not None:
         student = checkpoints.find(args.run_dir, "pruned", variant=args.after, seed=args.seed)
         if student.manifest["seed"] != args.seed:
@@ -191,7 +191,7 @@ def prune(args):
                                 f"--seed {student.manifest['seed']}")
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
     else:
-        student = checkpoints.find(args.run_dir, "distilled", args.student)
+        student = checkpoints.find(args.run_dir, "distilled", args.student, seed=args.seed)
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
     checkpoints.same_data(student, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)

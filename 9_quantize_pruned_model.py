@@ -20,6 +20,7 @@ def parse_args(argv=None):
     group.add_argument("--pruned", type=Path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
+    parser.seeds_flag(group)
     return parser.parse(argv)
 
 

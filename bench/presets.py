@@ -162,8 +162,7 @@ def measured(args, names: list[str] | None = None) -> dict:
                          "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name})
         average = mean(rows, "accuracy")
         results["presets"][preset] = {
-            "seeds": rows, "accuracy_mean": average,
-            "accuracy_sd": statistics.stdev(row["accuracy"] for row in rows) if len(rows) > 1 else None,
+            "seeds": rows, **measure.over_seeds([row["accuracy"] for row in rows]),
             "teacher_accuracy": accuracy["teacher"]["accuracy"], "delta_vs_teacher": average - accuracy["teacher"]["accuracy"],
             "no_loss": claims.no_loss([answers[f"{preset}/{seed}"] for seed in seeds], answers["teacher"], corpus.dev.labels),
             "flops_ratio": whole["flops"] / 1e9 / mean(rows, "gflops_128"),

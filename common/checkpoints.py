@@ -26,7 +26,7 @@ SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
 NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
-              "mode", "variant", "name", "after", "max_accuracy_drop"}
+              "mode", "variant", "name", "after", "max_accuracy_drop", "n_seeds"}
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": str, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],

@@ -26,7 +26,7 @@ def _variance_at_the_margin(gained: np.ndarray, margin: float) -> float:
 
 
 def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
-    """{mean, half_width, margin, p, holds, needed} of label ids (S,), or (seeds, S), against a baseline's (S,).
+    """{mean, half_width, margin, p, holds, needed} of label ids (S,), or (seeds, S), against a baseline's of either form.
 
     A sentence counts as the mean over seeds of (ours right − baseline right); `mean` ± `half_width` is the 95 % interval of what is
     gained, a share. `p` is that of Tango's score test of mean > −margin. `needed` is how many sentences would show it with a power
@@ -34,8 +34,8 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
     """
     from scipy.special import ndtr, ndtri  # the normal distribution and its quantiles, a hundred times as fast as scipy.stats.norm
 
-    ours, baseline, labels = np.atleast_2d(ours), np.asarray(baseline), np.asarray(labels)
-    gained = (ours == labels).mean(0) - (baseline == labels)  # (S,)
+    ours, baseline, labels = np.atleast_2d(ours), np.atleast_2d(baseline), np.asarray(labels)
+    gained = (ours == labels).mean(0) - (baseline == labels).mean(0)  # (S,)
     mean, variance, n = float(gained.mean()), float(gained.var()), len(gained)
     expected = _variance_at_the_margin(gained, margin)
     p = float(ndtr(-(mean + margin) / math.sqrt(expected / n)))

@@ -127,7 +127,14 @@ class StageParser(Parser):
         group.add_argument("--patience", type=not_negative_count, default=6, metavar="N",
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         precision_flag(group)
+        self.seeds_flag(group)
         return group
+
+    def seeds_flag(self, group) -> None:
+        """--seeds, which `run` heeds."""
+        group.add_argument("--seeds", dest="n_seeds", type=count, default=1, metavar="N",
+                           help="make it N times, of the seeds SEED, SEED + 1, …, each from its own seed's parents where there are such; "
+                                "the report then gives their mean and spread")
 
     def preset(self, group, flag: str, *, full, fast, help: str, unset: str = "all", **kwargs) -> None:
         """A flag whose default depends on `--fast`; a default of None is shown as `unset`."""
@@ -171,8 +178,8 @@ def warn(text: str) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Calls a stage; what the user can mend, a full disk or memory too, ends as one line on standard error, exit code 2, and Ctrl-C as
-    one, exit code 130.
+    """Calls a stage, once a seed; what the user can mend, a full disk or memory too, ends as one line on standard error, exit code 2,
+    and Ctrl-C as one, exit code 130.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel from a hub at every import
@@ -184,7 +191,8 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails in the end is said once, by us
     sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # bitsandbytes would run code from a hub with it, unasked
     try:
-        main(args)
+        for more in range(getattr(args, "n_seeds", 1)):
+            main(argparse.Namespace(**vars(args) | {"seed": args.seed + more}) if more else args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

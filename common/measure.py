@@ -34,6 +34,11 @@ def accuracy(predictions, labels) -> dict:
     return {"accuracy": right / len(labels), "ci95": [float(interval.low), float(interval.high)]}
 
 
+def over_seeds(accuracies: list[float]) -> dict:
+    """{accuracy_mean, accuracy_sd}: the sample's standard deviation, None of a single seed."""
+    return {"accuracy_mean": statistics.mean(accuracies), "accuracy_sd": statistics.stdev(accuracies) if len(accuracies) > 1 else None}
+
+
 def against_baseline(predictions, baseline, labels) -> dict:
     """{delta, agreement, mcnemar_p} of label ids (S,) against a baseline's on the same sentences.
 

@@ -47,6 +47,13 @@ def percent(value: float | None, digits: int = 1, sign: str = "") -> str:
     return number(None if value is None else 100 * value, digits, sign)
 
 
+def over_seeds(row: dict) -> str:
+    """'88.9 ± 0.4 (3)': mean, standard deviation and number of seeds."""
+    if len(row.get("seeds", ())) < 2:
+        return "—"
+    return f"{percent(row['accuracy_mean'])} ± {percent(row['accuracy_sd'])} ({len(row['seeds'])})"
+
+
 def p_value(value: float | None) -> str:
     return "n/a" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
@@ -55,7 +62,7 @@ def table(report: dict, style: str = "github") -> str:
     """The main table, a line a model; `style` is tabulate's: "github" for Markdown, "simple" for a terminal."""
     from tabulate import tabulate
 
-    lines = []
+    lines, several = [], any(len(row.get("seeds", ())) > 1 for row in report["models"])
     for row in report["models"]:
         compared = row["key"] != report["baseline"]
         low, high = row["ci95"] or (None, None)
@@ -63,6 +70,7 @@ def table(report: dict, style: str = "github") -> str:
             "model": row["label"],
             "accuracy %": percent(row["accuracy"]),
             "95 %": "n/a" if low is None else f"{percent(low)}–{percent(high)}",
+            **({"over seeds": over_seeds(row)} if several else {}),
             "Δ points": percent(row["delta"], sign="+") if compared else "—",
             "p": p_value(row["mcnemar_p"]) if compared else "—",
             "params M": number(row["params"] and row["params"] / 1e6, 2),
@@ -140,6 +148,8 @@ def conditions(report: dict) -> list[str]:
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
+        *(["Over seeds: mean ± standard deviation of accuracy (number of seeds); the row itself is the newest of them. "
+           "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
         *(["F1: the mean over classes. ECE: expected calibration error, 15 bins of certainty (Guo et al. 2017)."]
           if "f1" in report["models"][0] else []),
         *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "
@@ -283,6 +293,8 @@ def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool =
         x, y = shown[key], points[key][1]
         low, high = (100 * bound for bound in row["ci95"])
         axis.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colour, alpha=0.5, lw=1.1, capsize=2.5, zorder=2)
+        axis.plot([x] * len(row.get("seeds", ())), [100 * seed["accuracy"] for seed in row.get("seeds", ())], "_", color=colour, ms=11,
+                  mew=1.6, zorder=4)
         area = 60 + 340 * row["size_mb"] / biggest
         axis.scatter(x, y, s=area, marker=marker, facecolor="white" if hatch else colour, edgecolor=colour, linewidth=1.5,
                      hatch=2 * hatch, zorder=3)

@@ -1,0 +1,99 @@
+"""Which checkpoints belong together: what was made from what, and what differs by its seed alone."""
+
+from pathlib import Path
+
+from common.checkpoints import SCRIPT_OF, Checkpoint
+from common.facts import sha256_json
+
+LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
+          "pruned_ptq": "Pruned, 4-bit PTQ", "pruned_qkd": "Pruned, 4-bit QKD"}
+
+
+def split_key(stage: str) -> tuple[str, str]:
+    """'pruned_onnx_int8' -> ('pruned', '_onnx_int8'): the torch stage, and what an export added behind it."""
+    base = stage.removesuffix("_int8").removesuffix("_onnx")
+    return base, stage[len(base):]
+
+
+def row_key(checkpoint: Checkpoint) -> str:
+    """What a report calls a checkpoint."""
+    return checkpoint.stage + ("" if checkpoint.variant == "published" else f"@{checkpoint.variant}")
+
+
+def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[list[Checkpoint], dict[str, str]]:
+    """Chooses a report's checkpoints from `found` (newest first) -> (in the table's order, {row or directory left out: why})."""
+    ours: list[Checkpoint] = []
+    skipped: dict[str, str] = {}
+    for checkpoint in found:
+        theirs = checkpoint.manifest["dataset"]
+        if theirs["sha256"] in (None, dataset["sha256"]):
+            ours.append(checkpoint)
+        else:
+            reason = f"{checkpoint.path.name} was made from another data set: {theirs['name']} ({theirs['source']})"
+            skipped.setdefault(row_key(checkpoint), reason)
+
+    def newest(stage, variant="published"):
+        return next((c for c in ours if c.stage == stage and c.variant == variant), None)
+
+    def made_from(parent, stage):
+        """The newest of each variant of `stage` that names `parent`."""
+        newest_of: dict[str, Checkpoint] = {}
+        for c in ours:
+            if c.stage == stage and c.parent_key(parent.stage) == parent.key:
+                newest_of.setdefault(c.variant, c)
+        return list(newest_of.values())
+
+    def parent(child, stage):
+        """The checkpoint that `child` names, or None, said in `skipped`."""
+        key = child.parent_key(stage)
+        chosen = next((c for c in ours if c.key == key and c.stage == stage), None)
+        if key and chosen is None:
+            skipped.setdefault(stage, f"{child.path.name} was made from a {stage} checkpoint that isn't under models/ any more")
+        return chosen
+
+    variants = sorted({c.variant for c in ours if c.stage == "pruned"}, key=lambda v: (v != "published", v))
+    first = newest("pruned", variants[0]) if variants else None
+    distilled = parent(first, "distilled") if first else newest("distilled")
+    children = [c for c in (first, distilled) if c]
+    teacher = next(filter(None, (parent(c, "teacher") for c in children)), None) if children else newest("teacher")
+    chosen = [c for c in (teacher, distilled) if c]
+    chosen += made_from(distilled, "distilled_ptq") if distilled else []
+    if first:
+        for variant in variants:
+            # One baseline for all rows: only what descends from the first variant's distilled checkpoint.
+            candidates = [c for c in ours if c.stage == "pruned" and c.variant == variant]
+            related = [c for c in candidates if c.parent_key("distilled") in (first.parent_key("distilled"), None)
+                       and c.parent_key("teacher") == first.parent_key("teacher")]  # None: pruned from the teacher itself
+            if not related:
+                skipped[row_key(candidates[0])] = (f"{candidates[0].path.name} was made from another distilled checkpoint than "
+                                                   f"{first.path.name}")
+                continue
+            chosen += [related[0], *made_from(related[0], "pruned_ptq"), *made_from(related[0], "pruned_qkd")]
+    rows = []
+    for checkpoint in chosen:
+        rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]
+    for stage in LABELS:
+        if not any(c.stage == stage for c in rows):
+            skipped.setdefault(stage, f"no checkpoint of this lineage: run python {SCRIPT_OF[stage]}")
+    for manifest in sorted((run_dir / "models").glob("[!.]*/stage.json")):
+        if not manifest.parent.is_symlink() and manifest.parent not in {c.path for c in found}:
+            skipped[manifest.parent.name] = "its stage.json is damaged: run the stage that made it again with --force"
+    return rows, skipped
+
+
+def recipe(checkpoint: Checkpoint, found: dict[str, Checkpoint]) -> str:
+    """What made a checkpoint and its ancestors, but for their seeds: a hash. `found` are checkpoints by key."""
+    parents = [recipe(found[p["key"]], found) if p["key"] in found else p["key"] for p in checkpoint.manifest["parents"]]
+    asked = {name: value for name, value in checkpoint.manifest["args"].items() if name != "seed"}
+    return sha256_json([checkpoint.stage, checkpoint.variant, asked, checkpoint.manifest["dataset"]["sha256"], parents])
+
+
+def of_other_seeds(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:
+    """Of `found` (newest first) the newest of each other seed that was made as `checkpoint` was, by seed."""
+    by_key = {c.key: c for c in found}
+    wanted = recipe(checkpoint, by_key)
+    others: dict[int, Checkpoint] = {}
+    for other in found:
+        if other.stage == checkpoint.stage and other.manifest["seed"] != checkpoint.manifest["seed"] and recipe(other, by_key) == wanted:
+            others.setdefault(other.manifest["seed"], other)
+    return [others[seed] for seed in sorted(others)]
