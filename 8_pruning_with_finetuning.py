@@ -177,7 +177,7 @@ def prune(args):
     import transformers
 
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
+    from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
     from compress import augmentation, budget, importance, masking, qat, schedule, surgery, vocabulary
 
     # --- 1. load
@@ -273,7 +273,7 @@ def prune(args):
         def training_step(self, model, inputs, num_items_in_batch=None):
             loss = super().training_step(model, inputs, num_items_in_batch)
             for gate in head_gates + neuron_gates:
-                gate.accumulate()
+                gate.accumulate(distributed.mean)
             if self.state.global_step % args.prune_every == 0:
                 rank_and_close(schedule.cubic_sparsity(1.0, self.at()))
             return loss

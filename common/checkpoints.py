@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from common import distributed
 from common.cli import UserError, say, warn
 from common.facts import a_number, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
 
@@ -228,11 +229,16 @@ class Stage:
 
     @property
     def dir(self) -> Path:
+        """Where this process writes what is published; of several each its own, of which the first one's counts."""
+        return self.shared_dir if distributed.is_first() else self.shared_dir.with_name(f"{self.shared_dir.name}_{distributed.RANK}")
+
+    @property
+    def shared_dir(self) -> Path:
         return self.run_dir / "models" / f".partial_{self.prefix}_{self.key}"
 
     def work(self, name: str) -> Path:
         """A directory for what resuming needs; it goes at publishing."""
-        path = self.dir / f"work_{name}"
+        path = self.shared_dir / f"work_{name}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -246,7 +252,16 @@ class Stage:
         os.replace(fresh, self.dir / "work_wall_s")  # a kill in mid-write would leave an empty one
 
     def publish(self) -> Path:
-        """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path."""
+        """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path.
+
+        Of several processes the first does so.
+        """
+        target = distributed.by_the_first(self._publish)
+        for copy in self.shared_dir.parent.glob(f"{self.shared_dir.name}_*"):
+            shutil.rmtree(copy, ignore_errors=True)
+        return target
+
+    def _publish(self) -> Path:
         for leftover in self.dir.glob("work_*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
@@ -291,17 +306,24 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     `args` are the resolved flags; those in NOT_IN_KEY place a run and don't decide its result. `decides` adds what
     the flags don't show (the hash of a foreign model, say).
     """
+    distributed.join()
     asked = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items()) if k not in NOT_IN_KEY}
     asked |= ({"variant": variant} if hasattr(args, "variant") else {}) | (decides or {})
+    asked |= {"processes": distributed.WORLD} if distributed.WORLD > 1 else {}  # sums in another order
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
     stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
     if not args.force:
         stage.done = next((c for c in published(args.run_dir) if c.asked_key == key), None)
     if stage.done is None:
-        again = stage.dir.exists()
-        _claim(stage.dir)
-        if again:
-            say(f"continuing {stage.dir}")
+        if distributed.is_first():
+            again = stage.dir.exists()
+            _claim(stage.dir)
+            if again:
+                say(f"continuing {stage.dir}")
+        else:
+            shutil.rmtree(stage.dir, ignore_errors=True)
+            stage.dir.mkdir(parents=True)
+        distributed.wait()
     else:
         verify(stage.done.path)
         older = stage.done.manifest["code"]["sha256"] != code_identity()["sha256"]

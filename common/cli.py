@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common import distributed
 from common.shortage import shortage
 
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
@@ -168,13 +169,15 @@ def precision_flag(group) -> None:
 
 
 def say(text: str) -> None:
-    """One line for the user."""
-    print(text, flush=True)
+    """One line for the user; of several processes the first speaks."""
+    if distributed.is_first():
+        print(text, flush=True)
 
 
 def warn(text: str) -> None:
     """One line beside the output, for what a user should know and no program reads."""
-    print(text, file=sys.stderr, flush=True)
+    if distributed.is_first():
+        print(text, file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

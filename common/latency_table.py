@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cli, facts
+from common import checkpoints, cli, distributed, facts
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
 SENTENCES = 96  # sentences that are timed
@@ -46,10 +46,11 @@ def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
 def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, threads: int) -> dict:
     """The table for models of the `shape` of a compact configuration, beside the teacher; measured where there is none yet."""
     path = path_of(shape, teacher, run_dir)
-    if not path.is_file():
+    if distributed.is_first() and not path.is_file():
         table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
         path.write_text(json.dumps(facts.sealed({"machine": machine(threads), **table}), indent=1) + "\n", encoding="utf-8")
         cli.say(f"latencies of layers kept in {path}")
+    distributed.wait()
     return read(path, threads)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import distillation, precision
+from common import distillation, distributed, precision
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import say, warn
 from common.data import Collator, Split, tokenise
@@ -94,6 +94,13 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
     finds them. Raises UserError for a precision that this processor has no units for.
     """
     precision.check(matmul_precision)
+    with distributed.first_alone():
+        return TeacherOutputs(_parts(teacher, sentences, max_length, run_dir, layers, matmul_precision))
+
+
+def _parts(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path, layers: list[int] | None,
+           matmul_precision: str) -> list[Path]:
+    """Where the outputs stand; computed where they don't."""
     tokenizer = load_tokenizer(teacher.path)
     train = tokenise(tokenizer, sentences, max_length)
     folders = []
@@ -117,7 +124,7 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
                 os.rename(fresh, folder)
                 say(f"teacher's outputs kept in {folder}")
         folders.append(folder)
-    return TeacherOutputs(folders)
+    return folders
 
 
 def _sweep(folder: Path) -> None:

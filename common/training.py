@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import precision
+from common import distributed, precision
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order
@@ -50,8 +50,8 @@ class StageTrainer(transformers.Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size, self.args.seed,
-                                    self.first_epoch)
+        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size * distributed.WORLD,
+                                    self.args.seed, self.first_epoch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
@@ -65,7 +65,7 @@ class StageTrainer(transformers.Trainer):
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
     def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
+        loss = distributed.mean(super().training_step(*args, **kwargs))
         if not torch.isfinite(loss):
             raise UserError(f"the loss of step {self.state.global_step + 1} is {float(loss)}, at a learning rate of "
                             f"{self._get_learning_rate():.3g}: nothing was published; try a lower --lr, or look at the data")
@@ -83,7 +83,9 @@ class StageTrainer(transformers.Trainer):
 
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
-        (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / WHOLE).touch()
+        distributed.wait()  # each process has put its random numbers' state there
+        if distributed.is_first():
+            (Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / WHOLE).touch()
 
 
 class _Progress(transformers.TrainerCallback):
@@ -125,7 +127,8 @@ class _Stopper(transformers.TrainerCallback):
             signal.signal(each, handler)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.received:
+        if distributed.mean(torch.tensor(float(self.received or 0))):  # all stop behind the same step
+            self.received = max(kind or 0 for kind in distributed.gathered(self.received))
             control.should_save = control.should_training_stop = True
 
 
@@ -153,12 +156,16 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     """
     keep_freed_memory()
     precision.check(args.matmul_precision)
+    if args.batch_size % distributed.WORLD:
+        raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by {distributed.WORLD} processes: give a multiple")
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))
     every = max(1, min(total, steps_per_epoch // args.evals_per_epoch))
     settings = transformers.TrainingArguments(
-        output_dir=str(stage.work(name)), max_steps=total, per_device_train_batch_size=args.batch_size, per_device_eval_batch_size=128,
+        output_dir=str(stage.work(name)), max_steps=total, per_device_train_batch_size=args.batch_size // distributed.WORLD,
+        per_device_eval_batch_size=128, ddp_find_unused_parameters=False, ddp_backend=distributed.backend(),
+        use_cpu=not torch.cuda.is_available(),
         learning_rate=args.lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy",
@@ -191,13 +198,15 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
         stopper = _Stopper()
         trainer.add_callback(stopper)
         with stopper, precision.products(trainer.matmul_precision, trainer.model):
-            trainer.train(resume_from_checkpoint=last_whole(work))
+            trainer.train(resume_from_checkpoint=distributed.by_the_first(lambda: last_whole(work)))
         if stopper.received:
             say(f"stopped behind step {trainer.state.global_step}, which is saved: the same command goes on from there")
             sys.exit(128 + stopper.received)
+        distributed.agree(trainer.model)
         trainer.save_model(str(ended))
-        trainer.state.save_to_json(str(ended / "trainer_state.json"))
-        (ended / WHOLE).touch()
+        if distributed.is_first():
+            trainer.state.save_to_json(str(ended / "trainer_state.json"))
+            (ended / WHOLE).touch()
     log = stage.dir / "training_log.json"
     curves = json.loads(log.read_text()) if log.exists() else {}
     curves[work.name.removeprefix("work_")] = [e for e in trainer.state.log_history if "train_runtime" not in e]

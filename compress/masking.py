@@ -4,6 +4,7 @@ Letters: B batch, N tokens, H heads, d head width, F neurons.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -42,15 +43,18 @@ class Gate(nn.Module):
             self._asked = gate, units
         return x * gate.repeat_interleave(self.width)
 
-    def accumulate(self) -> None:
-        """Takes the gates' gradient of the last backward pass into the running mean; a unit that wasn't computed keeps its own."""
+    def accumulate(self, over_processes: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient) -> None:
+        """Takes the gates' gradient of the last backward pass into the running mean; a unit that wasn't computed keeps its own.
+
+        Where several processes share a batch, `over_processes` gives the mean of their gradients.
+        """
         if not len(self.mask):
             return  # the block was emptied before
         gate, units = self._asked or (None, None)
         if gate is None or gate.grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
         which = slice(None) if units is None else units
-        self.sensitivity[which] = update_running_mean(self.sensitivity[which], gate.grad, min(int(self.seen), MEMORY))
+        self.sensitivity[which] = update_running_mean(self.sensitivity[which], over_processes(gate.grad), min(int(self.seen), MEMORY))
         self.seen += 1
         self._asked = None
 
