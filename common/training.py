@@ -7,6 +7,7 @@ import platform
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +17,12 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import distributed, precision
+from common import distributed, memory, precision
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order
 
+SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 
 
@@ -89,12 +91,17 @@ class StageTrainer(transformers.Trainer):
 
 
 class _Progress(transformers.TrainerCallback):
-    """Keeps the time spent with every step checkpoint; one line a look at the held-out split where there is no progress bar."""
+    """A step checkpoint at least every SAVE_EVERY_S, each with the time spent; a line a look at the held-out split without a bar."""
 
     def __init__(self, stage: Stage):
-        self.stage = stage
+        self.stage, self.saved = stage, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if distributed.by_the_first(lambda: time.monotonic() - self.saved > SAVE_EVERY_S):
+            control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
+        self.saved = time.monotonic()
         self.stage.keep_time()
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -158,6 +165,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     precision.check(args.matmul_precision)
     if args.batch_size % distributed.WORLD:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by {distributed.WORLD} processes: give a multiple")
+    memory.check(model, min(args.batch_size, len(train)) // distributed.WORLD, max(map(len, train["input_ids"])))
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))

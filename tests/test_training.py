@@ -1,6 +1,8 @@
 """The one training set-up: what a look keeps, and what a resumed run must remember."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -152,3 +154,35 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path, tokenizer):
     with pytest.raises(UserError, match=r"the loss of step 1 is nan, at a learning rate of 0\.001"):
         training.fit(trainer, stage)
     assert not list(stage.work("train").glob("checkpoint-*"))
+
+
+def test_step_checkpoints_come_by_minutes_too(tmp_path, tokenizer, monkeypatch):
+    """Looks come at steps 3, 6, …: killed at step 5 it goes on from there where a step takes longer than the pause between saves."""
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
+    stage, trainer = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, kill_at=5, lr=1e-3, patience=9)
+    with pytest.raises(Killed):
+        training.fit(trainer, stage)
+    assert training.last_whole(stage.work("train")).endswith("checkpoint-5")
+    stage, again = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, lr=1e-3, patience=9)
+    training.fit(again, stage)
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 1e9)
+    stage, undisturbed = trainer_of(tmp_path / "undisturbed", tokenizer, epochs=2.0, lr=1e-3, patience=9)
+    training.fit(undisturbed, stage)
+    for (name, one), (_, other) in zip(undisturbed.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once(kind):
+    def at_once(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(kind, at_once)  # Python's own for Ctrl-C; a SIGTERM would end the tests
+    try:
+        with training._Stopper() as stopper:
+            os.kill(os.getpid(), kind)
+            assert stopper.received == kind
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), kind)
+    finally:
+        signal.signal(kind, before)

@@ -1,0 +1,50 @@
+"""What a training will take of memory, and what there is: one that can't end doesn't begin."""
+
+import resource
+from pathlib import Path
+
+from common import distributed
+from common.cli import UserError
+
+GROUP = Path("/sys/fs/cgroup")  # of a container: its own limit
+
+
+def check(model, sentences: int, tokens: int) -> None:
+    """Raises UserError where training `model` on batches of `sentences` × `tokens` takes more than there is; an estimate."""
+    needed, there = needed_by(model, sentences, tokens), free()
+    if needed > there:
+        raise UserError(f"training takes about {needed / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are free: give a smaller "
+                        f"--batch-size (here {sentences}) or --max-length (the longest sentence here has {tokens} tokens)")
+
+
+def needed_by(model, sentences: int, tokens: int) -> int:
+    """Bytes that training takes besides the weights: gradients and AdamW's two moments, and what the backward pass needs of the forward.
+
+    Counted in float32 by what a layer keeps of each token: the states between its parts (16 of the model's width and 4 of the FFN's),
+    and attention's shares, before and behind softmax and dropout.
+    """
+    config = model.config
+    optimiser = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    wide = getattr(config, "intermediate_size", None) or config.hidden_dim
+    a_token = 16 * config.hidden_size + 4 * wide + 4 * config.num_attention_heads * tokens
+    return optimiser + 4 * sentences * tokens * config.num_hidden_layers * a_token
+
+
+def free() -> int:
+    """Bytes that this process may still take: the least that its GPU, or the machine, its control group and its own limit leave.
+
+    Of several processes each may take an equal part.
+    """
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    left = [psutil.virtual_memory().available]
+    limit, used = (GROUP / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        left.append(int(limit.read_text()) - int(used.read_text()))
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if own != resource.RLIM_INFINITY:
+        left.append(own - psutil.Process().memory_info().vms)
+    return max(0, min(left)) // distributed.WORLD

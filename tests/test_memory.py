@@ -1,0 +1,59 @@
+"""What training takes of memory is foretold, and one that can't end doesn't begin."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY, call_script, environment
+
+from common import memory
+
+MEASURE = """
+import json, sys, torch, transformers
+from common import checkpoints, memory, training
+sentences, tokens, positions = map(int, sys.argv[1:])
+model = transformers.BertForSequenceClassification(transformers.BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
+    intermediate_size=1536, max_position_embeddings=positions)).train()
+training.keep_freed_memory()
+optimiser, before = torch.optim.AdamW(model.parameters()), checkpoints.peak_rss_mb()
+for _ in range(2):
+    batch = {"input_ids": torch.randint(5, 3000, (sentences, tokens)), "attention_mask": torch.ones(sentences, tokens, dtype=torch.long)}
+    model(**batch).logits.sum().backward()
+    optimiser.step()
+    optimiser.zero_grad()
+print(json.dumps([checkpoints.peak_rss_mb() - before, memory.needed_by(model, sentences, tokens) / 1e6]))
+"""
+
+
+@pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), (2, 512)])
+def test_what_training_takes_is_foretold(sentences, tokens):
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(sentences), str(tokens), "512"], cwd=REPOSITORY, env=environment(),
+                          capture_output=True, text=True, check=True)
+    took, foretold = json.loads(done.stdout)
+    assert 0.6 < foretold / took < 1.5, (took, foretold)
+
+
+def test_a_process_knows_its_own_limit():
+    ask = "import resource, psutil; from common import memory; import torch\n" \
+          "taken = psutil.Process().memory_info().vms\n" \
+          "resource.setrlimit(resource.RLIMIT_AS, (taken + 10**9, taken + 10**9)); print(memory.free())"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
+    assert 0.8e9 < int(done.stdout) <= 1e9
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    monkeypatch.setattr(memory, "GROUP", tmp_path)
+    assert memory.free() == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free() > 2_000_000
+
+
+def test_a_training_that_cannot_end_does_not_begin(stages, tmp_path, monkeypatch):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    monkeypatch.setattr(memory, "free", lambda: 1_000_000)
+    code, _, error = call_script("8_pruning_with_finetuning.py", *run.flags("8_pruning_with_finetuning.py"))
+    assert code == 2 and error.count("\n") == 1, error
+    assert error.startswith("error: training takes about") and "smaller --batch-size" in error
