@@ -206,5 +206,6 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         print(f"error: {short}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from what is saved", file=sys.stderr)
+        stage = hasattr(args, "mode")
+        print("stopped" + (": the same command goes on from what is saved" if stage else ""), file=sys.stderr)
         sys.exit(130)

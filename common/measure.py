@@ -19,6 +19,7 @@ from common import checkpoints, cli
 from common.facts import sha256_json
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
+REST_S = 0.02  # between turns: a runtime's threads spin on for a while after an answer, on cores that the next model needs
 OPENINGS = 3  # times that a checkpoint is opened for load_ms
 NOT_FOR_INFERENCE = {"training_log.json", "stage.json"}
 
@@ -149,8 +150,9 @@ def timed_ms(job: Callable[[], object], cuda: bool) -> float:
 def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], bar=None) -> dict:
     """The one latency protocol: {model: jobs} -> {model: (jobs,) milliseconds, each the median of `repeats`}.
 
-    Models take turns every few jobs, in shuffled order, so a drift of the machine hits all alike. Each turn begins with an
-    untimed answer, because the processor's caches still hold the model before. A whole pass goes first, untimed, as warm-up.
+    Models take turns every few jobs, in shuffled order, so a drift of the machine hits all alike. Each turn begins with a rest, in
+    which the threads of the model before go to sleep, and an untimed answer, because the processor's caches still hold that model:
+    a model is as fast as in a process of its own. A whole pass goes first, untimed, as warm-up.
     """
     import numpy as np
 
@@ -166,6 +168,7 @@ def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], ba
                     for i in turn:
                         jobs[name][i]()
                 else:
+                    time.sleep(REST_S)
                     jobs[name][start]()
                     for i in turn:
                         times[name][repeat, i] = timed_ms(jobs[name][i], name in cuda)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import REPOSITORY, environment, manifests, run_script
@@ -90,6 +91,38 @@ def test_closed_pipe_ends_quietly(onnx):
     _, err = process.communicate("\n".join([GOOD] * 5000), timeout=120)
     assert "Traceback" not in err and "BrokenPipe" not in err, err
     assert process.returncode in (0, 141)
+
+
+PEAK = """
+import runpy, sys
+sys.argv = ["predict.py", *sys.argv[1:]]
+runpy.run_path("predict.py", run_name="__main__")
+from common import checkpoints
+print(checkpoints.peak_rss_mb(), file=sys.stderr)
+"""
+
+
+@pytest.mark.long
+def test_a_million_lines_are_answered_in_order_and_in_bounded_memory(onnx):
+    def peak_of(lines: int) -> float:
+        process = subprocess.Popen([sys.executable, "-c", PEAK, "--checkpoint", str(onnx)], cwd=REPOSITORY, env=environment(),
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        def ask():
+            for number in range(lines):
+                process.stdin.write(f"{number} lovely films\n")
+            process.stdin.close()
+
+        writer = threading.Thread(target=ask)
+        writer.start()
+        for number, line in enumerate(process.stdout):
+            assert line.endswith(f"\t{number} lovely films\n")
+        writer.join()
+        assert process.wait() == 0 and number == lines - 1
+        return float(process.stderr.read().split()[-1])
+
+    few, many = peak_of(20_000), peak_of(1_000_000)
+    assert many < few + 50, (few, many)
 
 
 def test_three_classes_by_name(three_classes):
