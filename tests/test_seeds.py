@@ -1,4 +1,4 @@
-"""--seeds: a stage made several times, each from its own seed's parents, and one row of mean and spread in the report."""
+"""The same seed gives the same bytes; --seeds makes a stage several times, and one row of mean and spread in the report."""
 
 from dataclasses import replace
 
@@ -60,3 +60,19 @@ def test_what_was_asked_for_otherwise_is_no_other_seed(seeds):
                 c.manifest["seed"] == 42 else c for c in found]
 
     assert lineage.of_other_seeds(newest, changed("pruned_ptq")) == lineage.of_other_seeds(newest, changed("pruned")) == []
+
+
+@pytest.mark.parametrize(("script", "parents", "made"), [
+    ("5_finetune_teacher.py", (), ["teacher"]),
+    ("6_distill_student.py", ("teacher",), ["distilled"]),
+    ("8_pruning_with_finetuning.py", ("teacher", "distilled"), ["pruned"]),
+    ("9_quantize_pruned_model.py", ("distilled", "pruned"), ["distilled_ptq", "pruned_ptq"]),
+    ("10_qat_kd_4bit.py", ("teacher", "distilled", "pruned"), ["pruned_qkd"]),
+    ("11_export_onnx.py", ("distilled", "pruned", "pruned_qkd"), ["distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8"])])
+def test_the_same_seed_gives_the_same_bytes(pipeline, tmp_path, script, parents, made):
+    again = replace(pipeline.copy(tmp_path / "run", *parents), in_processes=False)
+    again.run(script, "--max-length", 48)
+    for stage in made:
+        one, other = (run.checkpoint(stage) for run in (pipeline, again))
+        weights = [path.name for path in one.iterdir() if path.suffix in (".safetensors", ".onnx")]
+        assert weights and all((one / name).read_bytes() == (other / name).read_bytes() for name in weights), stage
