@@ -1,6 +1,7 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint, types and tests
+# make coverage the tests' cover of the product's code, processes that they start included: 85 % at least
 # make test-long the commands of README.md as they are written there, on small data, and a million lines through predict.py
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
@@ -27,7 +28,7 @@ SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets frontier bench ablation box test test-long chaos shape
+.PHONY: help fast full presets frontier bench ablation box test coverage test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -123,6 +124,9 @@ test: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+coverage: .venv/.installed
+	$(PY) -m pytest --cov --cov-report=term
 
 test-long: .venv/.installed
 	$(PY) -m pytest -m long
