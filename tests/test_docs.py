@@ -3,6 +3,7 @@
 import json
 import re
 
+import chaos
 import pytest
 from conftest import REPOSITORY
 
@@ -39,6 +40,12 @@ def test_reliability_holds_the_power_that_was_simulated_and_tests_that_exist():
     assert power.table(simulated) == re.search(r"<!-- power -->\n(.*?)\n<!-- /power -->", text, flags=re.DOTALL)[1]
     for file, test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text):
         assert not test or f"def {test}(" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8")
+
+
+def test_reliability_holds_what_chaos_found():
+    text = (REPOSITORY / "docs/RELIABILITY.md").read_text(encoding="utf-8")
+    found = json.loads((REPOSITORY / "docs/results/chaos.json").read_text(encoding="utf-8"))
+    assert chaos.table(found) == re.search(r"<!-- chaos -->\n(.*?)\n<!-- /chaos -->", text, flags=re.DOTALL)[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
