@@ -7,10 +7,13 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import distributed
 from common.shortage import shortage
 
+# Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
+NOT_TO_BE_IMPORTED: dict[str, Any] = {"kernels": None}  # an import then ends as if it weren't installed, which both take well
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
@@ -192,7 +195,7 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails in the end is said once, by us
-    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # bitsandbytes would run code from a hub with it, unasked
+    sys.modules.update(NOT_TO_BE_IMPORTED)
     try:
         for more in range(getattr(args, "n_seeds", 1)):
             main(argparse.Namespace(**vars(args) | {"seed": args.seed + more}) if more else args)

@@ -152,7 +152,7 @@ def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], ba
 
     Models take turns every few jobs, in shuffled order, so a drift of the machine hits all alike. Each turn begins with a rest, in
     which the threads of the model before go to sleep, and an untimed answer, because the processor's caches still hold that model:
-    a model is as fast as in a process of its own. A whole pass goes first, untimed, as warm-up.
+    a small one then comes nearer to what it takes alone. A whole pass goes first, untimed, as warm-up.
     """
     import numpy as np
 

@@ -62,7 +62,7 @@ def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
     alone.run(SCRIPTS["pruned"], "--epochs", 2, *EVEN)
     one, two = (load_file(each.checkpoint("pruned") / "model.safetensors") for each in (alone, run))
     assert {name: weight.shape for name, weight in one.items()} == {name: weight.shape for name, weight in two.items()}
-    # Sums of another order, made larger by AdamW at so high a rate; a batch that isn't shared rightly differs a hundred times as much.
+    # Sums of another order, made larger by AdamW at so high a rate; an odd last batch alone made it .004.
     gaps = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
     assert gaps.mean() < 1e-4, gaps.mean()
 

@@ -1,7 +1,8 @@
 """The README's commands, run as they are written there, in its order, in a directory with a small data set of one's own.
 
-Minutes: `make test-long` runs these tests, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled in and
-nothing else is changed. Not run here: `make fast` and what needs SST-2 from a hub, which take a real encoder, and `make test` itself.
+Minutes: `make test-long` runs these tests, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled in, and the
+presets' commands are told of these sentences; nothing else is changed. Not run here: `make fast` and what needs SST-2 from a hub,
+which take a real encoder, and `make test` itself.
 """
 
 import os
