@@ -65,7 +65,14 @@ def main(args):
             skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
     asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
     asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
-    others = {c.key: lineage.of_other_seeds(c, found) for c in whole}
+    others = {}
+    for checkpoint in whole:
+        others[checkpoint.key] = []
+        for other in lineage.of_other_seeds(checkpoint, found):
+            try:
+                others[checkpoint.key].append(checkpoints.verify(other.path))
+            except cli.UserError as error:
+                skipped[other.path.name] = str(error).replace(f"{other.path.parent}{os.sep}", "")
     files = [[lineage.row_key(c), c.key, measure.weights_sha256(c), [other.key for other in others[c.key]]] for c in whole]
     key = facts.sha256_json([asked, code["sha256"], dataset, skipped, files])
     earlier = None if args.force else report.read(output_dir / "final_report.json")

@@ -7,14 +7,17 @@ from common import distributed
 from common.cli import UserError
 
 GROUP = Path("/sys/fs/cgroup")  # of a container: its own limit
+granted = 0  # bytes that an earlier training of this process was let have: what it freed its allocator keeps for the next
 
 
 def check(model, sentences: int, tokens: int) -> None:
     """Raises UserError where training `model` on batches of `sentences` × `tokens` takes more than there is; an estimate."""
-    needed, there = needed_by(model, sentences, tokens), free()
+    global granted
+    needed, there = needed_by(model, sentences, tokens), free() + granted
     if needed > there:
         raise UserError(f"training takes about {needed / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are free: give a smaller "
                         f"--batch-size (here {sentences}) or --max-length (the longest sentence here has {tokens} tokens)")
+    granted = max(granted, needed)
 
 
 def needed_by(model, sentences: int, tokens: int) -> int:
@@ -41,9 +44,10 @@ def free() -> int:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     left = [psutil.virtual_memory().available]
-    limit, used = (GROUP / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        left.append(int(limit.read_text()) - int(used.read_text()))
+    limit, used, parts = (GROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if limit.is_file() and used.is_file() and parts.is_file() and limit.read_text().strip() != "max":
+        cached = dict(line.split() for line in parts.read_text().splitlines())["inactive_file"]  # files, which give way
+        left.append(int(limit.read_text()) - int(used.read_text()) + int(cached))
     own = resource.getrlimit(resource.RLIMIT_AS)[0]
     if own != resource.RLIM_INFINITY:
         left.append(own - psutil.Process().memory_info().vms)

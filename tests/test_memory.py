@@ -44,7 +44,8 @@ def test_a_process_knows_its_own_limit():
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("1500000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000000\ninactive_file 500000\n")  # a cache of files gives way
     monkeypatch.setattr(memory, "GROUP", tmp_path)
     assert memory.free() == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
@@ -54,6 +55,7 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
 def test_a_training_that_cannot_end_does_not_begin(stages, tmp_path, monkeypatch):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
     monkeypatch.setattr(memory, "free", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "granted", 0)
     code, _, error = call_script("8_pruning_with_finetuning.py", *run.flags("8_pruning_with_finetuning.py"))
     assert code == 2 and error.count("\n") == 1, error
     assert error.startswith("error: training takes about") and "smaller --batch-size" in error

@@ -1,10 +1,11 @@
 """The same seed gives the same bytes; --seeds makes a stage several times, and one row of mean and spread in the report."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import REPORT_FLAGS, rows_of
+from conftest import REPORT_FLAGS, report_of, rows_of
 
 from common import checkpoints, data, inference, lineage
 
@@ -60,6 +61,16 @@ def test_what_was_asked_for_otherwise_is_no_other_seed(seeds):
                 c.manifest["seed"] == 42 else c for c in found]
 
     assert lineage.of_other_seeds(newest, changed("pruned_ptq")) == lineage.of_other_seeds(newest, changed("pruned")) == []
+
+
+def test_a_damaged_seed_is_left_out_and_named(seeds, tmp_path):
+    run = replace(seeds, run_dir=tmp_path / "run")
+    shutil.copytree(seeds.run_dir, run.run_dir, symlinks=True)
+    spoilt = next(c for c in made(run, "pruned_ptq") if c.manifest["seed"] == 42)
+    (spoilt.path / "model.safetensors").write_bytes(b"spoilt")
+    run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+    assert [seed["seed"] for seed in rows_of(run)["pruned_ptq"]["seeds"]] == [43]
+    assert spoilt.path.name in {entry["key"] for entry in report_of(run)["skipped"]}
 
 
 @pytest.mark.parametrize(("script", "parents", "made"), [
