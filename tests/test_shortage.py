@@ -1,6 +1,7 @@
 """A full disk and a full memory end in one line that says what to do, however a library puts it; bugs still raise."""
 
 import errno
+import os
 import resource
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from conftest import REPOSITORY
+from chaos import PARENTS, SCRIPTS, weights
+from conftest import REPOSITORY, call_script
 
 from common.shortage import shortage
 
@@ -51,3 +53,54 @@ def test_an_allocation_that_fails_is_one_line():
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9)))
     assert done.returncode == 2 and done.stderr.startswith("error: not enough memory") and done.stderr.count("\n") == 1
+
+
+class FillingDisk:
+    """Python's own writing, told from the `room`-th new file or directory below `folder` on that the disk is full; None: never.
+
+    The interpreter asks an audit hook about each (PEP 578), whichever library begins it, and a hook stays until the process ends.
+    Libraries that write without Python, safetensors and torch, are met by the real small disks of `make chaos`, which need root.
+    """
+
+    def __init__(self):
+        self.folder, self.room, self.begun = "", None, 0
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, args: tuple) -> None:
+        new = event in ("os.mkdir", "os.link", "os.symlink") or event == "open" and args[2] & os.O_ACCMODE != os.O_RDONLY
+        if not self.folder or not new or isinstance(args[0], int) or not os.path.abspath(os.fsdecode(args[0])).startswith(self.folder):
+            return
+        self.begun += 1
+        if self.room is not None and self.begun > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), args[0])
+
+    def run(self, script: str, flags: tuple, folder: Path, room: int | None) -> tuple[int, str, str]:
+        self.folder, self.room, self.begun = str(folder), room, 0
+        try:
+            return call_script(script, *flags)
+        finally:
+            self.folder = ""
+
+
+@pytest.fixture(scope="module")
+def disk() -> FillingDisk:
+    return FillingDisk()
+
+
+@pytest.mark.parametrize(("stage", "moments"), [(stage, 4) for stage in SCRIPTS if "onnx" not in stage] +
+                         [pytest.param(stage, 40, marks=pytest.mark.long) for stage in SCRIPTS])
+def test_a_disk_that_fills_up_anywhere_loses_nothing(stages, tmp_path, disk, stage, moments):
+    """Each try goes on from the last one's, and gets further: what it begins with is what the disk had room for before."""
+    script, undisturbed = SCRIPTS[stage], stages.copy(tmp_path / "undisturbed", *PARENTS[stage])
+    assert disk.run(script, undisturbed.flags(script), undisturbed.run_dir, None)[0] == 0
+    run, every = stages.copy(tmp_path / "run", *PARENTS[stage]), max(1, disk.begun // moments)
+    stood = {path: path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()}
+    room, full = 0, 0
+    while (ended := disk.run(script, run.flags(script), run.run_dir, room))[0] != 0:
+        code, _, err = ended
+        assert (code, err.count("\n")) == (2, 1) and "no space left on the disk" in err, f"room for {room}: {err}"
+        assert all(path.read_bytes() == was for path, was in stood.items())
+        room, full = room + every, full + 1
+    assert full >= moments // 2
+    assert weights(run.checkpoint(stage)) == weights(undisturbed.checkpoint(stage))
+    assert not list((run.run_dir / "models").glob("*.partial*"))
