@@ -1,8 +1,8 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
-# make test    lint, types and tests
-# make coverage the tests' cover of the product's code, processes that they start included: 85 % at least
-# make test-long the commands of README.md as they are written there, on small data, and a million lines through predict.py
+# make test    lint, types and tests, which must run 85 % of the product's code, processes that they start included
+# make test-readme the commands of README.md as they are written there, on small data
+# make test-long those, `make fast` too, a million lines through predict.py, and disks that fill up at each of forty moments of a stage
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
@@ -28,7 +28,7 @@ SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets frontier bench ablation box test coverage test-long chaos shape
+.PHONY: help fast full presets frontier bench ablation box test test-readme test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -123,10 +123,10 @@ shape: .venv/.installed
 test: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest --cov
 
-coverage: .venv/.installed
-	$(PY) -m pytest --cov --cov-report=term
+test-readme: .venv/.installed
+	$(PY) -m pytest -n 0 -m long tests/test_readme.py::test_every_command_does_as_it_is_written
 
 test-long: .venv/.installed
 	$(PY) -m pytest -m long
