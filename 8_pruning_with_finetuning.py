@@ -65,7 +65,6 @@ def parse_args(argv=None):
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
     group.add_argument("--prune-every", type=cli.count, default=20, metavar="STEPS", help="steps between two rankings")
     group.add_argument("--prune-lr", type=cli.positive, default=None, help="peak learning rate of these epochs; else --lr")
-    group.add_argument("--prune-batch-size", type=cli.count, default=None, metavar="SENTENCES", help="sentences a step; else --batch-size")
     group.add_argument("--min-neurons", type=cli.count, default=8,
                        help="neurons that stay in every layer (and one head does); under a budget whole blocks may go")
     group.add_argument("--prune-vocab", type=cli.weight, default=None, metavar="COVERAGE",
@@ -278,9 +277,9 @@ def prune(args):
                 rank_and_close(schedule.cubic_sparsity(1.0, self.at()))
             return loss
 
-    pace = {"lr": args.prune_lr or args.lr, "batch_size": args.prune_batch_size or args.batch_size}
-    pruner = training.make_trainer(Pruner, stage, "prune", model, argparse.Namespace(**vars(args) | pace), train, validation, collator,
-                                   epochs=args.prune_epochs, keep_best=False, first_epoch=passed)
+    pace = argparse.Namespace(**vars(args) | {"lr": args.prune_lr or args.lr})
+    pruner = training.make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
+                                   keep_best=False, first_epoch=passed)
     training.fit(pruner, stage)
     rank_and_close(1.0)
 
