@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import distributed
-from common.shortage import shortage
+from common.obstacles import obstacle
 
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
 NOT_TO_BE_IMPORTED: dict[str, Any] = {"kernels": None}  # an import then ends as if it weren't installed, which both take well
@@ -184,7 +184,7 @@ def warn(text: str) -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Calls a stage, once a seed; what the user can mend, a full disk or memory too, ends as one line on standard error, exit code 2,
+    """Calls a stage, once a seed; what the user can mend, a full disk too, ends as one line on standard error, exit code 2,
     and Ctrl-C as one, exit code 130.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -203,10 +203,10 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        short = shortage(error)
-        if short is None:
+        mendable = obstacle(error)
+        if mendable is None:
             raise
-        print(f"error: {short}", file=sys.stderr)
+        print(f"error: {mendable}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         stage = hasattr(args, "mode")

@@ -1,8 +1,8 @@
 """The README's commands, run as they are written there, in its order, in a directory with a small data set of one's own.
 
 Minutes: `make test-readme` and `make test-long` run these, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled
-in, and the presets' commands are told of these sentences; nothing else is changed. `make fast`, which takes a real encoder from a
-package, has a test of its own. Not run: what needs SST-2 from a hub, and `make test` itself.
+in, and the presets' commands are told of these sentences and to make few more of them; nothing else is changed. `make fast`, which
+takes a real encoder from a package, has a test of its own. Not run: what needs SST-2 from a hub, and `make test` itself.
 """
 
 import json
@@ -85,6 +85,7 @@ def test_every_command_does_as_it_is_written(place):
             continue
         # The presets go on from the teacher of `make full`, here that of the reader's own sentences.
         beside = " --data-dir reviews" if re.match(r"python (8|11)_", command) else ""
+        beside += " --augment 2000" if command.startswith("python 8_") else ""
         run(filled_in(command, place) + beside, place)
         ran.append(command)
     assert (place / "final_report.md").is_file() and len(ran) > 8, ran

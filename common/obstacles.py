@@ -1,4 +1,4 @@
-"""A disk or a memory that is full, told from other errors: libraries raise it as whatever they like."""
+"""A disk or a memory that is full, and a place that can't be written, told from bugs: libraries raise them as whatever they like."""
 
 import errno
 
@@ -8,10 +8,15 @@ DISK = {  # words, and the kind of error that they are in: the system's, safeten
 MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc")  # torch's on a CPU and on a GPU, C++'s
 
 
-def shortage(error: BaseException) -> str | None:
-    """What is short and what to do, in one line; None where an error is about something else."""
-    text = str(error)
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or \
+FORBIDDEN = ("os error 13", "os error 30")  # safetensors' for a place without the right to write, and for a disk that is read-only
+
+
+def obstacle(error: BaseException) -> str | None:
+    """What is in the way and what to do, in one line; None where an error is about something else."""
+    text, number = str(error), getattr(error, "errno", None)
+    if isinstance(error, PermissionError) or number == errno.EROFS or any(words in text for words in FORBIDDEN):
+        return f"{getattr(error, 'filename', None) or text}: not allowed here: change its permissions, or name another directory"
+    if number in (errno.ENOSPC, errno.EDQUOT) or \
             any(words in text and isinstance(error, kind) for words, kind in DISK.items()):
         return "no space left on the disk: free some, and the same command goes on from what is saved"
     if isinstance(error, MemoryError) or any(words in text for words in MEMORY):

@@ -1,4 +1,4 @@
-"""A full disk and a full memory end in one line that says what to do, however a library puts it; bugs still raise."""
+"""A full disk, a full memory and a place without rights end in one line that says what to do, however a library puts it; bugs raise."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ import torch
 from chaos import PARENTS, SCRIPTS, weights
 from conftest import REPOSITORY, call_script
 
-from common.shortage import shortage
+from common.obstacles import obstacle
 
 TENSOR = torch.zeros(100_000)
 WORDS = {  # of a disk that is full: safetensors replaces what it writes to, so that /dev/full would go
@@ -25,7 +25,7 @@ WORDS = {  # of a disk that is full: safetensors replaces what it writes to, so 
 
 @pytest.mark.parametrize("library", WORDS)
 def test_a_full_disk_is_known_by_the_words_of(library):
-    assert "no space left on the disk" in shortage(WORDS[library])
+    assert "no space left on the disk" in obstacle(WORDS[library])
 
 
 @pytest.mark.parametrize("write", [lambda: TENSOR.numpy().tofile("/dev/full"), lambda: torch.save(TENSOR, "/dev/full"),
@@ -33,19 +33,19 @@ def test_a_full_disk_is_known_by_the_words_of(library):
 def test_a_full_disk_is_known_where_it_is_met(write):
     with pytest.raises((OSError, RuntimeError)) as caught:
         write()
-    assert "no space left on the disk" in shortage(caught.value)
+    assert "no space left on the disk" in obstacle(caught.value)
 
 
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(10**14), lambda: np.empty(10**14), lambda: bytearray(10**14)])
 def test_a_full_memory_is_known_whoever_meets_it(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
-    assert "smaller --batch-size" in shortage(caught.value)
+    assert "smaller --batch-size" in obstacle(caught.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the size of tensor a must match"), OSError(2, "No such file or directory"), KeyError("x")])
 def test_other_errors_are_about_something_else(error):
-    assert shortage(error) is None
+    assert obstacle(error) is None
 
 
 def test_an_allocation_that_fails_is_one_line():
@@ -55,15 +55,15 @@ def test_an_allocation_that_fails_is_one_line():
     assert done.returncode == 2 and done.stderr.startswith("error: not enough memory") and done.stderr.count("\n") == 1
 
 
-class FillingDisk:
-    """Python's own writing, told from the `room`-th new file or directory below `folder` on that the disk is full; None: never.
+class FailingDisk:
+    """Python's own writing, told from the `room`-th new file or directory below `folder` on that it can't be; None: never.
 
     The interpreter asks an audit hook about each (PEP 578), whichever library begins it, and a hook stays until the process ends.
     Libraries that write without Python, safetensors and torch, are met by the real small disks of `make chaos`, which need root.
     """
 
     def __init__(self):
-        self.folder, self.room, self.begun = "", None, 0
+        self.folder, self.room, self.begun, self.errno = "", None, 0, errno.ENOSPC
         sys.addaudithook(self)
 
     def __call__(self, event: str, args: tuple) -> None:
@@ -72,10 +72,11 @@ class FillingDisk:
             return
         self.begun += 1
         if self.room is not None and self.begun > self.room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), args[0])
+            raise OSError(self.errno, os.strerror(self.errno), args[0])
 
-    def run(self, script: str, flags: tuple, folder: Path, room: int | None) -> tuple[int, str, str]:
-        self.folder, self.room, self.begun = str(folder), room, 0
+    def run(self, script: str, flags: tuple, folder: Path, room: int | None, number: int = errno.ENOSPC) -> tuple[int, str, str]:
+        """A script's exit code and what it said, where writing ends with this error's number."""
+        self.folder, self.room, self.begun, self.errno = str(folder), room, 0, number
         try:
             return call_script(script, *flags)
         finally:
@@ -83,8 +84,8 @@ class FillingDisk:
 
 
 @pytest.fixture(scope="module")
-def disk() -> FillingDisk:
-    return FillingDisk()
+def disk() -> FailingDisk:
+    return FailingDisk()
 
 
 @pytest.mark.parametrize(("stage", "moments"), [(stage, 4) for stage in SCRIPTS if "onnx" not in stage] +
@@ -104,3 +105,11 @@ def test_a_disk_that_fills_up_anywhere_loses_nothing(stages, tmp_path, disk, sta
     assert full >= moments // 2
     assert weights(run.checkpoint(stage)) == weights(undisturbed.checkpoint(stage))
     assert not list((run.run_dir / "models").glob("*.partial*"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("room", [0, 5])
+def test_a_directory_that_cannot_be_written_is_one_line(stages, tmp_path, disk, number, room):
+    run = stages.copy(tmp_path / "run", *PARENTS["pruned_ptq"])
+    code, _, err = disk.run(SCRIPTS["pruned_ptq"], run.flags(SCRIPTS["pruned_ptq"]), run.run_dir, room, number)
+    assert (code, err.count("\n")) == (2, 1) and err.startswith(f"error: {run.run_dir}") and "name another directory" in err
