@@ -1,6 +1,6 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
-# make test    lint, types and tests, which must run 85 % of the product's code, processes that they start included
+# make test    lint, types and tests (COV=--cov: and these must run 85 % of the product's code, in processes that they start too)
 # make test-readme the commands of README.md as they are written there, on small data
 # make test-long those, `make fast` too, a million lines through predict.py, and disks that fill up at each of forty moments of a stage
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
@@ -19,6 +19,7 @@ SOURCE ?=
 DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
+COV ?=
 
 PY := .venv/bin/python
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
@@ -123,7 +124,7 @@ shape: .venv/.installed
 test: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest --cov
+	$(PY) -m pytest $(COV)
 
 test-readme: .venv/.installed
 	$(PY) -m pytest -n 0 -m long tests/test_readme.py::test_every_command_does_as_it_is_written
