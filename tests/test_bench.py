@@ -59,6 +59,7 @@ def test_training_speed_gives_all_ways_the_same_sentences(pipeline):
     assert "teacher_logits" in ways["ours"].batches[0] and ways["ours"].teacher is None and filling > 0
 
 
+@pytest.mark.slow
 def test_training_speed_counts_the_cache(pipeline, tmp_path):
     (tmp_path / "speed.json").write_text('{"growth": [1], "steps": 7}')
     run_bench("training_speed", pipeline.run_dir, tmp_path / "speed.json", "--data-dir", pipeline.data_dir, "--steps", 2)
@@ -68,6 +69,7 @@ def test_training_speed_counts_the_cache(pipeline, tmp_path):
     assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 
 
+@pytest.mark.slow
 def test_growth_adds_rows_of_real_runs(pipeline, tmp_path):
     output = tmp_path / "speed.json"
     output.write_text(json.dumps({"ours_per_s": 7.0}))
@@ -91,6 +93,7 @@ def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
     assert found["ratio"] == pytest.approx(found["ours"]["sentences_per_s"] / found["teacher"]["sentences_per_s"])
 
 
+@pytest.mark.slow
 def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
     from bench import ablation
 

@@ -48,6 +48,7 @@ def pruned_by_two(stages, tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", ["teacher", "distilled", "pruned_qkd"])
+@pytest.mark.slow
 def test_a_stage_of_two_processes_publishes_once(stages, tmp_path, stage):
     run = stages.copy(tmp_path / "run", *PARENTS[stage])
     said = together(run, stage)
@@ -67,6 +68,7 @@ def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
     assert gaps.mean() < 1e-4, gaps.mean()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(stages, pruned_by_two, tmp_path):
     run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
     process = begin(run, "pruned", *EVEN)

@@ -92,6 +92,7 @@ def test_no_local_path_in_the_file(pipeline):
         )
 
 
+@pytest.mark.slow
 def test_embedded_encoder_on_real_sentences(tmp_path):
     """A real pretrained encoder: fp32 within 1e-4 of torch, int8 the same whatever shares its batch."""
     import onnxruntime

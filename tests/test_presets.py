@@ -37,6 +37,7 @@ def made_up_latencies(run) -> dict:
     return rates
 
 
+@pytest.mark.slow
 def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
     flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "max", "--target-flops", 0.3, "--augment", 300)
@@ -100,6 +101,7 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
 
 
+@pytest.mark.slow
 def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(stages, tmp_path, monkeypatch):
     run = stages.copy(tmp_path / "run", "teacher")
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -140,6 +142,7 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     assert measure.flops(measure.countable_twin(max_path), 64) <= 0.2 * whole
 
 
+@pytest.mark.slow
 def test_the_smallest_model_that_keeps_accuracy_is_found(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "near", "--augment", 50, "--epochs", 1, "--max-accuracy-drop")

@@ -65,7 +65,7 @@ def test_killed_and_started_again_gives_the_same_weights(stages, tmp_path, stage
     shutil.rmtree(run.run_dir)
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_behind_a_step_that_is_saved(stages, tmp_path, by, code):
     run = stages.copy(tmp_path / "run", "teacher")
     models = run.run_dir / "models"

@@ -24,6 +24,7 @@ def made(run, stage: str) -> list:
     return [c for c in checkpoints.published(run.run_dir) if c.stage == stage]
 
 
+@pytest.mark.slow
 def test_each_seed_is_made_once_from_its_own_parents(seeds):
     assert "up to date" in seeds.said["8_pruning_with_finetuning.py"].stdout  # of the first seed, which stood there
     pruned, rounded = ({c.manifest["seed"]: c for c in made(seeds, stage)} for stage in ("pruned", "pruned_ptq"))
@@ -32,6 +33,7 @@ def test_each_seed_is_made_once_from_its_own_parents(seeds):
     assert pruned[42].manifest["files"]["model.safetensors"] != pruned[43].manifest["files"]["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_report_has_every_seed_its_mean_and_its_spread(seeds):
     rows = rows_of(seeds)
     corpus = data.load(type("Args", (), {"data_dir": seeds.data_dir, "run_dir": seeds.run_dir, "source": "auto"}))
@@ -50,6 +52,7 @@ def test_the_report_has_every_seed_its_mean_and_its_spread(seeds):
     assert f"{100 * row['accuracy_mean']:.1f} ± {100 * row['accuracy_sd']:.1f} (2)" in text
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_otherwise_is_no_other_seed(seeds):
     """Of another recipe, of another stage, or from a parent of another recipe."""
     found = checkpoints.published(seeds.run_dir)
@@ -63,6 +66,7 @@ def test_what_was_asked_for_otherwise_is_no_other_seed(seeds):
     assert lineage.of_other_seeds(newest, changed("pruned_ptq")) == lineage.of_other_seeds(newest, changed("pruned")) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_seed_is_left_out_and_named(seeds, tmp_path):
     run = replace(seeds, run_dir=tmp_path / "run")
     shutil.copytree(seeds.run_dir, run.run_dir, symlinks=True)
