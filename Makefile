@@ -1,9 +1,8 @@
 # make fast    every stage in its short form on the package sentences, into runs/fast/
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint, types and tests
-# make test-all the slow tests too, which together must run 85 % of the product's code, in processes that they start too
-# make test-readme the commands of README.md as they are written there, on small data
-# make test-long those, `make fast` too, a million lines through predict.py, and disks that fill up at each of forty moments of a stage
+# make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
+# make test-long `make fast` as the README has it, a million lines through predict.py, and disks that fill up at each of forty moments of a stage
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
@@ -29,7 +28,7 @@ SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
-.PHONY: help fast full presets frontier bench ablation box test test-all test-readme test-long chaos shape
+.PHONY: help fast full presets frontier bench ablation box test test-all test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -128,9 +127,6 @@ test: .venv/.installed
 
 test-all: PYTEST = -m 'not long' --cov
 test-all: test
-
-test-readme: .venv/.installed
-	$(PY) -m pytest -n 0 -m long tests/test_readme.py::test_every_command_does_as_it_is_written
 
 test-long: .venv/.installed
 	$(PY) -m pytest -m long

@@ -1,8 +1,8 @@
 """The README's commands, run as they are written there, in its order, in a directory with a small data set of one's own.
 
-Minutes: `make test-readme` and `make test-long` run these, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled
-in, and the presets' commands are told of these sentences and to make few more of them; nothing else is changed. `make fast`, which
-takes a real encoder from a package, has a test of its own. Not run: what needs SST-2 from a hub, and `make test` itself.
+Minutes: `make test-all` runs them, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled in, and the presets'
+commands are told of these sentences and to make few more of them; nothing else is changed. `make fast`, which takes a real encoder
+from a package, has a test of its own, for `make test-long`. Not run: what needs SST-2 from a hub, and `make test` itself.
 """
 
 import json
@@ -76,7 +76,7 @@ def test_both_languages_have_the_same_commands():
     assert english == chinese and len(english) > 10
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_command_does_as_it_is_written(place):
     ran = []
     for command in pages()[0]:
