@@ -29,15 +29,21 @@ class Gate(nn.Module):
         self.register_buffer("mask", torch.ones(units))
         self.register_buffer("sensitivity", torch.zeros(units))  # running mean of (∂L/∂g)²
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self._asked: tuple[torch.Tensor, torch.Tensor | None] | None = None  # the gates of the last forward pass, and whose
+        self._asked: tuple[torch.Tensor, torch.Tensor] | None = None  # the gates of the last forward pass, and whose
 
-    def open_units(self) -> torch.Tensor:
-        """Indices (u,) of the units that are not closed."""
-        return self.mask.nonzero().view(-1)
+    def computed(self) -> torch.Tensor:
+        """Indices (u,) of the units that are computed: those that are open, or the first one, since attention wants a head."""
+        units = self.mask.nonzero().view(-1)
+        return units if len(units) else units.new_zeros(1)
 
-    def forward(self, x: torch.Tensor, units: torch.Tensor | None = None) -> torch.Tensor:
-        """x (…, units·width) times its gates; where `units` (u,) are given, x holds the features of these alone."""
-        gate = self.mask.clone() if units is None else self.mask[units]
+    def features(self) -> torch.Tensor:
+        """Indices (u·width,) of what belongs to these units."""
+        return (self.computed()[:, None] * self.width + torch.arange(self.width, device=self.mask.device)).view(-1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, u·width), the features of the computed units, times their gates."""
+        units = self.computed()
+        gate = self.mask[units]
         if self.training and torch.is_grad_enabled():
             gate.requires_grad_()
             self._asked = gate, units
@@ -53,8 +59,7 @@ class Gate(nn.Module):
         gate, units = self._asked or (None, None)
         if gate is None or gate.grad is None:
             raise RuntimeError("no backward pass since the last call: nothing to accumulate")
-        which = slice(None) if units is None else units
-        self.sensitivity[which] = update_running_mean(self.sensitivity[which], over_processes(gate.grad), min(int(self.seen), MEMORY))
+        self.sensitivity[units] = update_running_mean(self.sensitivity[units], over_processes(gate.grad), min(int(self.seen), MEMORY))
         self.seen += 1
         self._asked = None
 
@@ -62,7 +67,7 @@ class Gate(nn.Module):
 def attach(model) -> tuple[list[Gate], list[Gate]]:
     """Puts open gates before every output map and second FFN map of a compact model: (head gates, neuron gates), one a layer.
 
-    Neurons whose gate is closed are not computed, so an epoch gets cheaper while its model is pruned. A block that an earlier cut
+    Units whose gate is closed are not computed, so an epoch gets cheaper while its model is pruned. A block that an earlier cut
     emptied has a gate of no units.
     """
     head_gates, neuron_gates = [], []
@@ -70,22 +75,36 @@ def attach(model) -> tuple[list[Gate], list[Gate]]:
         attention, ffn = layer.attention, layer.ffn
         heads, neurons = Gate(attention.n_heads, model.config.head_dim), Gate(0 if isinstance(ffn, EmptyFFN) else ffn.lin1.out_features, 1)
         if attention.n_heads:
-            attention.out_lin.gate = heads
-            attention.out_lin.register_forward_pre_hook(lambda module, inputs: (module.gate(inputs[0]),))
+            _gate_between((attention.q_lin, attention.k_lin, attention.v_lin), heads, attention.out_lin)
         if len(neurons.mask):
-            ffn.lin2.gate = neurons
-            ffn.forward = functools.partial(_open_neurons_of, ffn)
+            _gate_between((ffn.lin1,), neurons, ffn.lin2)
         head_gates.append(heads)
         neuron_gates.append(neurons)
     return head_gates, neuron_gates
 
 
-def _open_neurons_of(ffn, x: torch.Tensor) -> torch.Tensor:
-    """A DistilBERT FFN of its open neurons alone: (…, D) -> (…, D)."""
-    units = ffn.lin2.gate.open_units()
-    inner = ffn.activation(F.linear(x, ffn.lin1.weight.index_select(0, units), ffn.lin1.bias.index_select(0, units)))
-    outer = F.linear(ffn.lin2.gate(inner, units), ffn.lin2.weight.index_select(1, units), ffn.lin2.bias)
-    return ffn.dropout(outer)
+def _gate_between(before: tuple[nn.Module, ...], gate: Gate, after: nn.Module) -> None:
+    """Puts a gate between the maps that make its units' features and the map that takes them; all compute open units alone."""
+    after.gate = gate
+    for linear in before:
+        linear.forward = functools.partial(_open_rows, linear, gate)
+    after.forward = functools.partial(_open_columns, after, gate)
+
+
+def _open_rows(linear: nn.Linear, gate: Gate, x: torch.Tensor) -> torch.Tensor:
+    """(…, in) -> (…, features of open units)."""
+    rows = gate.features()
+    return F.linear(x, _these(linear.weight, 0, rows), _these(linear.bias, 0, rows))
+
+
+def _open_columns(linear: nn.Linear, gate: Gate, x: torch.Tensor) -> torch.Tensor:
+    """(…, features of open units), gated -> (…, out)."""
+    return F.linear(gate(x), _these(linear.weight, 1, gate.features()), linear.bias)
+
+
+def _these(weights: torch.Tensor, dim: int, which: torch.Tensor) -> torch.Tensor:
+    """Rows (dim 0) or columns (dim 1) of weights: themselves where all are asked for, since gathering and scattering cost time."""
+    return weights if len(which) == weights.shape[dim] else weights.index_select(dim, which)
 
 
 def weights_of_heads(attention) -> tuple[torch.Tensor, torch.Tensor]:

@@ -105,24 +105,31 @@ def test_sparsity_zero_keeps_all():
     assert all(m.all() for m in masks)
 
 
-def test_closed_neurons_are_not_computed_and_the_answer_is_the_masked_one():
+@pytest.mark.parametrize("states", [False, True])
+def test_closed_units_are_not_computed_and_the_answer_is_the_masked_one(states):
+    """`states` asks for hidden states, which DistilBERT's own forward gives."""
     model, batch = tiny_compact().train(), random_batch()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    _, neuron_gates = masking.attach(model)
-    for gate, closed in zip(neuron_gates, (range(40), range(48)), strict=True):  # a whole FFN too
+    head_gates, neuron_gates = masking.attach(model)
+    for gate, closed in zip(head_gates + neuron_gates, (range(1, 3), range(4), range(40), range(48)), strict=True):  # whole blocks too
         gate.mask[list(closed)] = 0
-    seen = []
-    model.layers()[0].ffn.activation.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-1]))
-    logits = model(**batch).logits
+    widths = {}
+    for layer in model.layers():
+        layer.attention.q_lin.register_forward_hook(lambda module, inputs, output: widths.setdefault("q", []).append(output.shape[-1]))
+        layer.ffn.activation.register_forward_hook(lambda module, inputs, output: widths.setdefault("ffn", []).append(output.shape[-1]))
+    logits = model(**batch, output_hidden_states=states).logits
     logits.square().sum().backward()
-    assert seen == [8]
-    for gate in neuron_gates:
+    assert widths == {"q": [16, 8], "ffn": [8, 1]}, "an empty block computes one unit, closed"
+    for gate in head_gates + neuron_gates:
         gate.accumulate()
+    assert (head_gates[0].sensitivity > 0).tolist() == [True, False, False, True]
     assert (neuron_gates[0].sensitivity > 0).tolist() == [False] * 40 + [True] * 8
     plain = tiny_compact()
     with torch.no_grad():
+        plain.layers()[0].attention.out_lin.weight[:, 8:24] = 0
+        plain.layers()[1].attention.out_lin.weight.zero_()
         plain.layers()[0].ffn.lin2.weight[:, :40] = 0
         plain.layers()[1].ffn.lin2.weight.zero_()
     assert torch.allclose(logits, plain(**batch).logits, atol=1e-5)
