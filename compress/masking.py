@@ -83,12 +83,12 @@ def attach(model) -> tuple[list[Gate], list[Gate]]:
     return head_gates, neuron_gates
 
 
-def _gate_between(before: tuple[nn.Module, ...], gate: Gate, after: nn.Module) -> None:
+def _gate_between(before: tuple[nn.Linear, ...], gate: Gate, after: nn.Linear) -> None:
     """Puts a gate between the maps that make its units' features and the map that takes them; all compute open units alone."""
     after.gate = gate
     for linear in before:
-        linear.forward = functools.partial(_open_rows, linear, gate)
-    after.forward = functools.partial(_open_columns, after, gate)
+        linear.forward = functools.partial(_open_rows, linear, gate)  # type: ignore[method-assign]
+    after.forward = functools.partial(_open_columns, after, gate)  # type: ignore[method-assign]
 
 
 def _open_rows(linear: nn.Linear, gate: Gate, x: torch.Tensor) -> torch.Tensor:
