@@ -11,6 +11,7 @@ Half a minute a checkpoint on two cores.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 from common import cli
@@ -68,6 +69,15 @@ def main(args):
             export(args, source, precision, corpus)
 
 
+@functools.lru_cache(maxsize=1)
+def in_both_forms(path: Path):
+    """A checkpoint as a torch model and as an ONNX graph of it, with which either precision begins."""
+    from common import checkpoints, onnx_export
+
+    model = checkpoints.load_model(path)
+    return model, onnx_export.export(model)
+
+
 def export(args, source, precision: str, corpus) -> None:
     """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
     from common import checkpoints
@@ -92,9 +102,8 @@ def export(args, source, precision: str, corpus) -> None:
     # --- 2. export, and compare with torch
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source.path / file, stage.dir / file)
-    torch_model = checkpoints.load_model(source.path)
+    torch_model, model = in_both_forms(source.path)
     corpus.check_labels(torch_model.config.id2label, source.path)
-    model = onnx_export.export(torch_model)
     onnx.save(model, stage.dir / inference.ONNX_FILE)
     at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})
     classifier = inference.OnnxClassifier(at_work)

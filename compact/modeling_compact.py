@@ -203,13 +203,14 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
         projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
         width = attention.attention_head_size
-        by_head = projected.index_select(0, place.view(-1)).view(batch, tokens, -1, width).transpose(1, 2)
-        *query, key, value = by_head.chunk(len(names), dim=1)  # (B, H, N, d) each
-        query = attention.q_lin(asking).view(batch, 1, -1, width).transpose(1, 2) if first_only else query[0]
+        heads = projected.shape[-1] // (len(names) * width)  # of those that are open, while the model is pruned
+        by_head = projected.index_select(0, place.view(-1)).view(batch, tokens, len(names) * heads, width).transpose(1, 2)
+        *query, key, value = by_head.split(heads, dim=1)  # (B, H, N, d) each
+        query = attention.q_lin(asking).view(batch, 1, heads, width).transpose(1, 2) if first_only else query[0]
         multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
                             dropout=attention.dropout.p if self.training else 0.0)
-        mixed = mixed.flatten(2).flatten(0, 1)  # (B·n, H·d)
+        mixed = mixed.reshape(-1, heads * width)  # (B·n, H·d)
         if not first_only:
             mixed = mixed.index_select(0, token)
         return attention.out_lin(mixed), asking
