@@ -3,7 +3,6 @@
 Letters: B batch, N tokens, H heads, d head width, F neurons.
 """
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -75,31 +74,39 @@ def attach(model) -> tuple[list[Gate], list[Gate]]:
         attention, ffn = layer.attention, layer.ffn
         heads, neurons = Gate(attention.n_heads, model.config.head_dim), Gate(0 if isinstance(ffn, EmptyFFN) else ffn.lin1.out_features, 1)
         if attention.n_heads:
-            _gate_between((attention.q_lin, attention.k_lin, attention.v_lin), heads, attention.out_lin)
+            for name in ("q_lin", "k_lin", "v_lin"):
+                setattr(attention, name, _OpenRows(getattr(attention, name), heads.features))
+            attention.out_lin = _OpenColumns(attention.out_lin, heads)
         if len(neurons.mask):
-            _gate_between((ffn.lin1,), neurons, ffn.lin2)
+            ffn.lin1, ffn.lin2 = _OpenRows(ffn.lin1, neurons.features), _OpenColumns(ffn.lin2, neurons)
         head_gates.append(heads)
         neuron_gates.append(neurons)
     return head_gates, neuron_gates
 
 
-def _gate_between(before: tuple[nn.Linear, ...], gate: Gate, after: nn.Linear) -> None:
-    """Puts a gate between the maps that make its units' features and the map that takes them; all compute open units alone."""
-    after.gate = gate
-    for linear in before:
-        linear.forward = functools.partial(_open_rows, linear, gate)  # type: ignore[method-assign]
-    after.forward = functools.partial(_open_columns, after, gate)  # type: ignore[method-assign]
+class _OpenRows(nn.Linear):
+    """A linear layer of which open units' features alone are computed: (…, in) -> (…, u·width). The parameters are `whole`'s own."""
+
+    def __init__(self, whole: nn.Linear, open_features: Callable[[], torch.Tensor]):
+        super().__init__(whole.in_features, whole.out_features, device="meta")
+        self.weight, self.bias = whole.weight, whole.bias
+        self.open_features = open_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.open_features()
+        return F.linear(x, _these(self.weight, 0, rows), _these(self.bias, 0, rows))
 
 
-def _open_rows(linear: nn.Linear, gate: Gate, x: torch.Tensor) -> torch.Tensor:
-    """(…, in) -> (…, features of open units)."""
-    rows = gate.features()
-    return F.linear(x, _these(linear.weight, 0, rows), _these(linear.bias, 0, rows))
+class _OpenColumns(nn.Linear):
+    """A linear layer behind a gate, of open units' features alone: (…, u·width) -> (…, out). The parameters are `whole`'s own."""
 
+    def __init__(self, whole: nn.Linear, gate: Gate):
+        super().__init__(whole.in_features, whole.out_features, device="meta")
+        self.weight, self.bias = whole.weight, whole.bias
+        self.gate = gate
 
-def _open_columns(linear: nn.Linear, gate: Gate, x: torch.Tensor) -> torch.Tensor:
-    """(…, features of open units), gated -> (…, out)."""
-    return F.linear(gate(x), _these(linear.weight, 1, gate.features()), linear.bias)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.gate(x), _these(self.weight, 1, self.gate.features()), self.bias)
 
 
 def _these(weights: torch.Tensor, dim: int, which: torch.Tensor) -> torch.Tensor:
