@@ -151,11 +151,13 @@ class StageParser(Parser):
     def parse(self, argv: list[str] | None = None, recipes: dict[str, dict] | None = None, fast: dict | None = None) -> argparse.Namespace:
         """The flags; `recipes` are defaults by `variant`, and `fast` replaces what a recipe says where --fast is given."""
         if recipes:
-            for name, value in recipes[self.parse_args(argv).variant].items():
+            asked = self.parse_args(argv)
+            for name, value in recipes[asked.variant].items():
+                short = (fast or {}).get(name, value)
                 if name in self._presets:
-                    self._presets[name] = (value, (fast or {}).get(name, value))
+                    self._presets[name] = (value, short)
                 else:
-                    self.set_defaults(**{name: value})
+                    self.set_defaults(**{name: short if asked.fast else value})
         args = self.parse_args(argv)
         for name, (full, short) in self._presets.items():
             if not hasattr(args, name):

@@ -7,6 +7,7 @@ A run that was killed loses a part at most, and one that asks for more sentences
 """
 
 import bisect
+import copy
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import distillation, distributed, precision
+from common import distributed, precision
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import say, warn
 from common.data import Collator, Split, tokenise
@@ -42,6 +43,12 @@ class TeacherOutputs:
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
         """These outputs and behind them another's, some of which may have no hidden states."""
         return TeacherOutputs(self.folders + more.folders)
+
+    def averaged(self, others: list["TeacherOutputs"]) -> "TeacherOutputs":
+        """These outputs with the mean of all these teachers' logits."""
+        mean = copy.copy(self)
+        mean.logits = np.mean([self.logits, *(other.logits for other in others)], axis=0)
+        return mean
 
     @property
     def has_hidden(self) -> bool:
@@ -154,24 +161,14 @@ def damaged(folder: Path) -> Path | None:
     return next((file for file, hash in files.items() if not file.is_file() or sha256_file(file) != hash), None)
 
 
-def lessons(teacher: Checkpoint, sentences: Split, made_up: list[str], max_length: int, run_dir: Path,
-            layers: list[int] | None = None, matmul_precision: str = "highest") -> tuple[Split, TeacherOutputs]:
-    """The training sentences and behind them `made_up` ones, which the teacher alone labels, with what it says of each."""
-    taught = outputs(teacher, sentences, max_length, run_dir, layers, matmul_precision)
-    if not made_up:
-        return sentences, taught
-    new = Split(made_up, [distillation.UNKNOWN] * len(made_up))
-    taught = taught.joined(outputs(teacher, new, max_length, run_dir, matmul_precision=matmul_precision))
-    return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
-
-
 @torch.no_grad()
 def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers: list[int] | None,
              matmul_precision: str) -> None:
     model = load_model(teacher.path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    lengths = [len(ids) for ids in train["input_ids"]]
+    columns = {name: train[name][:] for name in train.column_names}  # a row at a time costs as long as the teacher takes on a GPU
+    lengths = [len(ids) for ids in columns["input_ids"]]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     np.save(folder / "offsets.npy", offsets)
     logits = np.empty((len(train), model.config.num_labels), dtype=np.float32)
@@ -187,7 +184,7 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
     with precision.answers(matmul_precision, model):
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
-            batch = collate([train[i] for i in rows])
+            batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
             out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
                         output_hidden_states=bool(layers))
             logits[rows] = out.logits.float().cpu().numpy()
