@@ -4,7 +4,6 @@ A pretrained BERT with a new classification head learns the task by cross-entrop
 
     python 5_finetune_teacher.py [--fast]                     bert-local/ + sst2_data/ -> models/finetuned_teacher_<ts>/
     python 5_finetune_teacher.py --model PATH_OR_ID           a fine-tuned model: checked, measured, taken as it is
-    python 5_finetune_teacher.py --seed 7 --co-teacher        one more beside it, for stage 8 --co-teachers 1
 
 Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teacher_<ts>/ and the link teacher_model.
 Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
@@ -22,8 +21,6 @@ def parse_args(argv=None):
                        help="a fine-tuned BERT or DistilBERT to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=Path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
-    group.add_argument("--co-teacher", action="store_true",
-                       help="one more, beside the teacher that is there: of another --seed, it errs elsewhere, and their mean less often")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
     return parser.parse(argv)
 
@@ -42,8 +39,7 @@ def main(args):
     else:
         start, commit = sources.local_model(args.run_dir, args.init, "bert-local"), None
         encoders.load_config(start)
-    name = "co_teacher" if args.co_teacher else "teacher"
-    stage = checkpoints.begin(args, name, f"finetuned_{name}", corpus.facts, [], link=None if args.co_teacher else "teacher_model",
+    stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                               decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
     if stage.done:
         return
@@ -64,7 +60,7 @@ def main(args):
     model.save_pretrained(stage.dir)
     tokenizer.save_pretrained(stage.dir)
     stage.publish()
-    cli.say(f"{name.replace('_', '-')}: held-out accuracy {stage.metrics['validation_accuracy']:.4f} on {len(corpus.validation)} sentences")
+    cli.say(f"teacher: held-out accuracy {stage.metrics['validation_accuracy']:.4f} on {len(corpus.validation)} sentences")
 
 
 if __name__ == "__main__":

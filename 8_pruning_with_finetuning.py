@@ -20,12 +20,12 @@ from common import cli
 
 # Operating points by name: what each sets, unless a flag says otherwise.
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "spare_pieces": 5_000, "freeze_embeddings": True,
-                "augment": 500_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 2.0, "hidden_weight": 0.0,
-                "prune_epochs": 0.6, "prune_to": 0.8, "epochs": 3.4, "prune_lr": 1.5e-4, "lr": 2e-4, "batch_size": 256,
+                "augment": 100_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 2.0, "hidden_weight": 0.0,
+                "prune_epochs": 0.6, "prune_to": 0.8, "epochs": 0.9, "prune_lr": 1e-4, "lr": 7e-5, "batch_size": 32,
                 "patience": 0, "dropout": 0.0, "prune_every": 40}
-SMALLER = FROM_TEACHER | {"epochs": 3.9, "prune_lr": 2.5e-4, "lr": 4e-4}  # what must change more learns faster
+SMALLER = FROM_TEACHER | {"augment": 200_000, "prune_epochs": 0.1, "epochs": 1.4, "prune_lr": 2.5e-4, "lr": 3e-4, "batch_size": 128,
+                          "prune_every": 10}  # what must change more learns faster
 PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER | {"spare_pieces": 10_000}, "balanced": SMALLER, "max": SMALLER}
-BRIEF = {"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0, "batch_size": 32, "prune_lr": 1e-4, "lr": 1.5e-4}  # of it with --fast
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --max-accuracy-drop goes down
 BLOCK = 0.003  # of the teacher's FLOPs: about what a block's operators take at batch 1, whatever their size
@@ -39,8 +39,6 @@ def parse_args(argv=None):
                        help="the operating point: sets the flags below, and what it makes is known by its name")
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
-    group.add_argument("--co-teachers", type=cli.not_negative_count, default=0, metavar="N",
-                       help="learn the mean of the teacher's logits and those of the N newest co-teachers (stage 5 --co-teacher)")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
     group.add_argument("--after", type=cli.name, metavar="NAME", default=None,
@@ -89,7 +87,7 @@ def parse_args(argv=None):
     group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
-    args = parser.parse(argv, recipes=PRESETS, fast=BRIEF)
+    args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > 1:
         parser.error("give one budget: --target-flops, --target-mb, --target-speedup or --max-accuracy-drop")
@@ -196,9 +194,8 @@ def prune(args):
     else:
         student = checkpoints.find(args.run_dir, "distilled", args.student, seed=args.seed)
         teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
-    teachers = [teacher, *checkpoints.find_several(args.run_dir, "co_teacher", args.co_teachers)]
-    for taken in (student, *teachers):
-        checkpoints.same_data(taken, corpus.facts)
+    checkpoints.same_data(student, corpus.facts)
+    checkpoints.same_data(teacher, corpus.facts)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     kept = None
@@ -213,7 +210,7 @@ def prune(args):
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
     asked = budget_of(args, model.config, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
-    parents = teachers if args.from_teacher else [student, *teachers]
+    parents = [teacher] if args.from_teacher else [student, teacher]
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
         return stage.done
@@ -226,7 +223,7 @@ def prune(args):
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
-    shown, taught = lessons.lessons(teachers, sentences, args.augment, args.max_length, args.run_dir, layers, args.matmul_precision)
+    shown, taught = lessons.lessons(teacher, sentences, args.augment, args.max_length, args.run_dir, layers, args.matmul_precision)
     train = data.tokenise(tokenizer, shown, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)

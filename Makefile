@@ -3,7 +3,7 @@
 # make test    lint, types and tests
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
 # make test-long `make fast` as the README has it, a million lines through predict.py, and disks that fill up at each of forty moments of a stage
-# make presets near and max of three seeds, balanced of one, from the teacher of make full and one beside it, and runs/presets.json (DATA_DIR=… as for it)
+# make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
@@ -24,7 +24,6 @@ PY := .venv/bin/python
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 PRECISE := --matmul-precision $(MATMUL)
-TAUGHT := --co-teachers 1 $(PRECISE)
 SHAPE := --run-dir runs/distilbert-shape
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
@@ -70,23 +69,22 @@ endef
 
  # $(call near,SEED): its maps keep 8 bits, since 4 cost it a third of a point and save a megabyte
 define near
-$(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(1) --preset near $(TAUGHT) && \
+$(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(1) --preset near $(PRECISE) && \
 $(PY) 11_export_onnx.py $(FULL) --seed $(1) --variant near --precision int8 --table-bits 4
 endef
 
 presets: .venv/.installed
-	$(PY) 5_finetune_teacher.py $(FULL) --seed 7 --co-teacher
 	for seed in 1 2 3; do \
 	  $(call near,$$seed) && \
-	  $(call point,--preset max $(TAUGHT),max,$$seed) || exit $$?; \
+	  $(call point,--preset max --after near $(PRECISE),max,$$seed) || exit $$?; \
 	done
-	$(call point,--preset balanced $(TAUGHT),balanced,1)
+	$(call point,--preset balanced --after near $(PRECISE),balanced,1)
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,--preset near $(TAUGHT) --target-flops 0.3 --name flops30,flops30,1)
-	$(call point,--preset max $(TAUGHT) --target-flops 0.055 --name flops05,flops05,1)
-	$(call point,--preset max $(TAUGHT) --target-flops 0.035 --name flops03,flops03,1)
+	$(call point,--preset near $(PRECISE) --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
+	$(call point,--preset max $(PRECISE) --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
+	$(call point,--preset max $(PRECISE) --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 

@@ -1,12 +1,12 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 4.5] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 2.4] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
-does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of `make presets`, as many of
-them (`--epochs`) as `max` takes there, at a rate that suits a model which lost most of itself at once. Writes model.onnx (onnxruntime's
-dynamic int8) and made.json.
+does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of stage 8's presets, as many
+of them (`--epochs`) as `near` and `max` behind it take there together, at a rate that suits a model which lost most of itself at once.
+Writes model.onnx (onnxruntime's dynamic int8) and made.json.
 """
 
 import copy
@@ -17,7 +17,7 @@ from bench import finished
 from common import cli
 
 SCORED = 32  # batches whose gradients score the weights
-AUGMENT, TEMPERATURE = 500_000, 2.0  # as in stage 8's presets
+AUGMENT, TEMPERATURE = 200_000, 2.0  # as in stage 8's presets
 BATCH, LR, WARMUP = 128, 3e-4, 0.06
 
 
@@ -63,8 +63,7 @@ def main(args) -> None:
     checkpoints.same_data(teacher, corpus.facts)
     conditions = finished.conditions(corpus, torch.get_num_threads())
     tokenizer = checkpoints.load_tokenizer(teacher.path)
-    teachers = [teacher, *checkpoints.find_several(args.run_dir, "co_teacher", args.co_teachers)]
-    shown, taught = lessons.lessons(teachers, corpus.train, args.augment, 128, args.run_dir, matmul_precision=args.matmul_precision)
+    shown, taught = lessons.lessons(teacher, corpus.train, args.augment, 128, args.run_dir, matmul_precision=args.matmul_precision)
     train, collate = data.tokenise(tokenizer, shown, 128, numbered=True), teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     lengths = [len(ids) for ids in train["input_ids"]]
 
@@ -123,9 +122,7 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
     parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
-    parser.add_argument("--epochs", type=cli.positive, default=4.5, help="passes over the sentences")
-    parser.add_argument("--co-teachers", type=cli.not_negative_count, default=1, metavar="N",
-                        help="teachers beside the teacher, as in stage 8")
+    parser.add_argument("--epochs", type=cli.positive, default=2.4, help="passes over the sentences")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
     parser.add_argument("--seed", type=int, default=1)
     cli.precision_flag(parser)

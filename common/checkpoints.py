@@ -34,7 +34,6 @@ MANIFEST = {  # the form of what is read of one
     "files": {str: {"bytes": a_number, "sha256": str}}, "dataset": {"name": str, "source": str, "sha256": (str, None)}}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
-    "co_teacher": "5_finetune_teacher.py --co-teacher",
     "distilled": "6_distill_student.py",
     "pruned": "8_pruning_with_finetuning.py",
     "distilled_ptq": "9_quantize_pruned_model.py",
@@ -169,18 +168,6 @@ def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | No
         return verify(min(made, key=lambda c: c.manifest["seed"] != seed).path)  # of equals, the first: the newest
     wanted = f" of variant '{variant}'" if variant else ""
     raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
-
-
-def find_several(run_dir: Path, stage: str, count: int) -> list[Checkpoint]:
-    """The `count` newest checkpoints of `stage`, each of another seed; verified. Raises UserError where there are fewer."""
-    newest: dict[int, Checkpoint] = {}
-    for checkpoint in published(run_dir):
-        if checkpoint.stage == stage:
-            newest.setdefault(checkpoint.manifest["seed"], checkpoint)
-    if len(newest) < count:
-        raise UserError(f"{len(newest)} {stage} checkpoints of different seeds under {Path(run_dir) / 'models'}, {count} asked for: "
-                        f"run python {SCRIPT_OF[stage]} --seed N first")
-    return [verify(checkpoint.path) for checkpoint in list(newest.values())[:count]]
 
 
 def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = None) -> Checkpoint:

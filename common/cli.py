@@ -151,13 +151,11 @@ class StageParser(Parser):
     def parse(self, argv: list[str] | None = None, recipes: dict[str, dict] | None = None, fast: dict | None = None) -> argparse.Namespace:
         """The flags; `recipes` are defaults by `variant`, and `fast` replaces what a recipe says where --fast is given."""
         if recipes:
-            asked = self.parse_args(argv)
-            for name, value in recipes[asked.variant].items():
-                short = (fast or {}).get(name, value)
+            for name, value in recipes[self.parse_args(argv).variant].items():
                 if name in self._presets:
-                    self._presets[name] = (value, short)
+                    self._presets[name] = (value, (fast or {}).get(name, value))
                 else:
-                    self.set_defaults(**{name: short if asked.fast else value})
+                    self.set_defaults(**{name: value})
         args = self.parse_args(argv)
         for name, (full, short) in self._presets.items():
             if not hasattr(args, name):

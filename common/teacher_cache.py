@@ -7,7 +7,6 @@ A run that was killed loses a part at most, and one that asks for more sentences
 """
 
 import bisect
-import copy
 import json
 import os
 import shutil
@@ -43,12 +42,6 @@ class TeacherOutputs:
     def joined(self, more: "TeacherOutputs") -> "TeacherOutputs":
         """These outputs and behind them another's, some of which may have no hidden states."""
         return TeacherOutputs(self.folders + more.folders)
-
-    def averaged(self, others: list["TeacherOutputs"]) -> "TeacherOutputs":
-        """These outputs with the mean of all these teachers' logits."""
-        mean = copy.copy(self)
-        mean.logits = np.mean([self.logits, *(other.logits for other in others)], axis=0)
-        return mean
 
     @property
     def has_hidden(self) -> bool:

@@ -180,7 +180,6 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
         restore_callback_states_from_checkpoint=True,  # patience counts on after a kill
         dataloader_pin_memory=torch.cuda.is_available(),
-        dataloader_num_workers=2 if torch.cuda.is_available() else 0,  # a GPU takes a batch sooner than one process puts it together
         disable_tqdm=not sys.stderr.isatty())
     callbacks: list[transformers.TrainerCallback] = [_Progress(stage)]
     if keep_best:

@@ -1,4 +1,4 @@
-"""What a student learns from: the training sentences, behind them more that were made of them, and what teachers say of each.
+"""What a student learns from: the training sentences, behind them more that were made of them, and what the teacher says of each.
 
 `models/.made_<key>.json` keeps the made ones: it takes a minute to draw 300,000, and seeds and presets share them.
 """
@@ -15,27 +15,19 @@ from common.teacher_cache import TeacherOutputs, outputs
 from compress import augmentation
 
 
-def lessons(teachers: list[Checkpoint], sentences: Split, augment: int | None, max_length: int, run_dir: Path,
+def lessons(teacher: Checkpoint, sentences: Split, augment: int | None, max_length: int, run_dir: Path,
             layers: list[int] | None = None, matmul_precision: str = "highest") -> tuple[Split, TeacherOutputs]:
-    """`sentences` and behind them `augment` made ones, which teachers alone label, with what they say of each.
-
-    That is the mean of all teachers' logits: an ensemble errs less often than its members (Hinton et al. 2015, section 3). Hidden
-    states, after each of `layers`, are the first one's, of `sentences` alone. Raises UserError for a precision that this processor
-    has no units for.
+    """`sentences` and behind them `augment` made ones, which the teacher alone labels, with what it says of each: of `sentences` its
+    hidden states after each of `layers` too. Raises UserError for a precision that this processor has no units for.
     """
-    shown, new = sentences, Split()
-    if augment is not None:
-        with distributed.first_alone():
-            made = made_of(teachers[0], sentences, augment, run_dir)
-        new = Split(made, [distillation.UNKNOWN] * len(made))
-        shown = Split(sentences.texts + new.texts, sentences.labels + new.labels)
-
-    def said_by(teacher: Checkpoint, layers: list[int] | None) -> TeacherOutputs:
-        said = outputs(teacher, sentences, max_length, run_dir, layers, matmul_precision)
-        return said.joined(outputs(teacher, new, max_length, run_dir, matmul_precision=matmul_precision)) if len(new) else said
-
-    first, *others = teachers
-    return shown, said_by(first, layers).averaged([said_by(other, None) for other in others])
+    taught = outputs(teacher, sentences, max_length, run_dir, layers, matmul_precision)
+    if augment is None:
+        return sentences, taught
+    with distributed.first_alone():
+        made = made_of(teacher, sentences, augment, run_dir)
+    new = Split(made, [distillation.UNKNOWN] * len(made))
+    taught = taught.joined(outputs(teacher, new, max_length, run_dir, matmul_precision=matmul_precision))
+    return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
 
 
 def made_of(teacher: Checkpoint, sentences: Split, count: int, run_dir: Path) -> list[str]:
