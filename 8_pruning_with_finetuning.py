@@ -179,7 +179,7 @@ def prune(args):
 
     import compact
     from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
-    from compress import budget, importance, lessons, masking, qat, schedule, surgery, vocabulary
+    from compress import augmentation, budget, importance, masking, qat, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
@@ -223,8 +223,14 @@ def prune(args):
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden_weight = args.hidden_weight if layers else 0.0
-    shown, taught = lessons.lessons(teacher, sentences, args.augment, args.max_length, args.run_dir, layers, args.matmul_precision)
-    train = data.tokenise(tokenizer, shown, args.max_length, numbered=True)
+    made_up = []
+    if args.augment is not None:
+        table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+        made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
+                                             checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
+    lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers,
+                                            args.matmul_precision)
+    train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
     if args.freeze_embeddings:

@@ -1,12 +1,12 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 2.4] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 3.9] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
 does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of stage 8's presets, as many
-of them (`--epochs`) as `near` and `max` behind it take there together, at a rate that suits a model which lost most of itself at once.
-Writes model.onnx (onnxruntime's dynamic int8) and made.json.
+of them (`--epochs`) as `near` and `max` behind it take there together, at a rate that suits a model which lost most of itself at once:
+theirs is for pruning little by little. Writes model.onnx (onnxruntime's dynamic int8) and made.json.
 """
 
 import copy
@@ -17,8 +17,22 @@ from bench import finished
 from common import cli
 
 SCORED = 32  # batches whose gradients score the weights
-AUGMENT, TEMPERATURE = 200_000, 2.0  # as in stage 8's presets
+AUGMENT, TEMPERATURE = 100_000, 2.0  # as in stage 8's presets
 BATCH, LR, WARMUP = 128, 3e-4, 0.06
+
+
+def lessons(args, corpus, teacher):
+    """The training sentences and those made of them, tokenised in the teacher's spelling, with a collator that knows its answers."""
+    from common import checkpoints, data, teacher_cache
+    from compress import augmentation
+
+    tokenizer = checkpoints.load_tokenizer(teacher.path)
+    table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+    real = corpus.train
+    made_up = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
+    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir, matmul_precision=args.matmul_precision)
+    train = data.tokenise(tokenizer, shown, 128, numbered=True)
+    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
 
 
 def cut(model, share: float, batches: list[dict], loss_of):
@@ -52,8 +66,7 @@ def main(args) -> None:
     from tqdm import tqdm
 
     from bench import peer
-    from common import checkpoints, data, distillation, measure, onnx_export, precision, teacher_cache, training
-    from compress import lessons
+    from common import checkpoints, data, distillation, measure, onnx_export, precision, training
 
     started = time.monotonic()
     transformers.set_seed(args.seed)
@@ -62,9 +75,7 @@ def main(args) -> None:
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
     conditions = finished.conditions(corpus, torch.get_num_threads())
-    tokenizer = checkpoints.load_tokenizer(teacher.path)
-    shown, taught = lessons.lessons(teacher, corpus.train, args.augment, 128, args.run_dir, matmul_precision=args.matmul_precision)
-    train, collate = data.tokenise(tokenizer, shown, 128, numbered=True), teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
+    train, collate = lessons(args, corpus, teacher)
     lengths = [len(ids) for ids in train["input_ids"]]
 
     def batches(epoch: int):
@@ -122,7 +133,7 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
     parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
-    parser.add_argument("--epochs", type=cli.positive, default=2.4, help="passes over the sentences")
+    parser.add_argument("--epochs", type=cli.positive, default=3.9, help="passes over the sentences")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
     parser.add_argument("--seed", type=int, default=1)
     cli.precision_flag(parser)

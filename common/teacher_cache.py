@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import distributed, precision
+from common import distillation, distributed, precision
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import say, warn
 from common.data import Collator, Split, tokenise
@@ -152,6 +152,17 @@ def damaged(folder: Path) -> Path | None:
         return folder / HASHES
     files = {folder / name: hash for name, hash in hashes["files"].items()}
     return next((file for file, hash in files.items() if not file.is_file() or sha256_file(file) != hash), None)
+
+
+def lessons(teacher: Checkpoint, sentences: Split, made_up: list[str], max_length: int, run_dir: Path,
+            layers: list[int] | None = None, matmul_precision: str = "highest") -> tuple[Split, TeacherOutputs]:
+    """The training sentences and behind them `made_up` ones, which the teacher alone labels, with what it says of each."""
+    taught = outputs(teacher, sentences, max_length, run_dir, layers, matmul_precision)
+    if not made_up:
+        return sentences, taught
+    new = Split(made_up, [distillation.UNKNOWN] * len(made_up))
+    taught = taught.joined(outputs(teacher, new, max_length, run_dir, matmul_precision=matmul_precision))
+    return Split(sentences.texts + new.texts, sentences.labels + new.labels), taught
 
 
 @torch.no_grad()
