@@ -62,7 +62,8 @@ def parse_args(argv=None):
     group.add_argument("--at-batch", choices=["1", "32"], default="1", help="the batch size that --target-speedup is about")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
-    parser.preset(group, "--prune-epochs", type=cli.positive, full=1.0, fast=1.0, help="epochs of warming up and pruning")
+    parser.preset(group, "--prune-epochs", type=cli.not_negative, full=1.0, fast=1.0,
+                  help="epochs of warming up and pruning; 0 prunes nothing: behind --after the same model learns on")
     group.add_argument("--prune-from", type=cli.fraction, default=0.1, metavar="SHARE", help="share of these after which sparsity rises")
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
     group.add_argument("--prune-every", type=cli.count, default=20, metavar="STEPS", help="steps between two rankings")
@@ -236,6 +237,11 @@ def prune(args):
     if args.freeze_embeddings:
         qat.freeze_tables(model)
     head_gates, neuron_gates = masking.attach(model)
+    if asked is not None and not args.prune_epochs:
+        has = budget.spent([gate.mask for gate in head_gates + neuron_gates], asked.prices)
+        if has > asked.total:
+            raise cli.UserError(f"--prune-epochs 0 prunes nothing, and {student.path} has {has / asked.unit:.4g} {asked.name}, "
+                                f"{asked.total / asked.unit:.4g} asked for: go on --after a model that is small enough, or prune")
     # Behind another preset the order of sentences goes on with the next pass: the same again would be known by heart.
     passed = student.manifest["metrics"].get("passes", 0)
 
@@ -280,10 +286,11 @@ def prune(args):
             return loss
 
     pace = argparse.Namespace(**vars(args) | {"lr": args.prune_lr or args.lr})
-    pruner = training.make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
-                                   keep_best=False, first_epoch=passed)
-    training.fit(pruner, stage)
-    rank_and_close(1.0)
+    if args.prune_epochs:
+        pruner = training.make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
+                                       keep_best=False, first_epoch=passed)
+        training.fit(pruner, stage)
+        rank_and_close(1.0)
 
     # --- 3. cut: what the gates zeroed leaves the model; its logits must not notice
     small = surgery.cut(model, [g.mask for g in head_gates], [g.mask for g in neuron_gates])

@@ -76,7 +76,7 @@ def main(args) -> None:
     checkpoints.same_data(teacher, corpus.facts)
     conditions = finished.conditions(corpus, torch.get_num_threads())
     train, collate = lessons(args, corpus, teacher)
-    lengths = [len(ids) for ids in train["input_ids"]]
+    lengths = data.lengths(train)
 
     def batches(epoch: int):
         order = data.length_grouped_order(lengths, BATCH, args.seed, epoch)

@@ -85,7 +85,7 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
                         "attention_mask": F.pad(batch["attention_mask"], rest)}
 
     dynamic = batches(list(range(len(train))), data.Collator(tokenizer.pad_token_id))
-    grouped = data.length_grouped_order([len(ids) for ids in train["input_ids"]], batch_size, 0, 0)
+    grouped = data.length_grouped_order(data.lengths(train), batch_size, 0, 0)
     student = encoders.distilbert_of_teacher(model, list(model.config.label2id))
     gated = compact.from_distilbert(student)
     masking.attach(gated)  # ours alone pays for gates

@@ -1,11 +1,14 @@
 """Read, validate, split, fingerprint and tokenise sentences; batches grouped by length."""
 
+import itertools
 import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from common.cli import UserError, say
 from common.facts import has_form, read_json, sha256_file, sha256_json
@@ -226,12 +229,19 @@ def hold_out(train: Split) -> tuple[Split, Split, Split]:
 # --- tokenising and batching
 
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
-    """`datasets.Dataset` with input_ids, attention_mask, labels; `numbered` adds index, the position in `split`."""
+    """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`."""
     import datasets
 
-    encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False)
-    rows = {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"], "labels": split.labels}
+    encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False, return_attention_mask=False)
+    rows = {"input_ids": encoded["input_ids"], "labels": split.labels}
     return datasets.Dataset.from_dict(rows | ({"index": list(range(len(split)))} if numbered else {}))
+
+
+def lengths(tokenised) -> list[int]:
+    """How many tokens each sentence of `tokenise` has: read off the offsets, a thousand times as fast as its lists."""
+    import pyarrow.compute
+
+    return pyarrow.compute.list_value_length(tokenised.with_format("arrow")["input_ids"][:]).to_pylist()
 
 
 def spelling(tokenizer) -> dict:
@@ -291,8 +301,9 @@ class Collator:
     def __call__(self, rows: list[dict]) -> dict:
         import torch
 
-        longest = max(len(r["input_ids"]) for r in rows)
-        ids = [r["input_ids"] + [self.pad_token_id] * (longest - len(r["input_ids"])) for r in rows]
-        mask = [r["attention_mask"] + [0] * (longest - len(r["attention_mask"])) for r in rows]
-        batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-        return batch | {k: torch.tensor([r[k] for r in rows]) for k in rows[0] if k not in batch}
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        real = np.arange(lengths.max()) < lengths[:, None]  # (B, N)
+        ids = np.full(real.shape, self.pad_token_id)
+        ids[real] = np.fromiter(itertools.chain.from_iterable(row["input_ids"] for row in rows), ids.dtype, lengths.sum())
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(ids.dtype))}
+        return batch | {k: torch.tensor([row[k] for row in rows]) for k in rows[0] if k not in batch}

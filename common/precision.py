@@ -22,7 +22,7 @@ def products(name: str, model):
     """
     before = torch.get_float32_matmul_precision(), model.config._attn_implementation
     torch.set_float32_matmul_precision(name)
-    if name != "highest":
+    if name != "highest" and model.device.type == "cpu":
         model.set_attn_implementation("eager")
     try:
         yield

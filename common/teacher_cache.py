@@ -102,11 +102,10 @@ def _parts(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path
            matmul_precision: str) -> list[Path]:
     """Where the outputs stand; computed where they don't."""
     tokenizer = load_tokenizer(teacher.path)
-    train = tokenise(tokenizer, sentences, max_length)
     folders = []
-    for start in range(0, len(train), PART):
-        part = train.select(range(start, min(start + PART, len(train))))
-        shown = sha256_json([part["input_ids"][:], layers, matmul_precision])[:8]
+    for start in range(0, len(sentences), PART):
+        part = Split(sentences.texts[start:start + PART], sentences.labels[start:start + PART])
+        shown = sha256_json([part.texts, max_length, layers, matmul_precision])[:8]
         folder = run_dir / "models" / f".teacher_{teacher.key}_{shown}"
         if folder.is_dir() and (spoilt := damaged(folder)):
             warn(f"{spoilt} is damaged: computed again")
@@ -115,7 +114,7 @@ def _parts(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Path
             _sweep(folder)
             fresh = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
             fresh.mkdir(parents=True)
-            _compute(teacher, part, tokenizer.pad_token_id, fresh, layers, matmul_precision)
+            _compute(teacher, tokenise(tokenizer, part, max_length), tokenizer.pad_token_id, fresh, layers, matmul_precision)
             hashes = sealed({"files": {file.name: sha256_file(file) for file in sorted(fresh.iterdir())}})
             (fresh / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
             if folder.is_dir():

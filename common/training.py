@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from common import distributed, memory, precision
 from common.checkpoints import Stage
 from common.cli import UserError, say
-from common.data import length_grouped_order
+from common.data import length_grouped_order, lengths
 
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
@@ -52,7 +52,7 @@ class StageTrainer(transformers.Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler([len(ids) for ids in dataset["input_ids"]], self.args.train_batch_size * distributed.WORLD,
+        return LengthGroupedSampler(lengths(dataset), self.args.train_batch_size * distributed.WORLD,
                                     self.args.seed, self.first_epoch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -165,7 +165,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     precision.check(args.matmul_precision)
     if args.batch_size % distributed.WORLD:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by {distributed.WORLD} processes: give a multiple")
-    memory.check(model, min(args.batch_size, len(train)) // distributed.WORLD, max(map(len, train["input_ids"])))
+    memory.check(model, min(args.batch_size, len(train)) // distributed.WORLD, max(lengths(train)))
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))

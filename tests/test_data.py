@@ -229,6 +229,8 @@ def test_a_batch_is_padded_to_its_longest_sentence(tokenizer):
     split = data.Split(["a lovely film", "a rather dull story from start to finish and much more", "x " * 60], [1, 0, 1])
     rows = data.tokenise(tokenizer, split, max_length=24, numbered=True)
     assert len(rows[2]["input_ids"]) == 24, "longer sentences are cut"
+    assert data.lengths(rows) == [len(ids) for ids in rows["input_ids"]]
+    assert data.lengths(rows.select([2, 0])) == [24, len(rows[0]["input_ids"])]
     batch = data.Collator(tokenizer.pad_token_id)([rows[0], rows[1]])
     n = len(rows[1]["input_ids"])
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, n) and n < 24

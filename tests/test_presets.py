@@ -140,6 +140,16 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     assert shapes[0].vocab_size == shapes[1].vocab_size
     whole = measure.flops(measure.countable_twin(run.checkpoint("teacher")), 64)
     assert measure.flops(measure.countable_twin(max_path), 64) <= 0.2 * whole
+    learn_on = (*flags, "max", "--after", "max", "--prune-epochs", 0, "--target-flops")
+    code, out, err = call_script("8_pruning_with_finetuning.py", *learn_on, 0.1)
+    assert (code, err.count("\n")) == (2, 1) and "--prune-epochs 0 prunes nothing" in err and "0.1 asked for" in err
+    code, out, err = call_script("8_pruning_with_finetuning.py", *learn_on, 0.2)
+    assert code == 0, err
+    again_path, again = manifests(run.run_dir)["pruned", "max"]
+    assert again["parents"][0]["key"] == last["key"] and again["metrics"]["passes"] == 3
+    before, after = (checkpoints.load_model(path) for path in (max_path, again_path))
+    assert (before.config.heads, before.config.ffn) == (after.config.heads, after.config.ffn)
+    assert not torch.equal(before.classifier.weight, after.classifier.weight), "it learnt on"
 
 
 @pytest.mark.slow
