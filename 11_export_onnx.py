@@ -26,6 +26,7 @@ def parse_args(argv=None):
                        help="what to export; else the newest pruned_qkd (else pruned_ptq, pruned) of --variant "
                             "and the distilled student it came from")
     group.add_argument("--variant", default="published", help="the operating point whose newest lineage is exported")
+    group.add_argument("--from-pruned", action="store_true", help="export the pruned model itself, though a 4-bit one was made of it")
     group.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="of the weights in the file")
     group.add_argument("--calibration-sentences", type=cli.count, default=256, metavar="N",
                        help="training sentences that set the int8 ranges")
@@ -36,8 +37,8 @@ def parse_args(argv=None):
     return parser.parse(argv)
 
 
-def newest_lineage(run_dir: Path, variant: str, seed: int) -> list:
-    """The best checkpoint made from the newest pruned one, of `seed` if there is one, and the distilled baseline of the same lineage."""
+def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) -> list:
+    """The newest pruned checkpoint, of `seed` if there is one, or what was quantised of it, and the distilled baseline of its lineage."""
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
@@ -46,7 +47,8 @@ def newest_lineage(run_dir: Path, variant: str, seed: int) -> list:
     pruned = checkpoints.find(run_dir, "pruned", variant=variant, seed=seed)
     finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
     baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
-    return [checkpoints.verify(c.path) for c in [*finished, pruned][:1] + baseline[:1]]  # no baseline where the teacher was pruned
+    chosen = [pruned] if from_pruned else [*finished, pruned][:1]
+    return [checkpoints.verify(c.path) for c in chosen + baseline[:1]]  # no baseline where the teacher was pruned
 
 
 def main(args):
@@ -56,7 +58,7 @@ def main(args):
     if args.checkpoint:
         chosen = [checkpoints.verify(path) for path in args.checkpoint]
     else:
-        chosen = newest_lineage(args.run_dir, args.variant, args.seed)
+        chosen = newest_lineage(args.run_dir, args.variant, args.seed, args.from_pruned)
     for source in chosen:
         if source.stage not in checkpoints.SCRIPT_OF:
             raise cli.UserError(f"{source.path} was made by the stage '{source.stage}', which this one doesn't export: "

@@ -19,7 +19,7 @@ from pathlib import Path
 from common import cli
 
 # Operating points by name: what each sets, unless a flag says otherwise.
-FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "spare_pieces": 5_000, "freeze_embeddings": True,
+FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "spare_pieces": 4_400, "freeze_embeddings": True,
                 "augment": 100_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 2.0, "hidden_weight": 0.0,
                 "prune_epochs": 0.6, "prune_to": 0.8, "epochs": 0.9, "prune_lr": 1e-4, "lr": 7e-5, "batch_size": 32,
                 "patience": 0, "dropout": 0.0, "prune_every": 40}

@@ -11,7 +11,8 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them.
+# LONG=1 lets the presets learn on, from a million made sentences three times over: ten minutes for all six on an H200, days on two CPU cores.
+# MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -60,31 +61,34 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
- # $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, in 4 bits and as the int8 file that ships
+ # $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, and the int8 file that ships of it
 define point
-$(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(3) $(1) && \
-$(PY) 9_quantize_pruned_model.py $(FULL) --seed $(3) --variant $(2) && \
-$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --precision int8 --table-bits 4 --map-bits 4
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(3) $(1) && \
+$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --from-pruned --precision int8 --table-bits 4
 endef
-
- # $(call near,SEED): its maps keep 8 bits, since 4 cost it a third of a point and save a megabyte
-define near
-$(PY) 8_pruning_with_finetuning.py $(FULL) --seed $(1) --preset near $(PRECISE) && \
-$(PY) 11_export_onnx.py $(FULL) --seed $(1) --variant near --precision int8 --table-bits 4
-endef
+LEARN_ON := --prune-epochs 0 --augment 1000000 --epochs 3 --batch-size 512
 
 presets: .venv/.installed
+ifdef LONG
 	for seed in 1 2 3; do \
-	  $(call near,$$seed) && \
-	  $(call point,--preset max --after near $(PRECISE),max,$$seed) || exit $$?; \
+	  $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $$seed --preset near --name near-cut && \
+	  $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $$seed --preset max --name max-cut --after near-cut && \
+	  $(call point,--preset near --after near-cut $(LEARN_ON) --lr 3e-4,near,$$seed) && \
+	  $(call point,--preset max --after max-cut $(LEARN_ON) --lr 5e-4,max,$$seed) || exit $$?; \
 	done
-	$(call point,--preset balanced --after near $(PRECISE),balanced,1)
+else
+	for seed in 1 2 3; do \
+	  $(call point,--preset near,near,$$seed) && \
+	  $(call point,--preset max --after near,max,$$seed) || exit $$?; \
+	done
+	$(call point,--preset balanced --after near,balanced,1)
+endif
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,--preset near $(PRECISE) --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
-	$(call point,--preset max $(PRECISE) --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
-	$(call point,--preset max $(PRECISE) --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
+	$(call point,--preset near --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
+	$(call point,--preset max --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
+	$(call point,--preset max --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
@@ -101,6 +105,7 @@ ablation: .venv/.installed
 	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 box: .venv/.installed
+	for seed in 1 2 3; do $(PY) 9_quantize_pruned_model.py $(FULL) --seed $$seed --variant max || exit $$?; done
 	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 runs/peers/%/.installed: bench/requirements-%.txt

@@ -6,6 +6,7 @@ Of the preset's seeds it takes the one that answers the held-out split best as i
 directories as they were published, and answers the dev set with each once. The card's figures are those of these very files.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -23,18 +24,44 @@ def parse_args():
 
 
 def best_pair(run_dir: Path, variant: str) -> tuple:
-    """(4-bit checkpoint, int8 export of it) of the best held-out accuracy. Raises UserError where there is none."""
+    """(4-bit checkpoint, int8 export of it or of the pruned model that it was made of) of the best held-out accuracy.
+
+    Raises UserError where there is none.
+    """
     from common import checkpoints
 
     made = [c for c in checkpoints.published(run_dir) if c.variant == variant]
-    exports = [c for c in made if c.stage in ("pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")]
+    exports = [c for c in made if c.stage in ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")]
+    quantised = [c for c in made if c.stage in ("pruned_ptq", "pruned_qkd")]
     for export in sorted(exports, key=lambda c: -c.manifest["metrics"]["validation_accuracy"]):
-        kind = export.stage.removesuffix("_onnx_int8")
-        source = next((c for c in made if c.stage == kind and c.key == export.parent_key(kind)), None)
-        if source:
-            return checkpoints.verify(source.path), checkpoints.verify(export.path)
-    raise cli.UserError(f"no int8 export of a 4-bit '{variant}' under {run_dir / 'models'}: run 9_quantize_pruned_model.py and "
-                        f"11_export_onnx.py --precision int8 --table-bits 4 --map-bits 4 with --variant {variant} first")
+        of_one = [c for c in quantised if c.key == export.parent_key(c.stage) or c.parent_key("pruned") == export.parent_key("pruned")]
+        if of_one:
+            return checkpoints.verify(of_one[0].path), checkpoints.verify(export.path)
+    raise cli.UserError(f"no int8 export of '{variant}' with a 4-bit checkpoint beside it under {run_dir / 'models'}: run "
+                        f"9_quantize_pruned_model.py and 11_export_onnx.py --precision int8 with --variant {variant} first")
+
+
+LEARNT_ON = ("prune_epochs", "augment", "spare_pieces", "epochs", "batch_size", "lr")  # what a stage 8 that prunes nothing was told
+EXPORTED = ("table_bits", "map_bits")
+
+
+def typed(checkpoint, after: str | None = None) -> str:
+    """The command that made a checkpoint, `after` another variant, as far as it says more than its preset and where it ran."""
+    args, kind = checkpoint.manifest["args"], checkpoint.stage
+    said = {"variant": checkpoint.variant}
+    if kind == "pruned":
+        script, said = "8_pruning_with_finetuning.py", {"preset": checkpoint.variant, "after": after}
+        said |= {name: args[name] for name in LEARNT_ON if args["prune_epochs"] == 0}
+        said |= {name: value for name, value in args.items() if name == "matmul_precision" and value != "highest"}
+    elif kind.endswith("_onnx_int8"):
+        script = "11_export_onnx.py" + (" --from-pruned" if kind == "pruned_onnx_int8" else "")
+        said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED}
+    else:
+        script = {"pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py"}[kind]
+    said["seed"] = checkpoint.manifest["seed"]
+    flags = " ".join(f"--{name.replace('_', '-')} {f'{value:.7g}' if isinstance(value, float) else value}"
+                     for name, value in said.items() if value is not None)
+    return f"python {script} {flags}"
 
 
 def card(variant: str, figures: dict) -> str:
@@ -45,9 +72,7 @@ def card(variant: str, figures: dict) -> str:
     rows = [[title, f"{file['size_mb']:.2f}", f"{100 * file['validation_accuracy']:.1f}", f"{100 * file['accuracy']:.1f}",
              "–".join(f"{100 * end:.1f}" for end in file["ci95"])] for name, title in files.items() for file in [figures[name]]]
     made, data, structure, teacher = figures["made"], figures["dataset"], figures["structure"], figures["teacher"]
-    shared = f"--seed {made['seed']}" + (f" --matmul-precision {made['precision']}" if made["precision"] != "highest" else "")
-    steps = [(made["after"], ""), (variant, f" --after {made['after']}")] if made["after"] else [(variant, "")]
-    pruned_by = ", ".join(f"`python 8_pruning_with_finetuning.py --preset {name}{after} {shared}`" for name, after in steps)
+    steps = "\n".join(f"    {step['command']}    # at {step['commit'][:12]}" for step in made["steps"])
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
@@ -60,9 +85,10 @@ Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vo
 Use: `python predict.py "a gripping film"`, or, with this directory's path,
 `AutoModelForSequenceClassification.from_pretrained(PATH, trust_remote_code=True)`.
 
-Made by {pruned_by}, `9_quantize_pruned_model.py --variant {variant}` and
-`11_export_onnx.py --variant {variant} --precision int8 --table-bits 4 --map-bits 4`, at commit {made['commit']},
-from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}).
+Made from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}) by
+
+{steps}
+
 The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
 its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
 
@@ -78,9 +104,10 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     source, export = best_pair(args.run_dir, args.variant)
     checkpoints.same_data(source, corpus.facts)
-    pruned = checkpoints.parent(args.run_dir, source, "pruned")
-    teacher = checkpoints.parent(args.run_dir, pruned, "teacher")
-    before = checkpoints.parent(args.run_dir, pruned, "pruned") if pruned.parent_key("pruned") else None
+    pruned = [checkpoints.parent(args.run_dir, source, "pruned")]
+    while pruned[0].parent_key("pruned"):
+        pruned.insert(0, checkpoints.parent(args.run_dir, pruned[0], "pruned"))
+    teacher = checkpoints.parent(args.run_dir, pruned[0], "teacher")
     shape = json.loads((teacher.path / "config.json").read_text(encoding="utf-8"))
     parts = {"checkpoint": source, "onnx": export}
     total = sum(measure.size(part)["total_mb"] for part in parts.values())
@@ -92,11 +119,11 @@ def main(args) -> None:
         labels = inference.open_classifier(checkpoint.path).classify(corpus.dev.texts, progress=True).argmax(-1)
         return measure.accuracy(labels, corpus.dev.labels) | measure.size(checkpoint) | held_out
 
+    steps = [(pruned[0],), *((made, before.variant) for before, made in itertools.pairwise(pruned)), (source,), (export,)]
     figures = {name: answered(part) for name, part in parts.items()}
     figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "code": checkpoints.code_identity(),
                 "structure": measure.structure(measure.countable_twin(source.path)),
-                "made": {"seed": pruned.manifest["seed"], "precision": pruned.manifest["args"].get("matmul_precision", "highest"),
-                         "after": before.variant if before else None, "commit": pruned.manifest["code"]["commit"],
+                "made": {"steps": [{"command": typed(*step), "commit": step[0].manifest["code"]["commit"]} for step in steps],
                          "layers": shape["num_hidden_layers"], "width": shape["hidden_size"]}}
     shutil.rmtree(args.output, ignore_errors=True)
     shutil.copytree(source.path, args.output)
