@@ -41,6 +41,11 @@ class CompactConfig(DistilBertConfig):
 class _Packed4bit(nn.Module):
     """Buffers of a packed (out, in) or (V, D) weight."""
 
+    codes: torch.Tensor
+    scale_codes: torch.Tensor
+    scale_scales: torch.Tensor
+    scale_offset: torch.Tensor
+
     def __init__(self, shape: tuple[int, int]):
         super().__init__()
         self.shape = shape
@@ -132,7 +137,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)
-        for layer, heads, neurons in zip(self.distilbert.transformer.layer, config.heads, config.ffn, strict=True):
+        for layer, heads, neurons in zip(self.layers(), config.heads or [], config.ffn or [], strict=True):
             if heads:
                 inner = heads * config.head_dim
                 for name in ("q_lin", "k_lin", "v_lin"):
@@ -148,7 +153,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 layer.ffn = EmptyFFN(config.dim)
         if config.weight_bits == 4:
             for parent, name, dense in list(self.quantisable()):
-                setattr(parent, name, NF4Embedding(tuple(dense.weight.shape)) if isinstance(dense, nn.Embedding)
+                setattr(parent, name, NF4Embedding((dense.num_embeddings, dense.embedding_dim)) if isinstance(dense, nn.Embedding)
                         else NF4Linear(dense.in_features, dense.out_features))
         self.post_init()
 
@@ -166,16 +171,15 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
 
     def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
-        real = mask.reshape(-1) != 0  # (B·N,)
-        token = real.nonzero().view(-1)  # (T,): where each stands in the padded batch
-        column = torch.arange(mask.shape[1], device=mask.device).expand_as(mask).reshape(-1)
+        at = mask.nonzero()  # (T, 2): sentence and column of each token
+        token = at[:, 0] * mask.shape[1] + at[:, 1]  # (T,): where each stands in the padded batch
         # (B, N): which of T stands where; where padding does, any, since nobody attends to it
-        place = (real.cumsum(0) - 1).clamp(min=0).view(mask.shape)
+        place = ((mask != 0).reshape(-1).cumsum(0) - 1).clamp(min=0).view(mask.shape)
         embeddings = self.distilbert.embeddings
         x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
-        x = x + embeddings.position_embeddings(column.index_select(0, token))
+        x = x + embeddings.position_embeddings(at[:, 1])
         x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
-        hidden_from = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None]
+        hidden_from = ((mask != 0).to(x.dtype) - 1)[:, None, None] * torch.finfo(x.dtype).max  # 0, and at padding the least there is
         last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
         if last < 0:
             x = x.index_select(0, place[:, 0])
@@ -198,14 +202,15 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         names = ("k_lin", "v_lin") if first_only else ("q_lin", "k_lin", "v_lin")
         joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
         projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
-        shape = (batch, tokens, len(names), attention.n_heads, attention.attention_head_size)
-        by_head = projected.index_select(0, place.view(-1)).view(shape).permute(2, 0, 3, 1, 4)  # (maps, B, H, N, d)
-        query = attention.q_lin(asking).view(batch, 1, *shape[3:]).transpose(1, 2) if first_only else by_head[0]
-        key, value = by_head[-2], by_head[-1]
+        width = attention.attention_head_size
+        heads = projected.shape[-1] // (len(names) * width)  # of those that are open, while the model is pruned
+        by_head = projected.index_select(0, place.view(-1)).view(batch, tokens, len(names) * heads, width).transpose(1, 2)
+        *query, key, value = by_head.split(heads, dim=1)  # (B, H, N, d) each
+        query = attention.q_lin(asking).view(batch, 1, heads, width).transpose(1, 2) if first_only else query[0]
         multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
                             dropout=attention.dropout.p if self.training else 0.0)
-        mixed = mixed.reshape(-1, attention.n_heads * attention.attention_head_size)  # (B·n, H·d)
+        mixed = mixed.reshape(-1, heads * width)  # (B·n, H·d)
         if not first_only:
             mixed = mixed.index_select(0, token)
         return attention.out_lin(mixed), asking
