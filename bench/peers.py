@@ -11,6 +11,7 @@ make (of the models made here; for ours, all of its stages behind the teacher, a
 import json
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,10 @@ TURN = 8  # groups that a model answers before the next model's turn
 
 
 class Worker:
-    """A peer's process: asked a line, it answers a line. `error` says why it can't, and is None while it can."""
+    """A peer's process: asked a line, it answers a line. `error` says why it can't, and is None while it can.
+
+    It is stopped when it isn't asked: threads of torchao's spin on for minutes, and took a core from all the others.
+    """
 
     def __init__(self, key: str, python: str, arguments: list[str], log: Path):
         self.key, self.log = key, log
@@ -38,11 +42,15 @@ class Worker:
                                         stderr=log.open("w"), text=True)
         self.error: str | None = None
         self.ready = self._line()
+        self.process.send_signal(signal.SIGSTOP)
 
     def ask(self, what: str, groups: list[list[str]]):
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(json.dumps({"what": what, "groups": groups}) + "\n")
         self.process.stdin.flush()
-        return self._line()
+        said = self._line()
+        self.process.send_signal(signal.SIGSTOP)
+        return said
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -54,6 +62,7 @@ class Worker:
         return None
 
     def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
