@@ -8,9 +8,11 @@ peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes
 make (of the models made here; for ours, all of its stages behind the teacher, as their stage.json note them).
 """
 
+import contextlib
 import json
 import random
 import re
+import select
 import signal
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic i
           "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
           "torch_pruning": "Torch-Pruning, taught alike, int8",
           "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
+PATIENCE = 300  # seconds for the dev set, or for a turn; torchao's products take hours where the processor has no VNNI
 TURN = 8  # groups that a model answers before the next model's turn
 
 
@@ -48,9 +51,13 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(json.dumps({"what": what, "groups": groups}) + "\n")
         self.process.stdin.flush()
-        said = self._line()
-        self.process.send_signal(signal.SIGSTOP)
-        return said
+        if select.select([self.process.stdout], [], [], PATIENCE)[0]:
+            said = self._line()
+            self.process.send_signal(signal.SIGSTOP)
+            return said
+        self.process.kill()
+        self.error = f"no answer within {PATIENCE} seconds"
+        return None
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -125,7 +132,7 @@ def main(args) -> None:
             asked[key] = ["ours", "--checkpoint", str(found.path)]
             minutes[key] = minutes_to_make(found, made)
     kinds = [kind for kind in LABELS if kind not in ("half", "half_int8")]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stopped:
         place = Path(folder)
         sample = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
         (place / "calibration.json").write_text(json.dumps(sample), encoding="utf-8")
@@ -144,6 +151,7 @@ def main(args) -> None:
         for key, arguments in asked.items():
             workers[key] = Worker(key, pythons.get(key, sys.executable), [*arguments, "--threads", str(args.threads or os.cpu_count())],
                                   place / f"{key}.log")
+            stopped.callback(workers[key].close)
             cli.say(f"{key}: {workers[key].error or 'ready'}")
         alive = [w for w in workers.values() if w.error is None]
         dev = corpus.dev
@@ -166,7 +174,6 @@ def main(args) -> None:
                 row |= {"size_mb": worker.ready["size_mb"], "latency_ms": {b: latency[b][key] for b in ("1", "32")},
                         "text_to_label_ms": whole[key], "minutes_to_make": minutes.get(key, worker.ready["minutes"]),
                         "versions": worker.ready["versions"]}
-                worker.close()
             rows.append(row)
     result = {**conditions, "sentences": len(texts), "repeats": args.repeats, "rows": rows,
               "versus": {row["key"]: versus(row, rows) for row in rows if row["ours"]}}
