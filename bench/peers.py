@@ -29,14 +29,14 @@ LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic i
           "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
           "torch_pruning": "Torch-Pruning, taught alike, int8",
           "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
-PATIENCE = 300  # seconds for the dev set, or for a turn; torchao's products take hours where the processor has no VNNI
+PATIENCE = 300  # seconds for the dev set, or for a turn
 TURN = 8  # groups that a model answers before the next model's turn
 
 
 class Worker:
     """A peer's process: asked a line, it answers a line. `error` says why it can't, and is None while it can.
 
-    It is stopped when it isn't asked: threads of torchao's spin on for minutes, and took a core from all the others.
+    It is stopped while others are asked, so that no thread of its own, spinning on, takes a core from them.
     """
 
     def __init__(self, key: str, python: str, arguments: list[str], log: Path):
