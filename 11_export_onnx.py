@@ -34,7 +34,10 @@ def parse_args(argv=None):
     group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
     parser.seeds_flag(group)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    if args.checkpoint and args.from_pruned:
+        parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
+    return args
 
 
 def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) -> list:

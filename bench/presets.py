@@ -73,14 +73,19 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
 def predictions(corpus, teacher, run_dir: Path, threads: int):
     """A function: structure of a model -> {batch: how many times as fast as the teacher}, by the machine's table of latencies.
 
-    It is the table that stage 8's --target-speedup goes by: of small models with random weights, none of them a preset's.
+    It is the table that stage 8's --target-speedup goes by: of small models with random weights, none of them a preset's. It is
+    measured in a process of its own: small models beside what this one has opened take longer, and so do those opened behind it.
     """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     import compact
     from common import checkpoints, encoders, latency_table
     from compress import costs
 
     shape = compact.from_distilbert(encoders.distilbert_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names)).config
-    batches = latency_table.of(shape, teacher, corpus.validation.texts, run_dir, threads)["batches"]
+    with ProcessPoolExecutor(1, get_context("spawn")) as own:
+        batches = own.submit(latency_table.of, shape, teacher, corpus.validation.texts, run_dir, threads).result()["batches"]
     return lambda kept: {batch: rows["teacher"] / costs.total(costs.Latency(rows), kept["heads"], kept["ffn"])
                          for batch, rows in batches.items()}
 

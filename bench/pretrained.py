@@ -15,6 +15,9 @@ from bench import finished
 from common import cli
 
 LIMIT_MB = 12  # both files together: every clone carries them
+# What the card says of a command, besides its preset: of a stage 8 that prunes nothing, and of an export.
+LEARNT_ON = ("prune_epochs", "augment", "spare_pieces", "epochs", "batch_size", "lr")
+EXPORTED = ("table_bits", "map_bits")
 
 
 def parse_args():
@@ -39,10 +42,6 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
             return checkpoints.verify(of_one[0].path), checkpoints.verify(export.path)
     raise cli.UserError(f"no int8 export of '{variant}' with a 4-bit checkpoint beside it under {run_dir / 'models'}: run "
                         f"9_quantize_pruned_model.py and 11_export_onnx.py --precision int8 with --variant {variant} first")
-
-
-LEARNT_ON = ("prune_epochs", "augment", "spare_pieces", "epochs", "batch_size", "lr")  # what a stage 8 that prunes nothing was told
-EXPORTED = ("table_bits", "map_bits")
 
 
 def typed(checkpoint, after: str | None = None) -> str:

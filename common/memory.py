@@ -24,13 +24,15 @@ def needed_by(model, sentences: int, tokens: int) -> int:
     """Bytes that training takes besides the weights: gradients and AdamW's two moments, and what the backward pass needs of the forward.
 
     Counted in float32 by what a layer keeps of each token: the states between its parts (16 of the model's width and 4 of the FFN's),
-    and attention's shares, before and behind softmax and dropout.
+    and attention's shares, before and behind softmax and dropout. Of a compact model each layer by what it has kept.
     """
     config = model.config
     optimiser = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     wide = getattr(config, "intermediate_size", None) or config.hidden_dim
-    a_token = 16 * config.hidden_size + 4 * wide + 4 * config.num_attention_heads * tokens
-    return optimiser + 4 * sentences * tokens * config.num_hidden_layers * a_token
+    layers = range(config.num_hidden_layers)
+    heads, neurons = getattr(config, "heads", [config.num_attention_heads for _ in layers]), getattr(config, "ffn", [wide for _ in layers])
+    a_token = sum(16 * config.hidden_size + 4 * f + 4 * h * tokens for h, f in zip(heads, neurons, strict=True))
+    return optimiser + 4 * sentences * tokens * a_token
 
 
 def free() -> int:

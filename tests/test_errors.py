@@ -301,12 +301,13 @@ def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
     assert flag in done.stderr and done.stdout == "" and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", ["--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
-                                   "--preset max --after near --student models",
-                                   "--target-mb 3 --target-flops .3",
-                                   "--target-flops .3 --ffn-sparsity .3", "--preset near --student models"])
-def test_flags_that_exclude_each_other(flags):
-    code, out, said = call_script(PRUNE, *flags.split())
+@pytest.mark.parametrize(("script", "flags"), [
+    *((PRUNE, flags) for flags in ("--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
+                                   "--preset max --after near --student models", "--target-mb 3 --target-flops .3",
+                                   "--target-flops .3 --ffn-sparsity .3", "--preset near --student models")),
+    (EXPORT, "--checkpoint models --from-pruned")])
+def test_flags_that_exclude_each_other(script, flags):
+    code, out, said = call_script(script, *flags.split())
     assert (code, out) == (2, "") and said.startswith("error: give ") and said.count("\n") == 1
 
 

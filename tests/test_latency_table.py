@@ -13,10 +13,14 @@ from compress import budget, costs
 
 
 @pytest.fixture(scope="module")
-def table(pipeline):
+def table(stages):
+    """Of fewer sizes, in smaller models: an export takes seconds, however little there is of it."""
     texts = ["a fine film", "dull", "the plot is a fine film in every way"] * 4
-    teacher = checkpoints.find(pipeline.run_dir, "teacher")
-    return latency_table.of(tiny_compact().config, teacher, texts, pipeline.run_dir, threads=1), pipeline.run_dir
+    teacher = checkpoints.find(stages.run_dir, "teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("HEADS", (0, 1)), ("NEURONS", (0,)), ("VARIED", 2), ("REPEATS", 2)):
+            patch.setattr(latency_table, name, value)
+        yield latency_table.of(tiny_compact().config, teacher, texts, stages.run_dir, threads=1), stages.run_dir
 
 
 def test_more_is_never_faster(table):

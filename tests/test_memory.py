@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, call_script, environment
+from conftest import REPOSITORY, call_script, environment, tiny_compact
 
 from common import memory
 
@@ -32,6 +32,14 @@ def test_what_training_takes_is_foretold(sentences, tokens):
                           capture_output=True, text=True, check=True)
     took, foretold = json.loads(done.stdout)
     assert 0.6 < foretold / took < 1.5, (took, foretold)
+
+
+def test_of_a_compact_model_what_it_kept_counts():
+    whole, cut = tiny_compact(), tiny_compact()
+    assert memory.needed_by(whole, 8, 32) == memory.needed_by(cut, 8, 32)
+    cut.config.heads, cut.config.ffn = [1, 0], [8, 0]
+    less = 4 * 8 * 32 * (4 * (48 + 48 - 8) + 4 * (4 + 4 - 1) * 32)  # bytes: of neurons, and of heads' shares of attention
+    assert memory.needed_by(whole, 8, 32) - memory.needed_by(cut, 8, 32) == less
 
 
 def test_a_process_knows_its_own_limit():
