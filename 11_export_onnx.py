@@ -115,7 +115,7 @@ def export(args, source, precision: str, corpus) -> None:
     held_out = corpus.validation
     alone = [classifier.encode([text]) for text in held_out.texts[:32]]
     padded = [classifier.encode(held_out.texts[i:i + 16]) for i in range(0, min(64, len(held_out)), 16)]
-    difference = onnx_export.largest_difference(classifier.model, torch_model, alone + padded)
+    difference = onnx_export.largest_difference(classifier, torch_model, alone + padded)
     if not difference <= onnx_export.TOLERANCE:
         raise RuntimeError(f"internal error: logits of the exported {source.path} differ from torch's by {difference:.2g}")
     logits = classifier.classify(held_out.texts, progress=True)

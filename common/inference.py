@@ -1,6 +1,7 @@
 """Any published checkpoint as a classifier of texts: the same few methods whether torch or onnxruntime does the work."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from common import checkpoints
 from common.cli import UserError
 
 ONNX_FILE = "model.onnx"
+SMALL = 2e6  # multiply-adds a token, below which a model is: an unpruned BERT of 6 layers, 384 wide, has 10.6 million
 LONGEST = 100_000  # characters of a text that are looked at: more than the tokens of any model span
 
 
@@ -111,20 +113,51 @@ class OnnxClassifier(Classifier):
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
         super().__init__(checkpoint)
-        self.threads = threads or os.cpu_count() or 1
-        self.model = onnx_session(checkpoint.path / ONNX_FILE, threads)
+        config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        self.model = OnnxModel(checkpoint.path / ONNX_FILE, multiply_adds_a_token(config), threads)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        return self.model.run(["logits"], batch)[0]
+        return self.model.logits(batch)
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-        # A batch a core: products as small as a pruned model's gain little from a second core.
+        return self.model.all_logits(batches)
+
+
+class OnnxModel:
+    """An ONNX file opened on the CPU: input_ids, attention_mask int64 (B, N) -> logits (B, K).
+
+    Products of a `small` model gain nothing from a second core but wait for it at every operator: it answers a sentence on one, and
+    shares the sentences of a batch out among `threads`. Of a larger one the runtime shares each product out.
+    """
+
+    def __init__(self, model: Path | bytes, multiply_adds: float, threads: int | None = None):
+        self.file, self.threads, self.small = model, threads or os.cpu_count() or 1, multiply_adds < SMALL
+        self.session = onnx_session(model, 1 if self.small else threads)
+        self.cores = ThreadPoolExecutor(self.threads)
+
+    def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        shares = min(self.threads, len(batch["input_ids"])) if self.small else 1
+        if shares == 1:
+            return self.session.run(["logits"], batch)[0]
+        parts = zip(*(np.array_split(values, shares) for values in batch.values()), strict=True)
+        return np.concatenate(list(self._alone(self.session, [dict(zip(batch, part, strict=True)) for part in parts])))
+
+    def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
+        """The `logits` of each batch, in their order; a batch a core, whatever the model's size."""
         if self.threads == 1 or len(batches) < 2:
-            yield from super().all_logits(batches)
-            return
-        single = onnx_session(self.checkpoint.path / ONNX_FILE, 1)
-        with ThreadPoolExecutor(self.threads) as pool:
-            yield from pool.map(lambda batch: single.run(["logits"], batch)[0], batches)
+            return map(self.logits, batches)
+        return self._alone(self.session if self.small else onnx_session(self.file, 1), batches)
+
+    def _alone(self, session, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
+        return self.cores.map(lambda batch: session.run(["logits"], batch)[0], batches)
+
+
+def multiply_adds_a_token(config: dict) -> float:
+    """Of a token's way through the linear maps of a compact model, by its config.json; infinite of any other."""
+    if "heads" not in config:
+        return math.inf
+    head = config["dim"] // config["n_heads"]
+    return sum(config["dim"] * (4 * head * heads + 2 * neurons) for heads, neurons in zip(config["heads"], config["ffn"], strict=True))
 
 
 def onnx_session(model: Path | bytes, threads: int | None = None):

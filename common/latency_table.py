@@ -89,13 +89,14 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
     import torch
 
     import compact
-    from common import onnx_export
+    from common import inference, onnx_export
 
     torch.manual_seed(0)
     config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32})
     proto = onnx_export.quantise(onnx_export.export(compact.CompactForSequenceClassification(config)),
                                  [_rows_within(teacher.encode([text]), config.vocab_size) for text in texts])
-    return _Timed(proto.SerializeToString(), teacher, config.vocab_size, threads)
+    work = inference.multiply_adds_a_token(config.to_dict())
+    return _Timed(inference.OnnxModel(proto.SerializeToString(), work, threads), teacher, config.vocab_size)
 
 
 def _rows_within(batch: dict[str, np.ndarray], word_pieces: int) -> dict[str, np.ndarray]:
@@ -108,13 +109,11 @@ class _Timed:
 
     device = "cpu"
 
-    def __init__(self, model: bytes, teacher, word_pieces: int, threads: int):
-        from common import inference
-
-        self.model, self.teacher, self.word_pieces = inference.onnx_session(model, threads), teacher, word_pieces
+    def __init__(self, model, teacher, word_pieces: int):
+        self.model, self.teacher, self.word_pieces = model, teacher, word_pieces
 
     def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
         return _rows_within(self.teacher.encode(texts), self.word_pieces)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
-        return self.model.run(["logits"], batch)[0]
+        return self.model.logits(batch)

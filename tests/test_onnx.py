@@ -152,6 +152,26 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     assert shape != (300, 384) or len(model.SerializeToString()) < 0.16 * whole
 
 
+def test_a_small_model_shares_a_batch_out(pipeline, dev, monkeypatch):
+    path = checkpoint(pipeline, "pruned_qkd_onnx_int8")
+    one, several = (inference.open_classifier(path, threads=threads) for threads in (1, 3))
+    assert several.model.small and several.model.session.get_session_options().intra_op_num_threads == 1
+    monkeypatch.setattr(inference, "SMALL", 0)
+    large = inference.open_classifier(path, threads=3)
+    assert not large.model.small and large.model.session.get_session_options().intra_op_num_threads == 3
+    for size in (1, 2, 7, 32):
+        batch = one.encode(dev.texts[:size])
+        answers = [classifier.logits(batch) for classifier in (one, several, large)]
+        assert answers[1].shape == (size, 2) and all(np.allclose(answers[0], other, atol=1e-5) for other in answers[1:])
+
+
+def test_multiply_adds_are_those_of_the_linear_maps():
+    model = tiny_compact()
+    maps = sum(module.weight.numel() for layer in model.layers() for module in layer.modules() if isinstance(module, torch.nn.Linear))
+    assert inference.multiply_adds_a_token(model.config.to_dict()) == maps
+    assert inference.multiply_adds_a_token({"model_type": "bert"}) == float("inf")
+
+
 def test_long_lists_keep_their_order_on_several_cores(pipeline, dev):
     path = checkpoint(pipeline, "pruned_qkd_onnx_int8")
     one, several = (inference.open_classifier(path, threads=threads).classify(dev.texts, batch_size=4) for threads in (1, 3))
