@@ -46,6 +46,11 @@ def end(process: subprocess.Popen, by: signal.Signals, code: int) -> str:
     return said
 
 
+def stopped_behind(said: str) -> int:
+    """The step that a stage says it saved when a signal ended it."""
+    return int(re.search(r"stopped behind step (\d+), which is saved: the same command goes on from there", said)[1])
+
+
 @pytest.mark.parametrize(("stage", "trainings"), [("distilled", ["train"]), ("pruned", ["prune", "recover"]), ("pruned_qkd", ["train"])])
 def test_killed_and_started_again_gives_the_same_weights(stages, tmp_path, stage, trainings):
     run = stages.copy(tmp_path / "run", *PARENTS[stage])
@@ -70,11 +75,19 @@ def test_a_signal_ends_it_behind_a_step_that_is_saved(stages, tmp_path, by, code
     run = stages.copy(tmp_path / "run", "teacher")
     models = run.run_dir / "models"
     said = end(start(SCRIPTS["distilled"], run.flags(SCRIPTS["distilled"]), models, "train"), by, code)
-    step = re.search(r"stopped behind step (\d+), which is saved: the same command goes on from there", said)[1]
+    step = stopped_behind(said)
     assert "Traceback" not in said and "distilled" not in {name for name, _ in manifests(run.run_dir)}
     done = run.run(SCRIPTS["distilled"])
     assert f"continuing from step {step}" in done.stdout
     assert weights(run.checkpoint("distilled")) == weights(stages.checkpoint("distilled"))
+
+
+def test_a_signal_loses_nothing_where_the_best_look_is_not_kept(stages, tmp_path):
+    """While pruning, and with --patience 0: there the library threw the newest step away beside an older one that had looked better."""
+    run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
+    models, script = run.run_dir / "models", SCRIPTS["pruned"]
+    step = stopped_behind(end(start(script, run.flags(script), models, "prune"), signal.SIGINT, 130))
+    assert [path.parent.name for path in models.glob(".partial_*/work_prune/*/WHOLE")] == [f"checkpoint-{step}"]
 
 
 def test_two_processes_are_not_at_work_in_one_directory(stages, tmp_path):
