@@ -10,6 +10,7 @@ outside is made up at random (tests/test_fuzz.py). Disks are mounted, which need
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -85,10 +86,11 @@ class Faults:
             process.send_signal(by)
         return process
 
-    def ends_alike(self, run: Pipeline, stage: str) -> bool:
-        """Whether the same command now ends, publishes the undisturbed weights once, and leaves nothing half done."""
+    def ends_alike(self, run: Pipeline, stage: str, behind: str | None = None) -> bool:
+        """Whether the same command ends now, behind that step, publishes the undisturbed weights once, and leaves nothing half done."""
         done = run_script(SCRIPTS[stage], *flags(run, stage), check=False)
-        alike = done.returncode == 0 and weights(run.checkpoint(stage)) == weights(self.run.checkpoint(stage)) and \
+        went_on = behind is None or f"continuing from step {behind}\n" in done.stdout
+        alike = done.returncode == 0 and went_on and weights(run.checkpoint(stage)) == weights(self.run.checkpoint(stage)) and \
             not list((run.run_dir / "models").glob("*.partial*"))
         if not alike:
             cli.say(f"{stage}: {done.stdout}{done.stderr}")
@@ -116,7 +118,8 @@ class Faults:
             run = self.beginning(stage)
             process = self.interrupted(run, stage, by)
             said = process.communicate(timeout=60)[0]
-            alike = self.ends_alike(run, stage)
+            saved = re.search(r"stopped behind step (\d+), which is saved", said)
+            alike = self.ends_alike(run, stage, saved and saved[1])
             if process.returncode == 0:
                 continue  # it had ended
             tried += 1
