@@ -176,7 +176,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         use_cpu=not torch.cuda.is_available(),
         learning_rate=args.lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
-        # Without a best to keep none is noted: the library ends a training by throwing all others away, the last with them.
+        # Where no best look is kept none is noted: a training that ends, by a signal too, would lose all other step checkpoints to it.
         save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy" if keep_best else None,
         logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
         restore_callback_states_from_checkpoint=True,  # patience counts on after a kill

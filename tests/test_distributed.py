@@ -87,6 +87,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(stages, pruned_b
     assert names[0].read_bytes() == names[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_one_line(stages, tmp_path):
     run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
     process = begin(run, "pruned", "--batch-size", 15)

@@ -131,6 +131,7 @@ def test_a_hub_that_refuses_is_given_up_within_ten_seconds(client, stand_in, fau
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_line_that_goes_dead_again_and_again_is_one_line(fetch, stand_in, tmp_path):
     stand_in.faults = {"model.safetensors": ["drop"] * 50}
     said = one_line(fetch(check=False))

@@ -26,7 +26,7 @@ print(json.dumps([checkpoints.peak_rss_mb() - before, memory.needed_by(model, se
 """
 
 
-@pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), (2, 512)])
+@pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), pytest.param(2, 512, marks=pytest.mark.slow)])
 def test_what_training_takes_is_foretold(sentences, tokens):
     done = subprocess.run([sys.executable, "-c", MEASURE, str(sentences), str(tokens), "512"], cwd=REPOSITORY, env=environment(),
                           capture_output=True, text=True, check=True)

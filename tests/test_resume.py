@@ -51,7 +51,9 @@ def stopped_behind(said: str) -> int:
     return int(re.search(r"stopped behind step (\d+), which is saved: the same command goes on from there", said)[1])
 
 
-@pytest.mark.parametrize(("stage", "trainings"), [("distilled", ["train"]), ("pruned", ["prune", "recover"]), ("pruned_qkd", ["train"])])
+@pytest.mark.parametrize(("stage", "trainings"), [("pruned", ["prune", "recover"]),
+                                                  pytest.param("distilled", ["train"], marks=pytest.mark.slow),
+                                                  pytest.param("pruned_qkd", ["train"], marks=pytest.mark.slow)])
 def test_killed_and_started_again_gives_the_same_weights(stages, tmp_path, stage, trainings):
     run = stages.copy(tmp_path / "run", *PARENTS[stage])
     models = run.run_dir / "models"
@@ -115,6 +117,7 @@ def test_the_same_command_twice_at_once_gives_one_checkpoint(stages, tmp_path):
     assert len(list((run.run_dir / "models").glob("*qkd*"))) == 1 and not list((run.run_dir / "models").glob(".partial_*"))
 
 
+@pytest.mark.slow
 def test_two_seeds_at_once_give_two_checkpoints(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     script = SCRIPTS["distilled"]

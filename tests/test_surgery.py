@@ -110,8 +110,8 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("way", ["compact", "trust_remote_code"])
+@pytest.mark.parametrize(("way", "bits"), [("compact", 32), ("trust_remote_code", 4), pytest.param("compact", 4, marks=pytest.mark.slow),
+                                           pytest.param("trust_remote_code", 32, marks=pytest.mark.slow)])
 def test_opens_in_a_new_process_with_the_same_logits(tmp_path, bits, way):
     _, small = masked_and_cut(*SHAPES[0])
     small = small.packed_twin() if bits == 4 else small
