@@ -324,10 +324,11 @@ def side_by_side(costs: dict[str, float], limits: tuple[float, float]) -> dict[s
 
 
 def plain_ticks(axis) -> None:
-    """1-2-5 ticks in plain numbers on a logarithmic x axis."""
+    """1-2-5 ticks in plain numbers on a logarithmic x axis that is drawn; powers of ten alone where it spans many."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
