@@ -181,8 +181,10 @@ def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: 
 # --- running scripts
 
 # What makes coverage count in processes that are started: taken out of the environment, and given to those of `run_script` alone. A
-# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else.
+# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else. The report
+# starts one a model, and is counted where `call_script` calls it.
 COUNTING: dict[str, str] = {}
+REPORT = "7_evaluate_and_generate_report.py"
 
 def environment(**extra: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in QUIET}  # scripts must be quiet by themselves
@@ -199,7 +201,7 @@ def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, 
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / name), *map(str, flags)],
         cwd=cwd,
-        env=environment(**COUNTING, **env),
+        env=environment(**({} if name == REPORT else COUNTING), **env),
         input=stdin,
         capture_output=True,
         text=True,
@@ -395,7 +397,7 @@ def pipeline(made_once, stages) -> Pipeline:
         shutil.copytree(stages.run_dir.parent, folder, symlinks=True, dirs_exist_ok=True)
         run = replace(stages, run_dir=folder / "run", data_dir=folder / "made-up", said=dict(stages.said))
         run.run("11_export_onnx.py", "--max-length", 48)
-        run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+        run.run(REPORT, "--max-length", 48, *REPORT_FLAGS)
         compared = (run.run_dir / "final_report.json", run.checkpoint("pruned"), run.run_dir / "not-here.json")
         flags = ("--run-dir", run.run_dir, "--data-dir", run.data_dir)
         run.said["evaluate_plot.py"] = run_script("evaluate_plot.py", *compared, *flags)
@@ -415,7 +417,7 @@ def three_classes(made_once, bert_local) -> Pipeline:
         for script in ("9_quantize_pruned_model.py", "10_qat_kd_4bit.py"):
             run.run(script, "--variant", "deep", note=f"{script} deep")
         run.run("11_export_onnx.py", "--max-length", 48, "--checkpoint", run.checkpoint("pruned_qkd"), "--precision", "int8")
-        run.run("7_evaluate_and_generate_report.py", "--max-length", 48, *REPORT_FLAGS)
+        run.run(REPORT, "--max-length", 48, *REPORT_FLAGS)
         return run
 
     return made_once("three_classes", make)
