@@ -27,12 +27,12 @@ class Classifier:
         # The light tokenizers library gives the same ids as transformers' tokenizer, which takes seconds to import.
         from tokenizers import Tokenizer
 
-        config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-        names = {int(i): name for i, name in config["id2label"].items()}
+        self.config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
+        names = {int(i): name for i, name in self.config["id2label"].items()}
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
         self.max_length: int = checkpoint.manifest["args"]["max_length"]
-        self.pad_token_id: int = config.get("pad_token_id") or 0
+        self.pad_token_id: int = self.config.get("pad_token_id") or 0
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
@@ -113,8 +113,7 @@ class OnnxClassifier(Classifier):
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
         super().__init__(checkpoint)
-        config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
-        self.model = OnnxModel(checkpoint.path / ONNX_FILE, multiply_adds_a_token(config), threads)
+        self.model = OnnxModel(checkpoint.path / ONNX_FILE, multiply_adds_a_token(self.config), threads)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         return self.model.logits(batch)
