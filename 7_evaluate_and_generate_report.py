@@ -34,7 +34,7 @@ def parse_args(argv=None):
 
 def promised_speed(source, made: dict) -> dict:
     """{"predicted_speedup": {batch: times the teacher's speed}} where stage 8 pruned to a speed, by its table of latencies; else {}."""
-    pruned = made.get(source.parent_key("pruned"), source)
+    pruned = source if source.stage == "pruned" else made.get(source.parent_key("pruned"), source)
     promised = pruned.manifest["metrics"].get("predicted_speedup")
     return {} if promised is None else {"predicted_speedup": {pruned.manifest["args"]["at_batch"]: promised}}
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPORT_FLAGS, call_script, manifests, rows_of, tiny_compact
+from conftest import REPORT_FLAGS, call_script, load_script, manifests, rows_of, tiny_compact
 
 from common import checkpoints, data, latency_table, measure
 from common.facts import sealed
@@ -119,6 +119,20 @@ def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(
     assert fast["achieved_speedup"] == {"32": pytest.approx(reached)} and "predicted_speedup" not in rows["pruned@max"]
     said = f"is {reached:.1f} times as fast as the teacher at batch 32, {fast['predicted_speedup']['32']:.1f} were predicted"
     assert said in (run.run_dir / "final_report.md").read_text(encoding="utf-8")
+
+
+def test_what_was_promised_is_the_models_own_promise_not_its_parents():
+    promised_speed = load_script("7_evaluate_and_generate_report.py").promised_speed
+
+    def made(stage: str, key: str, parent: str, promised: float | None):
+        manifest = {"metrics": {} if promised is None else {"predicted_speedup": promised}, "args": {"at_batch": "1"}}
+        return SimpleNamespace(stage=stage, key=key, manifest=manifest, parent_key=lambda asked: parent if asked == "pruned" else None)
+
+    first, second = made("pruned", "a", None, 4.0), made("pruned", "b", "a", 8.0)
+    found = {checkpoint.key: checkpoint for checkpoint in (first, second)}
+    assert promised_speed(second, found) == {"predicted_speedup": {"1": 8.0}}
+    assert promised_speed(made("pruned_ptq", "c", "b", None), found) == {"predicted_speedup": {"1": 8.0}}
+    assert promised_speed(made("pruned_ptq", "c", "gone", None), found) == {}
 
 
 def test_one_preset_goes_on_from_another(stages, tmp_path):
