@@ -103,9 +103,10 @@ def answer(classifier, texts: Iterator[str], args) -> None:
 def main(args):
     if args.file and not args.file.is_file():
         raise cli.UserError(f"{args.file} not found: --file needs a text file, one text a line")
-    from common import inference
+    from common import inference, memory
 
     # --- 1. load
+    memory.forget_shapes()
     classifier = inference.open_classifier(args.checkpoint or choose(args.run_dir), args.threads)
     sys.stdout.reconfigure(encoding="utf-8")
 

@@ -22,6 +22,8 @@ from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
 
+memory.forget_shapes()  # on import: a teacher may answer before a trainer is made
+
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 

@@ -26,6 +26,32 @@ print(json.dumps([checkpoints.peak_rss_mb() - before, memory.needed_by(model, se
 """
 
 
+SHAPES = """
+import torch
+from common import checkpoints, {imports}
+{before}
+def answer(rows):
+    torch.nn.functional.gelu(torch.randn(rows, 64, requires_grad=True)).sum().backward()
+answer(2000)
+at_first = checkpoints.peak_rss_mb()
+for rows in range(1, 1500):
+    answer(rows)
+print(checkpoints.peak_rss_mb() - at_first)
+"""
+
+
+def grown_by(imports: str, before: str = "") -> float:
+    """Megabytes that a process takes for batches of ever other shapes."""
+    done = subprocess.run([sys.executable, "-c", SHAPES.format(imports=imports, before=before)], cwd=REPOSITORY, env=environment(),
+                          capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def test_memory_does_not_grow_with_every_shape_that_is_met():
+    assert grown_by("training") < 40
+    assert grown_by("memory", "memory.forget_shapes()") < 40
+
+
 @pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), pytest.param(2, 512, marks=pytest.mark.slow)])
 def test_what_training_takes_is_foretold(sentences, tokens):
     done = subprocess.run([sys.executable, "-c", MEASURE, str(sentences), str(tokens), "512"], cwd=REPOSITORY, env=environment(),
