@@ -1,13 +1,15 @@
 """The table of latencies: more is never faster, what was measured elsewhere is refused, a budget in milliseconds is kept."""
 
 import json
+from collections import Counter
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import tiny_compact
 
-from common import checkpoints, cli, latency_table
+from common import checkpoints, cli, inference, latency_table, onnx_export
 from common.facts import sealed
 from compress import budget, costs
 
@@ -34,6 +36,20 @@ def test_more_is_never_faster(table):
                 finite = block[np.isfinite(block)]
                 assert finite[0] == 0 and (np.diff(finite) >= 0).all()
         assert np.isinf(prices.blocks([4, 4], [48, 48], 0)[1][1:]).all()
+
+
+def test_what_is_timed_has_the_products_of_what_ships(stages):
+    """The runtime has other kernels for maps without a bias, as those of a fresh model are once zeros have left the graph."""
+    pruned = checkpoints.load_model(stages.checkpoint("pruned"))
+    opened = inference.open_classifier(stages.checkpoint("teacher"), 1)
+    texts = ["a fine film", "dull"]
+    ships = onnx_export.quantise(onnx_export.export(pruned), [opened.encode([text]) for text in texts])
+    timed = latency_table._random_model(pruned.config, pruned.config.heads, pruned.config.ffn, opened, texts, 1)
+
+    def products(model) -> Counter:
+        return Counter(node.op_type for node in model.graph.node if node.op_type in ("Gemm", "MatMul", "QuantizeLinear"))
+
+    assert products(onnx.load_from_string(timed.model.file)) == products(ships) and products(ships)["Gemm"] > 3
 
 
 def test_it_is_measured_once(table):
