@@ -22,7 +22,7 @@ TORCH_INDEX ?=
 MATMUL ?= highest
 
 PY := .venv/bin/python
-# Python compiles what is imported when it is: a minute less than to compile all that is installed.
+ # Python compiles what is imported when it is: a minute less than to compile all that is installed.
 PIP := $(PY) -m pip install --quiet --no-compile
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
