@@ -38,6 +38,7 @@ def test_more_is_never_faster(table):
         assert np.isinf(prices.blocks([4, 4], [48, 48], 0)[1][1:]).all()
 
 
+@pytest.mark.slow
 def test_what_is_timed_has_the_products_of_what_ships(stages):
     """The runtime has other kernels for maps without a bias, as those of a fresh model are once zeros have left the graph."""
     pruned = checkpoints.load_model(stages.checkpoint("pruned"))

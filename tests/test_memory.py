@@ -40,16 +40,17 @@ print(checkpoints.peak_rss_mb() - at_first)
 """
 
 
-def grown_by(imports: str, before: str = "") -> float:
+def grown_by(imports: str, before: str) -> float:
     """Megabytes that a process takes for batches of ever other shapes."""
     done = subprocess.run([sys.executable, "-c", SHAPES.format(imports=imports, before=before)], cwd=REPOSITORY, env=environment(),
                           capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def test_memory_does_not_grow_with_every_shape_that_is_met():
-    assert grown_by("training") < 40
-    assert grown_by("memory", "memory.forget_shapes()") < 40
+@pytest.mark.parametrize(("imports", "before"), [("training", ""),
+                                                 pytest.param("memory", "memory.forget_shapes()", marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_every_shape_that_is_met(imports, before):
+    assert grown_by(imports, before) < 40
 
 
 @pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), pytest.param(2, 512, marks=pytest.mark.slow)])
