@@ -28,8 +28,6 @@ def parse_args(argv=None):
 
 
 def main(args):
-    import transformers
-
     import compact
     from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
     from compress import qat
@@ -43,7 +41,7 @@ def main(args):
     stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher], variant=pruned.variant)
     if stage.done:
         return
-    transformers.set_seed(args.seed)
+    training.prepare(args.seed)
     tokenizer = checkpoints.load_tokenizer(pruned.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)

@@ -43,7 +43,7 @@ def main(args):
                               decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
     if stage.done:
         return
-    transformers.set_seed(args.seed)
+    training.prepare(args.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(start)
     model = encoders.load_classifier(start, None if args.model else corpus.label_names)
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)

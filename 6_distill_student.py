@@ -35,8 +35,6 @@ def parse_args(argv=None):
 
 
 def main(args):
-    import transformers
-
     from common import checkpoints, data, distillation, encoders, sources, teacher_cache, training
 
     # --- 1. load
@@ -58,7 +56,7 @@ def main(args):
                               decides={"start": sources.identity(start)})
     if stage.done:
         return
-    transformers.set_seed(args.seed)
+    training.prepare(args.seed)
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)

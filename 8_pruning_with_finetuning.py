@@ -176,7 +176,6 @@ def prune_until_it_costs(args) -> None:
 def prune(args):
     """The stage: prunes to one budget or to two sparsities, and recovers. Returns the checkpoint."""
     import torch
-    import transformers
 
     import compact
     from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
@@ -215,7 +214,7 @@ def prune(args):
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
         return stage.done
-    transformers.set_seed(args.seed)
+    training.prepare(args.seed)
     before = model.num_parameters()
     if kept is not None:
         # First of all: what trains on is spelled as it will be in use. Rows that leave were never looked up, or hardly ever.

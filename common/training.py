@@ -22,8 +22,6 @@ from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
 
-memory.forget_shapes()  # on import: a teacher may answer before a trainer is made
-
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 
@@ -143,6 +141,12 @@ class _Stopper(transformers.TrainerCallback):
 
 def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
+
+
+def prepare(seed: int) -> None:
+    """Of a stage that trains, before anything is computed, a teacher's answers among it: the seed of all random numbers, and memory."""
+    memory.forget_shapes()
+    transformers.set_seed(seed)
 
 
 def keep_freed_memory() -> None:
