@@ -88,9 +88,9 @@ endif
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,--preset near --target-flops 0.3 --epochs 0.4 --name flops30,flops30,1)
 	$(call point,--preset max --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
 	$(call point,--preset max --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
+	$(call point,--preset max --after flops03 --target-flops 0.02 --epochs 0.5 --name flops02,flops02,1)
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 

@@ -180,15 +180,16 @@ def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: 
 
 # --- running scripts
 
-# What makes coverage count in processes that are started: taken out of the environment, and given to those of `run_script` alone. A
-# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else. The report
-# starts one a model, and is counted where `call_script` calls it.
+# What makes coverage count in processes that are started: taken out of the environment, and given to those of `run_script` alone, and
+# not where a copy of a run does the same again. A process that is counted takes five seconds longer to import its libraries, and a
+# hundred of them would do nothing else. The report starts one a model, and is counted where `call_script` calls it.
 COUNTING: dict[str, str] = {}
 REPORT = "7_evaluate_and_generate_report.py"
 
+
 def environment(**extra: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in QUIET}  # scripts must be quiet by themselves
-    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | extra
+    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | extra
 
 
 def heed_interrupts() -> None:
@@ -196,12 +197,12 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, cwd: Path = REPOSITORY, **env: str):
+def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, counted: bool = True, **env: str):
     """A script of the product in a process of its own, from the repository root: a CompletedProcess with text."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / name), *map(str, flags)],
-        cwd=cwd,
-        env=environment(**({} if name == REPORT else COUNTING), **env),
+        cwd=REPOSITORY,
+        env=environment(**(COUNTING if counted and name != REPORT else {}), **env),
         input=stdin,
         capture_output=True,
         text=True,
@@ -290,6 +291,7 @@ class Pipeline:
     data_dir: Path
     classes: tuple[str, ...]
     in_processes: bool = True  # each script in one of its own
+    counted: bool = True  # by coverage: see COUNTING
     said: dict[str, subprocess.CompletedProcess] = field(default_factory=dict)
 
     def flags(self, script: str) -> tuple:
@@ -297,7 +299,7 @@ class Pipeline:
 
     def run(self, script: str, *more, note: str | None = None, **env: str) -> subprocess.CompletedProcess:
         if self.in_processes:
-            done = run_script(script, *self.flags(script), *more, **env)
+            done = run_script(script, *self.flags(script), *more, counted=self.counted, **env)
         else:
             code, out, err = call_script(script, *self.flags(script), *more)
             assert code == 0, err
@@ -315,7 +317,7 @@ class Pipeline:
         for stage in stages:
             path = self.checkpoint(stage)
             shutil.copytree(path, to / "models" / path.name)
-        return Pipeline(to, self.data_dir, self.classes)
+        return Pipeline(to, self.data_dir, self.classes, counted=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -424,5 +426,11 @@ def three_classes(made_once, bert_local) -> Pipeline:
 
 
 def pytest_collection_modifyitems(items):
-    """One whole run's tests first and the other's last: two workers begin at the two ends, and neither waits for the other's run."""
+    """One whole run's tests first and the other's last: two workers begin at the two ends, and neither waits for the other's run.
+
+    Slow tests aren't counted by coverage, which would make them half as slow again: every line counts that quick ones reach.
+    """
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
     items.sort(key=lambda item: ("stages" in item.fixturenames) - ("three_classes" in item.fixturenames))

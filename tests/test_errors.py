@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, call_script, environment, listing, rewrite_manifest, write_data, write_tsv
+from conftest import REPORT, REPOSITORY, call_script, environment, listing, rewrite_manifest, write_data, write_tsv
 
 from common import checkpoints
 
 TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
-PTQ, QAT, EXPORT, REPORT = "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py", "7_evaluate_and_generate_report.py"
+PTQ, QAT, EXPORT = "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py"
 
 
 def refused(script: str, flags, *watched: Path) -> str:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of, run_script
+from conftest import REPORT, REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of, run_script
 
 from common import checkpoints, claims, data
 from common.facts import sha256_file
@@ -157,8 +157,8 @@ def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
         return {p: (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
 
     before = files()
-    for script in (*STAGES, "11_export_onnx.py", "7_evaluate_and_generate_report.py"):
-        more = {"11_export_onnx.py": ("--max-length", 48), "7_evaluate_and_generate_report.py": ("--max-length", 48, *REPORT_FLAGS)}
+    for script in (*STAGES, "11_export_onnx.py", REPORT):
+        more = {"11_export_onnx.py": ("--max-length", 48), REPORT: ("--max-length", 48, *REPORT_FLAGS)}
         if script.startswith("7"):
             continue  # see test_report_is_not_measured_again
         code, out, err = call_script(script, *pipeline.flags(script), *more.get(script, ()))
@@ -168,8 +168,8 @@ def test_second_run_is_up_to_date_and_publishes_nothing(pipeline):
 
 def test_report_is_not_measured_again(pipeline):
     before = report_of(pipeline)
-    flags = (*pipeline.flags("7_evaluate_and_generate_report.py"), "--max-length", 48, *REPORT_FLAGS)
-    done = run_script("7_evaluate_and_generate_report.py", *flags)
+    flags = (*pipeline.flags(REPORT), "--max-length", 48, *REPORT_FLAGS)
+    done = run_script(REPORT, *flags)
     assert "up to date" in done.stdout and report_of(pipeline) == before
 
 
@@ -275,7 +275,7 @@ def test_markdown_and_picture_are_drawn(pipeline):
     for row in rows_of(pipeline).values():
         assert row["label"] in markdown
     assert (pipeline.run_dir / "final_report.png").read_bytes().startswith(b"\x89PNG")
-    said = pipeline.said["7_evaluate_and_generate_report.py"].stdout
+    said = pipeline.said[REPORT].stdout
     assert all(f"final_report.{ending}" in said for ending in ("json", "md", "png"))
 
 
@@ -284,7 +284,7 @@ def test_broken_and_missing_checkpoints_are_skipped_with_a_reason(pipeline, tmp_
     weights = run.checkpoint("pruned_qkd") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0\0")
     code, _, err = call_script(
-        "7_evaluate_and_generate_report.py", *run.flags("7_evaluate_and_generate_report.py"), "--max-length", 48, *REPORT_FLAGS
+        REPORT, *run.flags(REPORT), "--max-length", 48, *REPORT_FLAGS
     )
     assert code == 0, err
     assert set(rows_of(run)) == {"distilled", "pruned"}

@@ -53,7 +53,7 @@ def place(tmp_path_factory) -> Path:
     tiny_bert(vocab_size=len(tokenizer)).bert.save_pretrained(folder / "bert-local")
     tokenizer.save_pretrained(folder / "bert-local")
     sources.note(folder / "bert-local", name="tiny", source="package")
-    write_data(folder / "made-up", ("negative", "neutral", "positive")).rename(folder / "reviews")
+    write_data(folder / "made-up", ("negative", "neutral", "positive"), n_dev=40).rename(folder / "reviews")
     (folder / "reviews.txt").write_text("".join(f"{text}\n" for text, _ in make_sentences(50, ("negative", "positive"), 9)))
     return folder
 
@@ -66,7 +66,6 @@ def filled_in(command: str, place: Path) -> str:
 
 def run(command: str, folder: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-    environment.pop("OMP_NUM_THREADS", None)
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 

@@ -118,7 +118,6 @@ def test_the_same_command_twice_at_once_gives_one_checkpoint(stages, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_two_seeds_at_once_give_two_checkpoints(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     script = SCRIPTS["distilled"]
