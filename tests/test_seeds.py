@@ -12,7 +12,7 @@ from common import checkpoints, data, inference, lineage
 @pytest.fixture(scope="module")
 def seeds(stages, tmp_path_factory):
     """A run whose pruned model and PTQ were made with three seeds, the second's PTQ spoilt since, and reported."""
-    run = replace(stages.copy(tmp_path_factory.mktemp("seeds") / "run", "teacher", "distilled", "pruned"), in_processes=False)
+    run = stages.copy(tmp_path_factory.mktemp("seeds") / "run", "teacher", "distilled", "pruned")
     for script in ("8_pruning_with_finetuning.py", "9_quantize_pruned_model.py"):
         run.run(script, "--seeds", 3)
     (spoilt(run).path / "model.safetensors").write_bytes(b"spoilt")
@@ -85,7 +85,7 @@ def test_a_damaged_seed_is_left_out_and_named(seeds):
     ("10_qat_kd_4bit.py", ("teacher", "distilled", "pruned"), ["pruned_qkd"]),
     ("11_export_onnx.py", ("distilled", "pruned", "pruned_qkd"), ["distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8"])])
 def test_the_same_seed_gives_the_same_bytes(pipeline, tmp_path, script, parents, made):
-    again = replace(pipeline.copy(tmp_path / "run", *parents), in_processes=False)
+    again = pipeline.copy(tmp_path / "run", *parents)
     again.run(script, "--max-length", 48)
     for stage in made:
         one, other = (run.checkpoint(stage) for run in (pipeline, again))
