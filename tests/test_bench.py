@@ -69,7 +69,7 @@ def test_training_speed_counts_the_cache(pipeline, tmp_path):
     assert 1 / speed["ours_per_s"] > speed["teacher_s_per_sentence"] / speed["epochs_that_share_it"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_growth_adds_rows_of_real_runs(pipeline, tmp_path):
     output = tmp_path / "speed.json"
     output.write_text(json.dumps({"ours_per_s": 7.0}))
@@ -93,7 +93,7 @@ def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
     assert found["ratio"] == pytest.approx(found["ours"]["sentences_per_s"] / found["teacher"]["sentences_per_s"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
     from bench import ablation
 
