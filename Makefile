@@ -2,7 +2,7 @@
 # make full    the full recipe at the top level, both operating points (DATA_DIR=… for your own sentences)
 # make test    lint, types and tests
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
-# make test-long `make fast` as the README has it, a million lines through predict.py, disks that fill up at each of forty moments of a stage, two benches
+# make test-long `make fast` as the README has it, a million lines through predict.py, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/

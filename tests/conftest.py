@@ -386,7 +386,7 @@ def made_once(tmp_path_factory, worker_id):
                 made.write_bytes(pickle.dumps(make(first)))
         run = pickle.loads(made.read_bytes())
         shutil.copytree(first, own, symlinks=True)
-        return replace(run, run_dir=own / run.run_dir.relative_to(first), data_dir=own / run.data_dir.relative_to(first))
+        return replace(run, run_dir=own / run.run_dir.relative_to(first))
 
     return get
 

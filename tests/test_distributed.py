@@ -40,15 +40,19 @@ def left_over(run) -> list:
 
 
 @pytest.fixture(scope="module")
-def pruned_by_two(stages, tmp_path_factory):
+def pruned_by_two(made_once, stages):
     """A run whose pruned model two processes made, without dropout."""
-    run = stages.copy(tmp_path_factory.mktemp("two") / "run", *PARENTS["pruned"])
-    said = together(run, "pruned", *EVEN)
-    return run, said
+
+    def make(folder):
+        run = stages.copy(folder / "run", *PARENTS["pruned"])
+        run.said["torchrun"] = together(run, "pruned", *EVEN)
+        return run
+
+    return made_once("two_processes", make)
 
 
 @pytest.mark.parametrize("stage", ["teacher", "distilled", "pruned_qkd"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_of_two_processes_publishes_once(stages, tmp_path, stage):
     run = stages.copy(tmp_path / "run", *PARENTS[stage])
     said = together(run, stage)
@@ -57,7 +61,7 @@ def test_a_stage_of_two_processes_publishes_once(stages, tmp_path, stage):
 
 
 def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
-    run, said = pruned_by_two
+    run, said = pruned_by_two, pruned_by_two.said["torchrun"]
     assert said.count("published ") == 1 and said.count("cut: heads") == 1 and left_over(run) == [], said
     alone = stages.copy(tmp_path / "run", *PARENTS["pruned"])
     alone.run(SCRIPTS["pruned"], "--epochs", 2, *EVEN)
@@ -83,7 +87,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(stages, pruned_b
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
     said = together(run, "pruned", *EVEN)
     assert "continuing" in said and left_over(run) == []
-    names = [each.checkpoint("pruned") / "model.safetensors" for each in (run, pruned_by_two[0])]
+    names = [each.checkpoint("pruned") / "model.safetensors" for each in (run, pruned_by_two)]
     assert names[0].read_bytes() == names[1].read_bytes()
 
 

@@ -52,8 +52,8 @@ def stopped_behind(said: str) -> int:
 
 
 @pytest.mark.parametrize(("stage", "trainings"), [("pruned", ["prune", "recover"]),
-                                                  pytest.param("distilled", ["train"], marks=pytest.mark.slow),
-                                                  pytest.param("pruned_qkd", ["train"], marks=pytest.mark.slow)])
+                                                  pytest.param("distilled", ["train"], marks=pytest.mark.long),
+                                                  pytest.param("pruned_qkd", ["train"], marks=pytest.mark.long)])
 def test_killed_and_started_again_gives_the_same_weights(stages, tmp_path, stage, trainings):
     run = stages.copy(tmp_path / "run", *PARENTS[stage])
     models = run.run_dir / "models"
@@ -72,7 +72,7 @@ def test_killed_and_started_again_gives_the_same_weights(stages, tmp_path, stage
     shutil.rmtree(run.run_dir)
 
 
-@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_a_signal_ends_it_behind_a_step_that_is_saved(stages, tmp_path, by, code):
     run = stages.copy(tmp_path / "run", "teacher")
     models = run.run_dir / "models"
@@ -117,7 +117,7 @@ def test_the_same_command_twice_at_once_gives_one_checkpoint(stages, tmp_path):
     assert len(list((run.run_dir / "models").glob("*qkd*"))) == 1 and not list((run.run_dir / "models").glob(".partial_*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_seeds_at_once_give_two_checkpoints(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     script = SCRIPTS["distilled"]

@@ -10,14 +10,18 @@ from common import checkpoints, data, inference, lineage
 
 
 @pytest.fixture(scope="module")
-def seeds(stages, tmp_path_factory):
+def seeds(made_once, stages):
     """A run whose pruned model and PTQ were made with three seeds, the second's PTQ spoilt since, and reported."""
-    run = stages.copy(tmp_path_factory.mktemp("seeds") / "run", "teacher", "distilled", "pruned")
-    for script in ("8_pruning_with_finetuning.py", "9_quantize_pruned_model.py"):
-        run.run(script, "--seeds", 3)
-    (spoilt(run).path / "model.safetensors").write_bytes(b"spoilt")
-    run.run(REPORT, "--max-length", 48, *REPORT_FLAGS)
-    return run
+
+    def make(folder):
+        run = stages.copy(folder / "run", "teacher", "distilled", "pruned")
+        for script in ("8_pruning_with_finetuning.py", "9_quantize_pruned_model.py"):
+            run.run(script, "--seeds", 3)
+        (spoilt(run).path / "model.safetensors").write_bytes(b"spoilt")
+        run.run(REPORT, "--max-length", 48, *REPORT_FLAGS)
+        return run
+
+    return made_once("three_seeds", make)
 
 
 def made(run, stage: str) -> list:
