@@ -45,7 +45,7 @@ def pruned_by_two(made_once, stages):
 
     def make(folder):
         run = stages.copy(folder / "run", *PARENTS["pruned"])
-        run.said["torchrun"] = together(run, "pruned", *EVEN)
+        run.said["torchrun"] = subprocess.CompletedProcess(["torchrun"], 0, together(run, "pruned", *EVEN))
         return run
 
     return made_once("two_processes", make)
@@ -61,7 +61,7 @@ def test_a_stage_of_two_processes_publishes_once(stages, tmp_path, stage):
 
 
 def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
-    run, said = pruned_by_two, pruned_by_two.said["torchrun"]
+    run, said = pruned_by_two, pruned_by_two.said["torchrun"].stdout
     assert said.count("published ") == 1 and said.count("cut: heads") == 1 and left_over(run) == [], said
     alone = stages.copy(tmp_path / "run", *PARENTS["pruned"])
     alone.run(SCRIPTS["pruned"], "--epochs", 2, *EVEN)
