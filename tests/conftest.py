@@ -181,8 +181,7 @@ def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: 
 # --- running scripts
 
 # What makes coverage count in processes that are started: taken out of the environment, and given to those of `run_script` alone. A
-# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else. The report
-# starts one a model, and is counted where `call_script` calls it.
+# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else.
 COUNTING: dict[str, str] = {}
 REPORT = "7_evaluate_and_generate_report.py"
 
@@ -202,7 +201,7 @@ def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, 
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / name), *map(str, flags)],
         cwd=REPOSITORY,
-        env=environment(**({} if name == REPORT else COUNTING), **env),
+        env=environment(**COUNTING, **env),
         input=stdin,
         capture_output=True,
         text=True,
@@ -337,13 +336,14 @@ def hub_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def opened_here():
-    """A report made in this process starts none a model, which takes longer than all the rest: `pipeline` has one that does."""
+def process_of_its_own():
+    """A report that tests make starts no process a model, which takes longer than all the rest: what would start one, for its own test."""
     from common import measure
 
+    real = measure.process_of_its_own
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "process_of_its_own", lambda path, texts, threads: ({"load_ms": 1.0, "peak_rss_mb": 100.0}, {}))
-        yield
+        yield real
 
 
 @pytest.fixture(scope="session")
@@ -402,13 +402,13 @@ REPORT_FLAGS = ("--repeats", 1, "--sentences", 40)
 
 @pytest.fixture(scope="session")
 def pipeline(made_once, stages) -> Pipeline:
-    """The same run with everything behind the stages: exports, report, comparison."""
+    """The same run with everything behind the stages: exports, report (in this process), comparison."""
 
     def make(folder: Path) -> Pipeline:
         shutil.copytree(stages.run_dir.parent, folder, symlinks=True, dirs_exist_ok=True)
         run = replace(stages, run_dir=folder / "run", data_dir=folder / "made-up", said=dict(stages.said))
         run.run("11_export_onnx.py", "--max-length", 48)
-        run.run(REPORT, "--max-length", 48, *REPORT_FLAGS)
+        replace(run, in_processes=False).run(REPORT, "--max-length", 48, *REPORT_FLAGS)
         compared = (run.run_dir / "final_report.json", run.checkpoint("pruned"), run.run_dir / "not-here.json")
         flags = ("--run-dir", run.run_dir, "--data-dir", run.data_dir)
         run.said["evaluate_plot.py"] = run_script("evaluate_plot.py", *compared, *flags)
