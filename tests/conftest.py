@@ -371,7 +371,8 @@ def make_run(folder: Path, bert_local: Path, classes: tuple[str, ...], in_proces
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory, worker_id):
-    """(name, make) -> the run that `make(folder)` makes. Of parallel workers the first to ask makes it, and each has a copy of its own."""
+    """(name, make) -> the run that `make(folder)` makes. Of parallel workers the first to ask makes it, and each has a copy of its own,
+    but of the sentences, which stay as they are."""
 
     def get(name: str, make) -> Pipeline:
         own = tmp_path_factory.mktemp("runs") / name
