@@ -406,8 +406,8 @@ def pipeline(made_once, stages) -> Pipeline:
     """The same run with everything behind the stages: exports, report (in this process), comparison."""
 
     def make(folder: Path) -> Pipeline:
-        shutil.copytree(stages.run_dir.parent, folder, symlinks=True, dirs_exist_ok=True)
-        run = replace(stages, run_dir=folder / "run", data_dir=folder / "made-up", said=dict(stages.said))
+        shutil.copytree(stages.run_dir, folder / "run", symlinks=True)
+        run = replace(stages, run_dir=folder / "run", said=dict(stages.said))
         run.run("11_export_onnx.py", "--max-length", 48)
         replace(run, in_processes=False).run(REPORT, "--max-length", 48, *REPORT_FLAGS)
         compared = (run.run_dir / "final_report.json", run.checkpoint("pruned"), run.run_dir / "not-here.json")
