@@ -1,12 +1,12 @@
 """A peer that must be trained: the teacher cut by Torch-Pruning to a share of its FLOPs, then taught as ours is, and exported as int8.
 
-    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.085] [--epochs 3.9] [--data-dir DIR]
+    PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.092] [--epochs 3.9] [--data-dir DIR]
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
 does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of stage 8's presets, as many
 of them (`--epochs`) as `near` and `max` behind it take there together, at a rate that suits a model which lost most of itself at once:
-theirs is for pruning little by little. Writes model.onnx (onnxruntime's dynamic int8) and made.json.
+theirs is for pruning little by little. On a GPU where there is one. Writes model.onnx (onnxruntime's dynamic int8) and made.json.
 """
 
 import copy
@@ -18,7 +18,7 @@ from common import cli
 
 SCORED = 32  # batches whose gradients score the weights
 AUGMENT, TEMPERATURE = 100_000, 2.0  # as in stage 8's presets
-BATCH, LR, WARMUP = 128, 3e-4, 0.06
+WARMUP = 0.06
 
 
 def lessons(args, corpus, teacher):
@@ -78,30 +78,38 @@ def main(args) -> None:
     train, collate = lessons(args, corpus, teacher)
     lengths = data.lengths(train)
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
     def batches(epoch: int):
-        order = data.length_grouped_order(lengths, BATCH, args.seed, epoch)
-        return (collate([train[i] for i in order[start:start + BATCH]]) for start in range(0, len(order), BATCH))
+        order = data.length_grouped_order(lengths, args.batch_size, args.seed, epoch)
+        parts = [order[start:start + args.batch_size] for start in range(0, len(order), args.batch_size)]
+        for batch in torch.utils.data.DataLoader(train, batch_sampler=parts, collate_fn=collate, num_workers=int(device == "cuda")):
+            yield {name: value.to(device) for name, value in batch.items()}
 
     def loss_of(model, batch: dict):
         out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         return distillation.lesson(out, batch, temperature=TEMPERATURE, alpha=1.0)[0]
 
     # --- 1. cut: the least share of all widths that meets the budget
-    whole = transformers.AutoModelForSequenceClassification.from_pretrained(teacher.path, attn_implementation="eager").eval()
+    whole = transformers.AutoModelForSequenceClassification.from_pretrained(teacher.path, attn_implementation="eager").to(device).eval()
     scoring = [batch for batch, _ in zip(batches(0), range(SCORED), strict=False)]
-    cost = measure.flops(whole, 128)
+
+    def flops(model) -> int:
+        return measure.flops(copy.deepcopy(model).cpu(), 128)
+
+    cost = flops(whole)
     least, most = 0.0, 0.95
     while most - least > 0.005:
         share = (least + most) / 2
         model = cut(whole, share, scoring[:1], loss_of)
-        least, most = (least, share) if measure.flops(model, 128) <= args.target_flops * cost else (share, most)
+        least, most = (least, share) if flops(model) <= args.target_flops * cost else (share, most)
     model = cut(whole, most, scoring, loss_of)
-    kept = measure.flops(model, 128) / cost
+    kept = flops(model) / cost
     cli.say(f"{most:.3f} of all widths cut: {kept:.4f} of the FLOPs, {sum(p.numel() for p in model.parameters()):,} parameters")
 
     # --- 2. teach
-    steps = math.ceil(args.epochs * math.ceil(len(train) / BATCH))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01, fused=True)
+    steps = math.ceil(args.epochs * math.ceil(len(train) / args.batch_size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * steps), steps)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -123,17 +131,20 @@ def main(args) -> None:
 
     # --- 3. export
     args.output.mkdir(parents=True, exist_ok=True)
-    onnx.save(onnx_export.export(model.eval()), args.output / "fp32.onnx")
+    onnx.save(onnx_export.export(model.cpu().eval()), args.output / "fp32.onnx")
     peer.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
-    made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "seed": args.seed,
+    made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "batch_size": args.batch_size,
+            "lr": args.lr, "augment": args.augment, "seed": args.seed,
             "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60}
     finished.write({**conditions, **made}, args.output / "made.json")
 
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
-    parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
+    parser.add_argument("--target-flops", type=cli.share, default=0.092, help="share of the teacher's FLOPs that may stay")
     parser.add_argument("--epochs", type=cli.positive, default=3.9, help="passes over the sentences")
+    parser.add_argument("--batch-size", type=cli.count, default=128)
+    parser.add_argument("--lr", type=cli.positive, default=3e-4, help="peak learning rate")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
     parser.add_argument("--seed", type=int, default=1)
     cli.precision_flag(parser)
