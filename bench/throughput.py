@@ -77,7 +77,9 @@ def main(args) -> None:
     export = next((c for c in made if c.stage.endswith("_onnx_int8") and c.variant == args.variant), None)
     if export is None:
         raise cli.UserError(f"no int8 export of '{args.variant}' under {args.run_dir / 'models'}: run 11_export_onnx.py on it first")
-    source = next(c for c in made if c.key == export.parent_key(export.stage.removesuffix("_onnx_int8")))
+    source = next((c for c in made if c.key == export.parent_key(export.stage.removesuffix("_onnx_int8"))), None)
+    if source is None:
+        raise cli.UserError(f"the checkpoint that {export.path} was exported of isn't under models/ any more: its FLOPs can't be counted")
     texts = random.Random(0).sample(corpus.train.texts, min(args.sentences, len(corpus.train)))
     counted = {"ours": source.path, "teacher": teacher.path}
     classifiers = {"ours": inference.open_classifier(export.path), "teacher": inference.open_classifier(teacher.path, threads)}
