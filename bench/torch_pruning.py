@@ -77,7 +77,6 @@ def main(args) -> None:
     conditions = finished.conditions(corpus, torch.get_num_threads())
     train, collate = lessons(args, corpus, teacher)
     lengths = data.lengths(train)
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def batches(epoch: int):
@@ -143,7 +142,7 @@ if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
     parser.add_argument("--target-flops", type=cli.share, default=0.085, help="share of the teacher's FLOPs that may stay")
     parser.add_argument("--epochs", type=cli.positive, default=3.9, help="passes over the sentences")
-    parser.add_argument("--batch-size", type=cli.count, default=128)
+    parser.add_argument("--batch-size", type=cli.count, default=128, help="sentences a step")
     parser.add_argument("--lr", type=cli.positive, default=3e-4, help="peak learning rate")
     parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
     parser.add_argument("--seed", type=int, default=1)
