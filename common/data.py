@@ -16,6 +16,7 @@ from common.facts import has_form, read_json, sha256_file, sha256_json
 HELD_OUT_SHARE = 0.05
 MOST_CLASSES = 1000
 SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
+TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some five kilobytes until then
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
 
@@ -232,9 +233,14 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`."""
     import datasets
 
-    encoded = tokenizer(split.texts, truncation=True, max_length=max_length, return_token_type_ids=False, return_attention_mask=False)
-    rows = {"input_ids": encoded["input_ids"], "labels": split.labels}
-    return datasets.Dataset.from_dict(rows | ({"index": list(range(len(split)))} if numbered else {}))
+    parts = []
+    for start in range(0, max(1, len(split)), TOGETHER):
+        here = slice(start, start + TOGETHER)
+        encoded = tokenizer(split.texts[here], truncation=True, max_length=max_length, return_token_type_ids=False,
+                            return_attention_mask=False)
+        rows = {"input_ids": encoded["input_ids"], "labels": split.labels[here]}
+        parts.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
+    return datasets.concatenate_datasets(parts)
 
 
 def lengths(tokenised) -> list[int]:
