@@ -102,7 +102,7 @@ def export(args, source, precision: str, corpus) -> None:
 
     import onnx
 
-    from common import inference, onnx_export
+    from common import inference, onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -124,7 +124,7 @@ def export(args, source, precision: str, corpus) -> None:
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
         texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
-        model = onnx_export.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
+        model = onnx_int8.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)
         classifier = inference.OnnxClassifier(at_work)

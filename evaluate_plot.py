@@ -43,7 +43,7 @@ def flat(row: dict) -> dict:
 def main(args):
     import csv
 
-    from common import checkpoints, data, measure, report
+    from common import checkpoints, data, figures, measure, report
 
     # --- 1. load: rows of reports, and checkpoints that no report has a row of
     defaults = [args.run_dir / name for name in
@@ -120,7 +120,7 @@ def main(args):
             writer.writerows(flat(row) | {"key": row["key"].split("#")[0]} for row in rows)
 
     report.replace(sheet, write_csv)
-    report.replace(picture, lambda path: report.comparison(rows, legend, path))
+    report.replace(picture, lambda path: figures.comparison(rows, legend, path))
     cli.say(f"{len(rows)} models of {len(reports)} source{'s' if len(reports) > 1 else ''}:\n{picture}\n{sheet}")
 
 

@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 
 from bench import finished, presets
-from common import cli, report
+from common import cli, figures
 
 PANELS = (("FLOPs saved, ×", "flops_ratio"), ("smaller, ×", "bytes_ratio"), ("faster at batch 1, ×", "1"), ("faster at batch 32, ×", "32"))
 
@@ -70,7 +70,7 @@ def draw(teacher: dict, ours: list[dict], peers: list[dict], path: Path) -> None
         for number, peer in enumerate(p for p in peers if key in p):
             show([peer], color=f"C{number}", marker="s^Dv"[number % 4], ms=6, ls="none", label=peer["name"])
         axis.set(xscale="log", xlabel=title)
-        report.plain_ticks(axis)
+        figures.plain_ticks(axis)
         axis.grid(alpha=0.3)
     drawing.axes[0].set_ylabel("dev accuracy, % (dashed: the teacher)")
     handles, names = drawing.axes[-1].get_legend_handles_labels()

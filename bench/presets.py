@@ -49,7 +49,7 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
     import onnx
 
     from bench import peer
-    from common import checkpoints, inference, onnx_export
+    from common import checkpoints, inference, onnx_export, onnx_int8
 
     model = checkpoints.load_model(teacher.path)
     fused = peer.fused_onnx(model, folder)
@@ -65,7 +65,7 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
         else:
             tokens = inference.Classifier(known)
             sentences = [tokens.encode([text]) for text in texts]
-            onnx.save(onnx_export.quantise(onnx_export.export(model), sentences), place / inference.ONNX_FILE)
+            onnx.save(onnx_int8.quantise(onnx_export.export(model), sentences), place / inference.ONNX_FILE)
         opened[f"teacher_int8_{kind}"] = inference.OnnxClassifier(known, threads)
     return opened
 

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from bench import presets
-from common import checkpoints, cli, report
+from common import checkpoints, cli, report, tables
 
 KEPT = ("stage", "variant", "created", "key", "args", "seed", "mode", "parents", "dataset", "versions", "code", "cpu", "gpu", "metrics",
         "wall_s", "peak_rss_mb")  # of a manifest; its list of files is in the checkpoint
@@ -76,7 +76,7 @@ def readme(final: dict, stages: dict[str, dict], command: str) -> str:
         trained = {name: manifest["args"].get(name) for name in ("prune_epochs", "epochs", "lr", "train_sentences")}
         lines.append({"row": key, "seed": manifest["seed"], "minutes": f"{manifest['wall_s'] / 60:.1f}",
                       "peak MB": f"{manifest['peak_rss_mb']:,.0f}",
-                      **({"held-out accuracy %": report.percent(manifest["metrics"].get("validation_accuracy"), 2)}
+                      **({"held-out accuracy %": tables.percent(manifest["metrics"].get("validation_accuracy"), 2)}
                          if has_accuracy(final) else {}),
                       "training": ", ".join(f"{name} {value:g}" for name, value in trained.items() if value) or "—"})
     minutes = sum(m["wall_s"] for m in stages.values()) / 60
@@ -97,7 +97,7 @@ def refresh(text: str) -> str:
     """README's text with each marked block replaced by the table of its report."""
     def block(found: re.Match) -> str:
         final = report.read(checkpoints.REPOSITORY / "docs/results" / found[1] / "final_report.json")
-        table = f"{report.table(final)}\n" if final else ""
+        table = f"{tables.table(final)}\n" if final else ""
         return f"<!-- results:{found[1]} -->\n{table}<!-- /results -->"
 
     def presets_block(found: re.Match) -> str:

@@ -90,7 +90,7 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
     import torch
 
     import compact
-    from common import inference, onnx_export
+    from common import inference, onnx_export, onnx_int8
 
     torch.manual_seed(0)
     config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32})
@@ -98,7 +98,7 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
     with torch.no_grad():
         for parameter in model.parameters():  # zeros as biases would leave the graph: for maps without the runtime has another kernel
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    proto = onnx_export.quantise(onnx_export.export(model), [_rows_within(teacher.encode([text]), config.vocab_size) for text in texts])
+    proto = onnx_int8.quantise(onnx_export.export(model), [_rows_within(teacher.encode([text]), config.vocab_size) for text in texts])
     work = inference.multiply_adds_a_token(config.to_dict())
     return _Timed(inference.OnnxModel(proto.SerializeToString(), work, threads), teacher, config.vocab_size)
 

@@ -237,3 +237,18 @@ def test_a_batch_is_padded_to_its_longest_sentence(tokenizer):
     assert batch["attention_mask"].sum(1).tolist() == [len(rows[0]["input_ids"]), n]
     assert (batch["input_ids"][0][batch["attention_mask"][0] == 0] == tokenizer.pad_token_id).all()
     assert batch["index"].tolist() == [0, 1] and batch["labels"].tolist() == [1, 0]
+
+
+def test_tokenising_in_parts_is_tokenising(tokenizer, monkeypatch):
+    texts = ["a good film", "dull", "a story about a very long and winding plot that nobody follows", "", "good good", "film", "a"]
+    split, asked = data.Split(texts, list(range(len(texts)))), []
+
+    def one_part(texts, **how):
+        asked.append(len(texts))
+        return tokenizer(texts, **how)
+
+    at_once = data.tokenise(tokenizer, split, max_length=8, numbered=True)
+    monkeypatch.setattr(data, "TOGETHER", 3)
+    in_parts = data.tokenise(one_part, split, max_length=8, numbered=True)
+    assert asked == [3, 3, 1] and in_parts[:] == at_once[:] and in_parts["index"][:] == split.labels
+    assert data.lengths(in_parts) == [len(ids) for ids in at_once["input_ids"]]

