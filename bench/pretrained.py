@@ -8,16 +8,17 @@ directories as they were published, and answers the dev set with each once. The 
 
 import itertools
 import json
+import runpy
 import shutil
 from pathlib import Path
 
 from bench import finished
 from common import cli
+from common.checkpoints import REPOSITORY
 
+PRUNING = "8_pruning_with_finetuning.py"
 LIMIT_MB = 12  # both files together: every clone carries them
-# What the card says of a command, besides its preset: of a stage 8 that prunes nothing, and of an export.
-LEARNT_ON = ("prune_epochs", "augment", "spare_pieces", "epochs", "batch_size", "lr")
-EXPORTED = ("table_bits", "map_bits")
+EXPORTED = ("table_bits", "map_bits")  # what the card says of an export's command
 
 
 def parse_args():
@@ -44,23 +45,34 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
                         f"9_quantize_pruned_model.py and 11_export_onnx.py --precision int8 with --variant {variant} first")
 
 
+def beyond_its_preset(checkpoint) -> dict:
+    """The arguments of stage 8 in which a pruned checkpoint differs from what its preset alone would have made."""
+    stage = runpy.run_path(str(REPOSITORY / PRUNING))
+    usual = vars(stage["parse_args"](["--preset", checkpoint.variant]))
+    return {name: value for name, value in checkpoint.manifest["args"].items()
+            if name not in ("seed", "from_teacher") and value != usual.get(name, value)}
+
+
 def typed(checkpoint, after: str | None = None) -> str:
     """The command that made a checkpoint, `after` another variant, as far as it says more than its preset and where it ran."""
     args, kind = checkpoint.manifest["args"], checkpoint.stage
     said = {"variant": checkpoint.variant}
     if kind == "pruned":
-        script, said = "8_pruning_with_finetuning.py", {"preset": checkpoint.variant, "after": after}
-        said |= {name: args[name] for name in LEARNT_ON if args["prune_epochs"] == 0}
-        said |= {name: value for name, value in args.items() if name == "matmul_precision" and value != "highest"}
+        script, said = PRUNING, {"preset": checkpoint.variant, "after": after, **beyond_its_preset(checkpoint)}
     elif kind.endswith("_onnx_int8"):
         script = "11_export_onnx.py" + (" --from-pruned" if kind == "pruned_onnx_int8" else "")
         said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED}
     else:
         script = {"pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py"}[kind]
     said["seed"] = checkpoint.manifest["seed"]
-    flags = " ".join(f"--{name.replace('_', '-')} {f'{value:.7g}' if isinstance(value, float) else value}"
-                     for name, value in said.items() if value is not None)
-    return f"python {script} {flags}"
+
+    def flag(name: str, value) -> str:
+        name = name.replace("_", "-")
+        if isinstance(value, bool):
+            return f"--{name}" if value else f"--no-{name}"
+        return f"--{name} {f'{value:.7g}' if isinstance(value, float) else value}"
+
+    return " ".join(["python", script, *(flag(*pair) for pair in said.items() if pair[1] is not None)])
 
 
 def card(variant: str, figures: dict) -> str:

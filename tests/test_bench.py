@@ -37,6 +37,9 @@ def test_the_card_says_what_its_files_are(box):
     assert checkpoints.verify(box / "onnx").parent_key(source.stage) == source.key, "the file beside it was made of it"
     assert f"{(box / 'model.safetensors').stat().st_size / 1e6:.2f}" in card
     assert f"{100 * figures['onnx']['accuracy']:.1f}" in card and all(step["command"] in card for step in figures["made"]["steps"])
+    flags = figures["made"]["steps"][0]["command"]
+    assert "--preset published " in flags and " --fast " in flags and " --prune-every 5 " in flags, "what its preset alone wouldn't set"
+    assert "--min-neurons" not in flags and flags.count("--seed") == 1
 
 
 def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):
