@@ -11,7 +11,7 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# LONG=1 lets the presets learn on, from a million made sentences three times over: ten minutes for all six on an H200, days on two CPU cores.
+# LONG=1 teaches the presets from a million and a half made sentences: half a day on two CPU cores that have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
@@ -68,29 +68,35 @@ define point
 $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(3) $(1) && \
 $(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --from-pruned --precision int8 --table-bits 4
 endef
-LEARN_ON := --prune-epochs 0 --augment 1000000 --epochs 3 --batch-size 512
+ifdef LONG
+TAUGHT := --augment 1500000 --prune-epochs 0.08 --epochs 1.5
+NEAR := --preset near $(TAUGHT) --batch-size 128 --prune-lr 2e-4 --lr 2e-4
+BALANCED := --preset balanced $(TAUGHT)
+MAX := --preset max $(TAUGHT)
+FLOPS05 := $(MAX) --target-flops 0.055
+FLOPS03 := $(MAX) --target-flops 0.035
+FLOPS02 := $(MAX) --target-flops 0.02
+else
+NEAR := --preset near
+BALANCED := --preset balanced --after near
+MAX := --preset max --after near
+FLOPS05 := --preset max --after max --target-flops 0.055 --epochs 0.5
+FLOPS03 := --preset max --after flops05 --target-flops 0.035 --epochs 0.5
+FLOPS02 := --preset max --after flops03 --target-flops 0.02 --epochs 0.5
+endif
 
 presets: .venv/.installed
-ifdef LONG
 	for seed in 1 2 3; do \
-	  $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $$seed --preset near --name near-cut && \
-	  $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $$seed --preset max --name max-cut --after near-cut && \
-	  $(call point,--preset near --after near-cut $(LEARN_ON) --lr 3e-4,near,$$seed) && \
-	  $(call point,--preset max --after max-cut $(LEARN_ON) --lr 5e-4,max,$$seed) || exit $$?; \
+	  $(call point,$(NEAR),near,$$seed) && \
+	  $(call point,$(MAX),max,$$seed) || exit $$?; \
 	done
-else
-	for seed in 1 2 3; do \
-	  $(call point,--preset near,near,$$seed) && \
-	  $(call point,--preset max --after near,max,$$seed) || exit $$?; \
-	done
-	$(call point,--preset balanced --after near,balanced,1)
-endif
+	$(call point,$(BALANCED),balanced,1)
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,--preset max --after max --target-flops 0.055 --epochs 0.5 --name flops05,flops05,1)
-	$(call point,--preset max --after flops05 --target-flops 0.035 --epochs 0.5 --name flops03,flops03,1)
-	$(call point,--preset max --after flops03 --target-flops 0.02 --epochs 0.5 --name flops02,flops02,1)
+	$(call point,$(FLOPS05) --name flops05,flops05,1)
+	$(call point,$(FLOPS03) --name flops03,flops03,1)
+	$(call point,$(FLOPS02) --name flops02,flops02,1)
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 

@@ -156,7 +156,8 @@ def multiply_adds_a_token(config: dict) -> float:
     if "heads" not in config:
         return math.inf
     head = config["dim"] // config["n_heads"]
-    return sum(config["dim"] * (4 * head * heads + 2 * neurons) for heads, neurons in zip(config["heads"], config["ffn"], strict=True))
+    layers = zip(config["heads"], config["ffn"], strict=True)
+    return config["dim"] * ((config.get("embedding_rank") or 0) + sum(4 * head * heads + 2 * neurons for heads, neurons in layers))
 
 
 def onnx_session(model: Path | bytes, threads: int | None = None):

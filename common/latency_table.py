@@ -40,7 +40,7 @@ def read(path: Path, threads: int) -> dict:
 
 def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
     """Where the table for such models and this teacher stands."""
-    key = facts.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, teacher.key, HEADS, NEURONS, METHOD])[:8]
+    key = facts.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, shape.embedding_rank, teacher.key, HEADS, NEURONS, METHOD])[:8]
     return run_dir / "models" / f".latency_{key}.json"
 
 

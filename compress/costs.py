@@ -23,7 +23,8 @@ class Flops:
 
     def __init__(self, tokens: int, shape):
         self.tokens, self.width, self.head_dim = tokens, shape.dim, shape.head_dim
-        self.other = 2 * shape.dim * (shape.dim + shape.num_labels)  # the head's two maps of one token: no pruning saves them
+        # The head's two maps of one token, and the word table's map where it has one: no pruning saves them.
+        self.other = 2 * shape.dim * (shape.dim + shape.num_labels + tokens * (shape.embedding_rank or 0))
 
     def head(self, of_last: bool) -> int:
         """A head: rows of Q, K, V, columns of the output map, and two products of queries × N × d."""
@@ -47,10 +48,11 @@ class Bytes:
 
     def __init__(self, shape, word_pieces: int):
         self.width, self.head_dim = shape.dim, shape.head_dim
-        tables = (word_pieces + shape.max_position_embeddings) * shape.dim * NF4_BYTES
+        tables = (word_pieces * (shape.embedding_rank or shape.dim) + shape.max_position_embeddings * shape.dim) * NF4_BYTES
+        table_map = (shape.embedding_rank * NF4_BYTES + 4) * shape.dim if shape.embedding_rank else 0
         head = 4 * (shape.dim + 1) * (shape.dim + shape.num_labels)
         norms_and_biases = 4 * (2 + 6 * shape.n_layers) * shape.dim
-        self.other = tables + head + norms_and_biases
+        self.other = tables + table_map + head + norms_and_biases
 
     def blocks(self, heads: list[int], neurons: list[int], last: int) -> list[np.ndarray]:
         """As `Flops.blocks`; the bytes of a unit are the same wherever it stands."""
