@@ -9,7 +9,7 @@ from conftest import random_batch, tiny_compact
 
 import compact
 from common import inference, measure, onnx_export, onnx_int8
-from compress import costs, factorisation
+from compress import costs, factorisation, qat
 
 PIECES, WIDE = 251, 32
 
@@ -81,6 +81,16 @@ def test_exported_it_answers_alike():
     assert not any(t.data_type == t.FLOAT and len(t.dims) == 2 and t.dims[0] == PIECES for t in quantised.graph.initializer)
     work = inference.multiply_adds_a_token(small.config.to_dict())
     assert work == inference.multiply_adds_a_token(tiny_compact().config.to_dict()) + 16 * WIDE
+
+
+def test_trained_through_the_rounding_it_is_what_ships():
+    small = factorised(16)[1]
+    packed, trained = small.packed_twin(), qat.fake_quantised(small)
+    with torch.no_grad():
+        assert torch.equal(rows(trained), rows(packed))
+        assert (trained(**random_batch()).logits - packed(**random_batch()).logits).abs().max() <= 1e-6
+    trained.train()(**random_batch()).logits.sum().backward()
+    assert all(module.weight.grad.abs().max() > 0 for module in trained.distilbert.embeddings.word_embeddings.children())
 
 
 def test_more_than_there_is_is_refused():
