@@ -11,7 +11,7 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# LONG=1 teaches the presets from a million and a half made sentences: half a day on two CPU cores that have units for bfloat16 (MATMUL=medium).
+# LONG=1 teaches the presets from a million and a half made sentences: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 

@@ -113,10 +113,10 @@ class NF4Embedding(_Packed4bit):
 class FactorisedEmbedding(nn.Module):
     """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1)."""
 
-    def __init__(self, config: CompactConfig):
+    def __init__(self, pieces: int, rank: int, dim: int, padding: int | None):
         super().__init__()
-        self.table = nn.Embedding(config.vocab_size, config.embedding_rank or config.dim, padding_idx=config.pad_token_id)
-        self.map = nn.Linear(self.table.embedding_dim, config.dim)
+        self.table = nn.Embedding(pieces, rank, padding_idx=padding)
+        self.map = nn.Linear(rank, dim)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.map(self.table(ids))
@@ -154,7 +154,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
     def __init__(self, config: CompactConfig):
         super().__init__(config)
         if config.embedding_rank:
-            self.distilbert.embeddings.word_embeddings = FactorisedEmbedding(config)
+            self.distilbert.embeddings.word_embeddings = FactorisedEmbedding(config.vocab_size, config.embedding_rank, config.dim,
+                                                                             config.pad_token_id)
         for layer, heads, neurons in zip(self.layers(), config.heads or [], config.ffn or [], strict=True):
             if heads:
                 inner = heads * config.head_dim

@@ -7,6 +7,8 @@ weighs words, Chen et al. 2018, and FWSVD rows, Hsu et al. 2022).
 
 import torch
 
+from compact.modeling_compact import FactorisedEmbedding
+
 
 @torch.no_grad()
 def factorise(model, counts: torch.Tensor, rank: int) -> None:
@@ -23,8 +25,7 @@ def factorise(model, counts: torch.Tensor, rank: int) -> None:
     spread = (often * (rows - centre)).double().T @ (rows - centre).double()  # (D, D)
     directions = torch.linalg.eigh(spread).eigenvectors.T.flip(0)[:rank].to(rows)  # (R, D), the weightiest first
     config.embedding_rank = rank
-    built = type(model)(config)
-    words = built.distilbert.embeddings.word_embeddings
+    words = FactorisedEmbedding(config.vocab_size, rank, config.dim, config.pad_token_id)
     words.table.weight.copy_((rows - centre) @ directions.T)
     words.map.weight.copy_(directions.T)
     words.map.bias.copy_(centre)
