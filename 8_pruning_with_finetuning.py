@@ -55,8 +55,8 @@ def parse_args(argv=None):
     group.add_argument("--target-mb", type=cli.positive, default=None, metavar="MB",
                        help="instead of two sparsities: the megabytes of the 4-bit checkpoint that may come of it")
     group.add_argument("--target-speedup", type=cli.positive, default=None, metavar="TIMES",
-                       help="instead of two sparsities: how many times as fast as the teacher in torch the int8 export is to be, by "
-                            "a table of latencies measured on this machine")
+                       help="instead of two sparsities, or beside one of the budgets above: how many times as fast as the teacher in "
+                            "torch the int8 export is to be, by a table of latencies measured on this machine")
     group.add_argument("--max-accuracy-drop", type=cli.not_negative, default=None, metavar="POINTS",
                        help="instead of two sparsities: prune on and on, each model from the last, for as long as held-out accuracy stays "
                             "within so many points of the teacher's; models/smallest then leads to the last that did")
@@ -94,8 +94,8 @@ def parse_args(argv=None):
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
-    if len(targets) > 1:
-        parser.error("give one budget: --target-flops, --target-mb, --target-speedup or --max-accuracy-drop")
+    if len(targets) > (1 if args.max_accuracy_drop is not None else 2):
+        parser.error("give one budget, or two of --target-flops, --target-mb and --target-speedup, or --max-accuracy-drop alone")
     if not targets:
         args.target_flops = BUDGETS.get(args.variant)
     if (targets or args.target_flops) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
@@ -115,27 +115,28 @@ def parse_args(argv=None):
     return args
 
 
-def budget_of(args, shape, teacher, texts: list[str], word_pieces: int):
-    """The budget that the flags ask for, as a `compress.budget.Budget`; None where sparsities are asked for. Refuses what can't be had."""
+def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list:
+    """The budgets (`compress.budget.Budget`) that flags ask for; none where they ask for sparsities. Refuses what can't be had."""
     import os
 
     from common import latency_table, measure
     from compress import budget, costs
 
+    asked = []
     if args.target_flops is not None:
         tokens = min(128, shape.max_position_embeddings)
         whole = measure.flops(measure.countable_twin(teacher.path), tokens)
-        asked = budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs", BLOCK * whole)
-    elif args.target_mb is not None:
-        asked = budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb * 1e6, 1e6, "MB in 4 bits")
-    elif args.target_speedup is not None:
+        per_block = BLOCK * whole if args.target_speedup is None else 0.0  # a latency says what blocks cost
+        asked.append(budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs", per_block))
+    if args.target_mb is not None:
+        asked.append(budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb * 1e6, 1e6, "MB in 4 bits"))
+    if args.target_speedup is not None:
         table = latency_table.of(shape, teacher, texts, args.run_dir, os.cpu_count())["batches"][args.at_batch]
-        asked = budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}")
-    else:
-        return None
-    if asked.total <= asked.prices.other:
-        raise cli.UserError(f"{asked.total / asked.unit:g} {asked.name} can't be had: what pruning doesn't touch is "
-                            f"{asked.prices.other / asked.unit:.4g}: ask for more" + ("" if args.prune_vocab else ", or --prune-vocab 1"))
+        asked.append(budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}"))
+    for one in asked:
+        if one.total <= one.prices.other:
+            raise cli.UserError(f"{one.total / one.unit:g} {one.name} can't be had: what pruning doesn't touch is "
+                                f"{one.prices.other / one.unit:.4g}: ask for more" + ("" if args.prune_vocab else ", or --prune-vocab 1"))
     return asked
 
 
@@ -183,7 +184,7 @@ def prune(args):
 
     import compact
     from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
-    from compress import augmentation, budget, factorisation, importance, masking, qat, schedule, surgery, vocabulary
+    from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary
 
     # --- 1. load
     corpus = data.load(args)
@@ -218,7 +219,7 @@ def prune(args):
         raise cli.UserError(f"--embedding-rank {rank}: the model is {model.config.dim} wide, give less")
     shape = copy.deepcopy(model.config)
     shape.embedding_rank = rank
-    asked = budget_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
+    asked = budgets_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
     parents = [teacher] if args.from_teacher else [student, teacher]
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
     if stage.done:
@@ -247,11 +248,11 @@ def prune(args):
     if args.freeze_embeddings:
         qat.freeze_tables(model)
     head_gates, neuron_gates = masking.attach(model)
-    if asked is not None and not args.prune_epochs:
-        has = budget.spent([gate.mask for gate in head_gates + neuron_gates], asked.prices)
-        if has > asked.total:
-            raise cli.UserError(f"--prune-epochs 0 prunes nothing, and {student.path} has {has / asked.unit:.4g} {asked.name}, "
-                                f"{asked.total / asked.unit:.4g} asked for: go on --after a model that is small enough, or prune")
+    for one in asked if not args.prune_epochs else []:
+        has = budget.spent([gate.mask for gate in head_gates + neuron_gates], one.prices)
+        if has > one.total:
+            raise cli.UserError(f"--prune-epochs 0 prunes nothing, and {student.path} has {has / one.unit:.4g} {one.name}, "
+                                f"{one.total / one.unit:.4g} asked for: go on --after a model that is small enough, or prune")
     # Behind another preset the order of sentences goes on with the next pass: the same again would be known by heart.
     passed = student.manifest["metrics"].get("passes", 0)
 
@@ -263,12 +264,12 @@ def prune(args):
                                        [gate.sensitivity.cpu() for gate in gates], generator)
 
     def rank_and_close(share: float) -> None:
-        """Closes gates until `share` of the way to the final sparsities, or to the budget, is gone."""
+        """Closes gates until `share` of the way to the final sparsities, or to the budgets, is gone."""
         heads = [masking.weights_of_heads(layer.attention) for layer in model.layers()]
         neurons = [masking.weights_of_neurons(layer.ffn) for layer in model.layers()]
         gates = head_gates + neuron_gates
         alive = [gate.mask.cpu() for gate in gates]
-        if asked is None:
+        if not asked:
             masks = importance.keep_best(scores_of(head_gates, heads), alive[:len(heads)], args.head_sparsity * share, 1)
             masks += importance.keep_best(scores_of(neuron_gates, neurons), alive[len(heads):], args.ffn_sparsity * share, args.min_neurons)
         else:
@@ -325,12 +326,13 @@ def prune(args):
     # --- 5. save
     stage.metrics["validation_accuracy"] = training.best_accuracy(recoverer)
     stage.metrics["passes"] = passed + math.ceil(args.epochs)
-    if asked is not None:
-        spent = budget.spent([gate.mask for gate in head_gates + neuron_gates], asked.prices) / asked.unit
-        stage.metrics["budget"] = {"name": asked.name, "asked": asked.total / asked.unit, "spent": spent}
-        if args.target_speedup is not None:
-            stage.metrics["predicted_speedup"] = args.target_speedup * asked.total / spent
-        cli.say(f"budget: {asked.total / asked.unit:.4g} {asked.name} asked for, {spent:.4g} spent")
+    stage.metrics["budgets"] = []
+    for one in asked:
+        spent = budget.spent([gate.mask for gate in head_gates + neuron_gates], one.prices)
+        stage.metrics["budgets"].append({"name": one.name, "asked": one.total / one.unit, "spent": spent / one.unit})
+        if isinstance(one.prices, costs.Latency):
+            stage.metrics["predicted_speedup"] = args.target_speedup * one.total / spent
+        cli.say(f"budget: {one.total / one.unit:.4g} {one.name} asked for, {spent / one.unit:.4g} spent")
     compact.save(small, stage.dir)
     tokenizer.save_pretrained(stage.dir)
     published = checkpoints.read(stage.publish())

@@ -1,4 +1,4 @@
-"""One budget for heads, neurons and whole blocks: which units may stay so that the model costs what was asked. Pure numbers.
+"""A budget or two for heads, neurons and whole blocks: which units may stay so that the model costs what was asked. Pure numbers.
 
 A block is one layer's attention (its units are heads) or FFN (its units are neurons). L layers, U units in a block, C cost levels.
 """
@@ -12,6 +12,7 @@ from compress.costs import Bytes, Flops, Latency, total
 
 LEVELS = 4000  # that a budget is divided into: costs are rounded up to one of them
 STEP, MANY = 8, 64  # a block of many units keeps them in such steps: kernels like it, and there are fewer choices
+DECADES, BISECTIONS = 10, 10  # in which the price of a second budget is looked for
 REVIVED = 1e-6  # what a pruned unit's worth counts: it comes back only to use up what nothing alive fits into
 
 
@@ -60,6 +61,10 @@ class Budget(NamedTuple):
     name: str
     per_block: float = 0.0
 
+    def allows(self, share: float, whole: float) -> float:
+        """What blocks may cost once `share` of the way down from a model that costs `whole` is gone."""
+        return whole - share * max(0.0, whole - self.total) - self.prices.other
+
 
 def spent(masks: list[torch.Tensor], prices) -> float:
     """What a model costs whose L attention blocks, then L FFNs, keep the units of these masks (U,)."""
@@ -67,16 +72,14 @@ def spent(masks: list[torch.Tensor], prices) -> float:
     return total(prices, kept[:depth], kept[depth:])
 
 
-def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked: Budget, share: float = 1.0) -> list[torch.Tensor]:
-    """Masks (1 keep, 0 prune) of L attention blocks, then L FFNs, once `share` of the way from the whole model to the budget is gone.
+def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budgets: list[Budget], share: float = 1.0) -> list[torch.Tensor]:
+    """Masks (1 keep, 0 prune) of L attention blocks, then L FFNs, once `share` of the way from the whole model to the budgets is gone.
 
     scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
     first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
-    Raises ValueError where no choice costs so little.
+    One budget or two: the first is used up, and so much of a loss is put on each unit's cost by the second that this one holds
+    too (a Lagrange multiplier, found by bisection). Raises ValueError where no choice costs so little.
     """
-    prices = asked.prices
-    whole = spent([torch.ones_like(score) for score in scores], prices)
-    allowed = whole - share * max(0.0, whole - asked.total) - prices.other
     orders, losses, counts = [], [], []
     for score, live in zip(scores, alive, strict=True):
         worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
@@ -88,25 +91,55 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], asked:
         counts.append(count)
     depth = len(scores) // 2
     units = [len(score) for score in scores]
+    whole = [torch.ones_like(score) for score in scores]
+    asked = budgets[0]
+    allowed = [one.allows(share, spent(whole, one.prices)) for one in budgets]
 
-    def least_loss(may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> list[int]:
-        """The choice of least loss where a block that stays costs `per_block` more, and the budget pays that for `paid` of them."""
+    def costs(prices, last: int) -> list[np.ndarray]:
+        """What each block costs by the numbers of units it is tried with."""
+        return [cost[count] for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
+
+    def least_loss(rate: float, may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> tuple[list[int], float]:
+        """The choice of least loss, and its cost by the second budget, of which a unit's cost is a loss of `rate`.
+
+        A block that stays costs `per_block` more, and the first budget pays that for `paid` of them.
+        """
         found = []
         for last in range(depth):
-            costs = [np.where((count > 0) & ~may, np.inf, cost[count] + per_block * (count > 0))
-                     for cost, count, may in zip(prices.blocks(units[:depth], units[depth:], last), counts, may_stay, strict=True)]
-            chosen = allocate(losses, costs, allowed + per_block * paid)
-            found.append((sum(loss[n] for loss, n in zip(losses, chosen, strict=True)), last, chosen))
-        return min(found)[-1]
+            prices = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
+                      for cost, count, may in zip(costs(asked.prices, last), counts, may_stay, strict=True)]
+            beside = [np.where(np.isfinite(cost), cost, 0.0) for cost in costs(budgets[-1].prices, last)]  # closed by `prices` already
+            loads = [loss + rate * cost for loss, cost in zip(losses, beside, strict=True)]
+            chosen = allocate(loads, prices, allowed[0] + per_block * paid)
+            total = [sum(of[n] for of, n in zip(each, chosen, strict=True)) for each in (loads, beside)]
+            found.append((total[0], last, chosen, total[1]))
+        return min(found)[2:]
 
-    may_stay = np.full(2 * depth, True)
-    if asked.per_block:
-        # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
-        paid, chosen = 2 * depth, least_loss(may_stay, asked.per_block, 2 * depth)
-        while (staying := sum(n > 0 for n in chosen)) < paid:
-            paid, chosen = staying, least_loss(may_stay, asked.per_block, staying)
-        may_stay = np.array(chosen) > 0
-    chosen = least_loss(may_stay)
+    def choose(rate: float) -> tuple[list[int], float]:
+        """`least_loss` of the blocks that are worth what a block counts."""
+        may_stay = np.full(2 * depth, True)
+        if asked.per_block:
+            # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
+            paid, chosen = 2 * depth, least_loss(rate, may_stay, asked.per_block, 2 * depth)[0]
+            while (staying := sum(n > 0 for n in chosen)) < paid:
+                paid, chosen = staying, least_loss(rate, may_stay, asked.per_block, staying)[0]
+            may_stay = np.array(chosen) > 0
+        return least_loss(rate, may_stay)
+
+    chosen, cost = choose(0.0)
+    if cost > allowed[-1] and len(budgets) > 1:
+        scale = sum(loss[0] for loss in losses) / max(allowed[-1], 1e-9)
+        low, high = np.log10(scale) - DECADES, np.log10(scale) + 2
+        chosen, cost = choose(10 ** high)
+        if cost > allowed[-1]:
+            raise ValueError(f"the cheapest model costs {cost:g}, the budget is {allowed[-1]:g} {budgets[-1].name}")
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            fewer, cost = choose(10 ** middle)
+            if cost <= allowed[-1]:
+                chosen, high = fewer, middle
+            else:
+                low = middle
     masks = [torch.zeros_like(score) for score in scores]
     for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
         mask[order[:count[n]]] = 1

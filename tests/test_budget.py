@@ -1,4 +1,4 @@
-"""One budget for heads, neurons and blocks: never exceeded, nearly used up, the worthiest units first, what can't be had is refused."""
+"""A budget or two for heads, neurons and blocks: never exceeded, nearly used up, the worthiest units first, the impossible is refused."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def scores(seed=0):
 
 
 def asked(share):
-    return budget.Budget(PRICES, share * WHOLE, WHOLE, "of it")
+    return [budget.Budget(PRICES, share * WHOLE, WHOLE, "of it")]
 
 
 def cheapest_gone(masks):
@@ -71,7 +71,7 @@ def test_a_bert_comes_within_2_percent_of_its_budget(share):
     given = [scale * torch.rand(n, generator=generator) for n, scale in [(12, 100)] * 6 + [(1536, 1)] * 6]  # heads matter more
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
-    masks = budget.keep_worthiest(given, alive, budget.Budget(prices, share * whole, whole, "of it"))
+    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, share * whole, whole, "of it")])
     assert 0.98 * share * whole <= budget.spent(masks, prices) <= share * whole
 
 
@@ -82,7 +82,7 @@ def test_a_layer_that_was_cut_before_keeps_its_neurons_in_eights():
     given = [torch.rand(n, generator=generator) for n in (5, 3, 349, 90)]
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
-    masks = budget.keep_worthiest(given, alive, budget.Budget(prices, 0.6 * whole, whole, "of it"))
+    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.6 * whole, whole, "of it")])
     assert all(mask.all() or int(mask.sum()) % 8 == 0 for mask in masks[2:]) and any(0 < mask.sum() < len(mask) for mask in masks[2:])
     assert 0.98 * 0.6 * whole <= budget.spent(masks, prices) <= 0.6 * whole
 
@@ -111,7 +111,7 @@ def test_half_way_costs_half_of_what_has_to_go():
 
 def test_bytes_are_those_of_the_checkpoint():
     prices = costs.Bytes(SHAPE, SHAPE.vocab_size)
-    masks = budget.keep_worthiest(scores(), ALL, budget.Budget(prices, 0.8 * budget.spent(ALL, prices), 1e6, "MB"))
+    masks = budget.keep_worthiest(scores(), ALL, [budget.Budget(prices, 0.8 * budget.spent(ALL, prices), 1e6, "MB")])
     packed = surgery.cut(tiny_compact(), masks[:2], masks[2:]).packed_twin()
     tensors = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
     assert budget.spent(masks, prices) == pytest.approx(tensors, rel=0.02)
@@ -119,7 +119,7 @@ def test_bytes_are_those_of_the_checkpoint():
 
 def test_impossible_budget_is_refused():
     with pytest.raises(ValueError, match="the budget is"):
-        budget.keep_worthiest(scores(), ALL, budget.Budget(PRICES, PRICES.other - 1, 1, "FLOPs"))
+        budget.keep_worthiest(scores(), ALL, [budget.Budget(PRICES, PRICES.other - 1, 1, "FLOPs")])
 
 
 def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
@@ -131,7 +131,48 @@ def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
     whole = budget.spent(alive, prices)
     kept = {}
     for per_block in (0.0, 0.003 * whole, 0.01 * whole):
-        masks = budget.keep_worthiest(given, alive, budget.Budget(prices, 0.1 * whole, whole, "of it", per_block))
+        masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.1 * whole, whole, "of it", per_block)])
         assert 0.098 * whole <= budget.spent(masks, prices) <= 0.1 * whole
         kept[per_block] = sum(bool(mask.any()) for mask in masks)
     assert list(kept.values()) == sorted(kept.values(), reverse=True) and kept[0.0] > kept[0.01 * whole]
+
+
+def test_of_two_budgets_both_hold_for_as_little_loss_as_can_be():
+    rng = np.random.default_rng(0)
+    given = [torch.tensor(rng.random(n)) for n in (4, 4, 6, 6)]
+    alive = [torch.ones_like(score) for score in given]
+    latency = costs.Latency({"base": 0.1, "attention": {"units": [0, 1, 4], "ms": [0, 0.30, 0.36]},  # a block costs more than its units
+                             "attention_last": {"units": [0, 1, 4], "ms": [0, 0.0, 0.06]},
+                             "ffn": {"units": [0, 1, 6], "ms": [0, 0.20, 0.25]}, "ffn_behind": {"units": [0, 1, 6], "ms": [0, 0.1, 0.15]}})
+    whole = budget.spent(alive, PRICES)
+    flops, ms = budget.Budget(PRICES, 0.6 * whole, whole, "of it"), budget.Budget(latency, 0.62, 1.0, "ms")
+
+    def lost(masks):
+        return sum(float((score ** 2)[mask == 0].sum()) for score, mask in zip(given, masks, strict=True))
+
+    alone = budget.keep_worthiest(given, alive, [flops])
+    assert budget.spent(alone, latency) > ms.total, "else there is nothing to see"
+    both = budget.keep_worthiest(given, alive, [flops, ms])
+    assert budget.spent(both, PRICES) <= flops.total and budget.spent(both, latency) <= ms.total
+
+    def best_of(counts):
+        return [(torch.argsort(torch.argsort(score, descending=True)) < n).double() for score, n in zip(given, counts, strict=True)]
+
+    choices = [best_of(counts) for counts in itertools.product(range(5), range(5), range(7), range(7)) if counts[0] or counts[1]]
+    best = min(lost(masks) for masks in choices
+               if budget.spent(masks, PRICES) <= 0.998 * flops.total and budget.spent(masks, latency) <= ms.total)
+    assert best - 1e-9 <= lost(both) + 1e-9 and lost(both) <= best + 0.25 * (lost(alone) + best), "between the two budgets' own choices"
+    loose = budget.keep_worthiest(given, alive, [flops, budget.Budget(latency, 5.0, 1.0, "ms")])
+    assert all(torch.equal(a, b) for a, b in zip(loose, alone, strict=True)), "a second budget that holds anyhow changes nothing"
+
+
+def test_two_budgets_are_met_half_way_too_and_a_second_that_cannot_be_had_is_refused():
+    latency = costs.Latency({"base": 0.1, "attention": {"units": [0, 1, 4], "ms": [0, 0.3, 0.4]},
+                             "attention_last": {"units": [0, 1, 4], "ms": [0, 0.0, 0.1]}, "ffn": {"units": [0, 48], "ms": [0, 0.5]},
+                             "ffn_behind": {"units": [0, 48], "ms": [0, 0.05]}})
+    whole = budget.spent(ALL, latency)
+    second = budget.Budget(latency, 0.4 * whole, 1.0, "ms")
+    masks = budget.keep_worthiest(scores(), ALL, [*asked(0.9), second], share=0.5)
+    assert budget.spent(masks, latency) <= 0.7 * whole and budget.spent(masks, PRICES) <= 0.95 * WHOLE
+    with pytest.raises(ValueError, match="ms"):
+        budget.keep_worthiest(scores(), ALL, [*asked(0.9), budget.Budget(latency, 0.05, 1.0, "ms")])

@@ -83,6 +83,6 @@ def test_a_budget_in_milliseconds_is_kept():
             "ffn_behind": {"units": [0, 48], "ms": [0.0, 0.05]}}
     prices = costs.Latency(rows)
     scores = [torch.ones(4), torch.ones(4), torch.ones(48), torch.ones(48)]
-    masks = budget.keep_worthiest(scores, [torch.ones_like(s) for s in scores], budget.Budget(prices, 0.5, 1.0, "ms"))
+    masks = budget.keep_worthiest(scores, [torch.ones_like(s) for s in scores], [budget.Budget(prices, 0.5, 1.0, "ms")])
     assert budget.spent(masks, prices) <= 0.5
     assert masks[3].all(), "neurons behind the last heads are all but free"

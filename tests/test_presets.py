@@ -47,7 +47,7 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     path, manifest = manifests(run.run_dir)["pruned", "max"]
     assert [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
     assert manifest["args"]["target_flops"] == 0.3, "the flag's, not the preset's"
-    assert manifest["metrics"]["budget"]["asked"] == 0.3 and manifest["args"]["augment"] == 300
+    assert manifest["metrics"]["budgets"][0]["asked"] == 0.3 and manifest["args"]["augment"] == 300
     small, teacher = checkpoints.load_model(path), checkpoints.load_model(run.checkpoint("teacher"))
     assert small.config.n_layers == teacher.config.num_hidden_layers
     rows = checkpoints.load_tokenizer(run.checkpoint("teacher")).get_vocab()
@@ -107,12 +107,14 @@ def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(
     run = stages.copy(tmp_path / "run", "teacher")
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     made_up_latencies(run)
-    flags = ("--target-speedup", 2, "--at-batch", 32, "--augment", 50, "--epochs", 0.2)
+    flags = ("--target-flops", 0.6, "--target-speedup", 2, "--at-batch", 32, "--augment", 50, "--epochs", 0.2)
     for script, more in (("8_pruning_with_finetuning.py", ("--preset", "max", *flags)),
                          ("11_export_onnx.py", ("--variant", "max", "--precision", "int8")),
                          (REPORT, ("--max-length", 48, *REPORT_FLAGS))):
         code, out, err = call_script(script, *run.flags(script), *more)
         assert code == 0, err
+    flops, ms = manifests(run.run_dir)["pruned", "max"][1]["metrics"]["budgets"]
+    assert flops["asked"] == 0.6 and ms["asked"] == 4.0 and all(one["spent"] <= one["asked"] for one in (flops, ms))
     rows = rows_of(run)
     fast, teacher = rows["pruned_onnx_int8@max"], rows["teacher"]
     assert fast["predicted_speedup"].keys() == {"32"} and fast["predicted_speedup"]["32"] >= 2
@@ -180,7 +182,7 @@ def test_the_smallest_model_that_keeps_accuracy_is_found(stages, tmp_path):
     assert held and all(float(accuracy) >= float(aim) for _, accuracy, _, _ in held)
     best = held[-1][0] if float(last_accuracy) < float(aim) else last_share
     smallest = checkpoints.read(run.run_dir / "models" / "smallest")
-    assert smallest.variant == f"near-{best}" and smallest.manifest["metrics"]["budget"]["asked"] == float(best)
+    assert smallest.variant == f"near-{best}" and smallest.manifest["metrics"]["budgets"][0]["asked"] == float(best)
     assert f"the variant near-{best}" in out
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags, 3)
     assert code == 0 and out.count("up to date") == len(said), "found again, not trained again"
