@@ -72,75 +72,85 @@ def spent(masks: list[torch.Tensor], prices) -> float:
     return total(prices, kept[:depth], kept[depth:])
 
 
+class _Choices:
+    """What each of the L attention blocks, then L FFNs, loses by the number of units it is tried with, the worthiest staying."""
+
+    def __init__(self, scores: list[torch.Tensor], alive: list[torch.Tensor]):
+        self.units, self.depth = [len(score) for score in scores], len(scores) // 2
+        self.orders, self.losses, self.counts = list[torch.Tensor](), list[np.ndarray](), list[np.ndarray]()
+        for score, live in zip(scores, alive, strict=True):
+            worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
+            order = torch.argsort(worth, descending=True, stable=True)
+            loss = torch.cat([worth[order].flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.double)])  # (U + 1,)
+            count = np.unique(np.append(np.arange(0, len(score), STEP if len(score) >= MANY else 1), len(score)))
+            self.orders.append(order)
+            self.losses.append(loss.numpy()[count])
+            self.counts.append(count)
+
+    def costs(self, prices, last: int) -> list[np.ndarray]:
+        """What each block costs by these numbers of units, where `last` is the last layer that may keep heads."""
+        blocks = prices.blocks(self.units[:self.depth], self.units[self.depth:], last)
+        return [cost[count] for cost, count in zip(blocks, self.counts, strict=True)]
+
+    def masks(self, chosen: list[int]) -> list[torch.Tensor]:
+        """1 for each unit that stays where each block takes the choice of this index."""
+        masks = [torch.zeros(units) for units in self.units]
+        for mask, order, count, n in zip(masks, self.orders, self.counts, chosen, strict=True):
+            mask[order[:count[n]]] = 1
+        return masks
+
+
 def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budgets: list[Budget], share: float = 1.0) -> list[torch.Tensor]:
     """Masks (1 keep, 0 prune) of L attention blocks, then L FFNs, once `share` of the way from the whole model to the budgets is gone.
 
     scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
     first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
-    One budget or two: the first is used up, and so much of a loss is put on each unit's cost by the second that this one holds
-    too (a Lagrange multiplier, found by bisection). Raises ValueError where no choice costs so little.
+    One budget or two: the first is used up; of the second each unit's cost is added to its loss, at the least rate at which it
+    holds (a Lagrange multiplier, found by bisection). Raises ValueError where no choice costs so little.
     """
-    orders, losses, counts = [], [], []
-    for score, live in zip(scores, alive, strict=True):
-        worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
-        order = torch.argsort(worth, descending=True, stable=True)
-        loss = torch.cat([worth[order].flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.double)])  # (U + 1,)
-        count = np.unique(np.append(np.arange(0, len(score), STEP if len(score) >= MANY else 1), len(score)))
-        orders.append(order)
-        losses.append(loss.numpy()[count])
-        counts.append(count)
-    depth = len(scores) // 2
-    units = [len(score) for score in scores]
-    whole = [torch.ones_like(score) for score in scores]
-    asked = budgets[0]
-    allowed = [one.allows(share, spent(whole, one.prices)) for one in budgets]
-
-    def costs(prices, last: int) -> list[np.ndarray]:
-        """What each block costs by the numbers of units it is tried with."""
-        return [cost[count] for cost, count in zip(prices.blocks(units[:depth], units[depth:], last), counts, strict=True)]
+    choices, whole = _Choices(scores, alive), [torch.ones_like(score) for score in scores]
+    allowed = [budget.allows(share, spent(whole, budget.prices)) for budget in budgets]
+    first, second = budgets[0], budgets[-1]
 
     def least_loss(rate: float, may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> tuple[list[int], float]:
-        """The choice of least loss, and its cost by the second budget, of which a unit's cost is a loss of `rate`.
+        """The choice of least loss, a unit's cost by the second budget being a loss of `rate`, and what it costs by that.
 
         A block that stays costs `per_block` more, and the first budget pays that for `paid` of them.
         """
         found = []
-        for last in range(depth):
-            prices = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
-                      for cost, count, may in zip(costs(asked.prices, last), counts, may_stay, strict=True)]
-            beside = [np.where(np.isfinite(cost), cost, 0.0) for cost in costs(budgets[-1].prices, last)]  # closed by `prices` already
-            loads = [loss + rate * cost for loss, cost in zip(losses, beside, strict=True)]
-            chosen = allocate(loads, prices, allowed[0] + per_block * paid)
-            total = [sum(of[n] for of, n in zip(each, chosen, strict=True)) for each in (loads, beside)]
-            found.append((total[0], last, chosen, total[1]))
+        for last in range(choices.depth):
+            costs = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
+                     for cost, count, may in zip(choices.costs(first.prices, last), choices.counts, may_stay, strict=True)]
+            beside = [np.where(np.isfinite(cost), cost, 0.0) for cost in choices.costs(second.prices, last)]  # `costs` forbids those
+            losses = [loss + rate * cost for loss, cost in zip(choices.losses, beside, strict=True)]
+            chosen = allocate(losses, costs, allowed[0] + per_block * paid)
+            lost, cost = (sum(block[n] for block, n in zip(blocks, chosen, strict=True)) for blocks in (losses, beside))
+            found.append((lost, last, chosen, cost))
         return min(found)[2:]
 
     def choose(rate: float) -> tuple[list[int], float]:
         """`least_loss` of the blocks that are worth what a block counts."""
-        may_stay = np.full(2 * depth, True)
-        if asked.per_block:
+        may_stay = np.full(len(scores), True)
+        if first.per_block:
             # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
-            paid, chosen = 2 * depth, least_loss(rate, may_stay, asked.per_block, 2 * depth)[0]
+            paid, chosen = len(scores), least_loss(rate, may_stay, first.per_block, len(scores))[0]
             while (staying := sum(n > 0 for n in chosen)) < paid:
-                paid, chosen = staying, least_loss(rate, may_stay, asked.per_block, staying)[0]
+                paid, chosen = staying, least_loss(rate, may_stay, first.per_block, staying)[0]
             may_stay = np.array(chosen) > 0
         return least_loss(rate, may_stay)
 
     chosen, cost = choose(0.0)
-    if cost > allowed[-1] and len(budgets) > 1:
-        scale = sum(loss[0] for loss in losses) / max(allowed[-1], 1e-9)
-        low, high = np.log10(scale) - DECADES, np.log10(scale) + 2
+    if len(budgets) == 2 and cost > allowed[1]:
+        scale = np.log10(sum(loss[0] for loss in choices.losses) / max(allowed[1], 1e-9))
+        low, high = scale - DECADES, scale + 2
         chosen, cost = choose(10 ** high)
-        if cost > allowed[-1]:
-            raise ValueError(f"the cheapest model costs {cost:g}, the budget is {allowed[-1]:g} {budgets[-1].name}")
+        if cost > allowed[1]:
+            raise ValueError(f"the cheapest model costs {cost:g}, the budget is {allowed[1]:g} {second.name}")
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             fewer, cost = choose(10 ** middle)
-            if cost <= allowed[-1]:
+            if cost <= allowed[1]:
                 chosen, high = fewer, middle
             else:
                 low = middle
-    masks = [torch.zeros_like(score) for score in scores]
-    for mask, order, count, n in zip(masks, orders, counts, chosen, strict=True):
-        mask[order[:count[n]]] = 1
-    return masks
+    return choices.masks(chosen)
