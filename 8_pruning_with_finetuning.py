@@ -21,9 +21,9 @@ from common import cli
 
 # Operating points by name: what each sets, unless a flag says otherwise.
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "spare_pieces": 4_000, "freeze_embeddings": True,
-                "augment": 100_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 2.0, "hidden_weight": 0.0,
-                "prune_epochs": 0.6, "prune_to": 0.8, "epochs": 0.9, "prune_lr": 1e-4, "lr": 7e-5, "batch_size": 32,
-                "patience": 0, "dropout": 0.0, "prune_every": 40}
+                "augment": 100_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 1.0, "temperature_end": 1.0,
+                "hidden_weight": 0.0, "prune_epochs": 0.6, "prune_to": 0.8, "epochs": 0.9, "prune_lr": 1e-4, "lr": 7e-5,
+                "batch_size": 32, "patience": 0, "dropout": 0.0, "prune_every": 40}
 SMALLER = FROM_TEACHER | {"augment": 200_000, "prune_epochs": 0.1, "epochs": 1.4, "prune_lr": 2.5e-4, "lr": 3e-4, "batch_size": 128,
                           "prune_every": 10}  # what must change more learns faster
 PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER | {"spare_pieces": 10_000}, "balanced": SMALLER, "max": SMALLER}
