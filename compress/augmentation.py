@@ -5,19 +5,22 @@ A student of few parameters copies the teacher where it saw it speak, and answer
 training set never uses; so it hears the teacher on such words too. A sentence is taken as it is, or a phrase inside it gives way to
 another that begins with the same word, or it is joined or crossed with another; then some of its words give way to other
 whole-word pieces of the teacher's vocabulary, most of them near in its embedding table. Long ones are taken more often: a training
-set of phrases, as SST-2's, is mostly short where the sentences to come are whole. V vocabulary, D width.
+set of phrases, as SST-2's, is mostly short where the sentences to come are whole. Of twice as many that are drawn the half stays that
+reads most like the training set: a student of few parameters has none to spare for word salad. V vocabulary, D width.
 """
 
 import itertools
 import random
 from collections import defaultdict
 
+import numpy as np
 import torch
 
 LINKS = (" , ", " and ", " but ", " ")
 NEAREST = 16  # pieces that may stand for a word, itself among them
 FAMILIAR = 10  # words of the training set that a word it never uses may stand for
 REPLACED = (0.1, 0.7)  # share of words that give way: drawn between these for each sentence
+DRAWN = 2  # sentences drawn for each that stays
 LONGEST = 40  # words of a crossed sentence's second half
 SEED = "long"  # one for all runs: the teacher labels a set once, and seeds share it
 
@@ -65,7 +68,22 @@ def new_sentences(texts: list[str], inside: list[tuple[int, str]], table: torch.
     table (V, D) and vocabulary (piece -> row) are the teacher's word embeddings.
     """
     used = {word for text in texts for word in text.split()}
-    return Augmenter(texts, inside, Thesaurus(table, vocabulary, used)).draw(count)
+    return most_like(texts, Augmenter(texts, inside, Thesaurus(table, vocabulary, used)).draw(DRAWN * count), count)
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The pairs of neighbouring words of a text, its two ends among them."""
+    return list(itertools.pairwise(["", *text.split(), ""]))
+
+
+def most_like(texts: list[str], drawn: list[str], count: int) -> list[str]:
+    """The `count` of `drawn`, in their order, the largest share of whose pairs of words stands in `texts`.
+
+    In-domain selection (Moore & Lewis 2010) by the plainest of language models.
+    """
+    known = {pair for text in texts for pair in pairs(text)}
+    share = np.array([sum(pair in known for pair in found) / len(found) for found in map(pairs, drawn)])
+    return [drawn[i] for i in sorted(np.argsort(-share, kind="stable")[:count].tolist())]
 
 
 class Augmenter:

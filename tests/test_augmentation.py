@@ -27,6 +27,14 @@ def test_new_sentences_are_new_distinct_and_of_the_vocabulary():
     assert words & UNUSED, "words that the training set never uses are met"
 
 
+def test_what_stays_reads_most_like_the_training_set():
+    drawn = ["film a fine", "a fine story", "sadly dull every", "a dull film", "the plot is dull and long"]
+    assert augmentation.most_like(TEXTS, drawn, 2) == ["a fine story", "the plot is dull and long"], "in their order"
+    stays = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 100)
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, {w for t in TEXTS for w in t.split()}))
+    assert stays == augmentation.most_like(TEXTS, augmenter.draw(200), 100)
+
+
 def test_a_phrase_gives_way_to_one_that_begins_alike():
     augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
     swapped = {augmenter.swap() for _ in range(50)}
