@@ -48,6 +48,42 @@ def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -
     return kept[::-1]
 
 
+def at(blocks: list[np.ndarray], chosen: list[int]) -> float:
+    """The sum over blocks of what stands at each block's choice."""
+    return sum(float(block[n]) for block, n in zip(blocks, chosen, strict=True))
+
+
+def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: float, beside: list[np.ndarray] | None,
+                  second: float) -> list[int] | None:
+    """As `allocate`, where what units cost by another measure, `beside`, must stay within `second` too; None where it can't.
+
+    That cost is added to the losses at the least rate at which the second budget holds: a Lagrange multiplier, found by bisection.
+    """
+    chosen = allocate(losses, costs, budget)
+    if beside is None or at(beside, chosen) <= second:
+        return chosen
+    finite = [np.where(np.isfinite(cost), cost, 0.0) for cost in beside]  # what is forbidden, `costs` forbid
+    if second <= 0:
+        return None
+
+    def at_rate(power: float) -> list[int]:
+        return allocate([loss + 10.0**power * cost for loss, cost in zip(losses, finite, strict=True)], costs, budget)
+
+    scale = float(np.log10(max(sum(loss[0] for loss in losses), 1e-300) / second))
+    low, high = scale - DECADES, scale + 2
+    chosen = at_rate(high)
+    if at(finite, chosen) > second:
+        return None
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        fewer = at_rate(middle)
+        if at(finite, fewer) <= second:
+            chosen, high = fewer, middle
+        else:
+            low = middle
+    return chosen
+
+
 class Budget(NamedTuple):
     """What a model may cost in all, in the units of `prices`; said to people as total / unit and a name.
 
@@ -105,52 +141,31 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
 
     scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
     first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
-    One budget or two: the first is used up; of the second each unit's cost is added to its loss, at the least rate at which it
-    holds (a Lagrange multiplier, found by bisection). Raises ValueError where no choice costs so little.
+    One budget or two, which then both hold. Raises ValueError where no choice costs so little.
     """
     choices, whole = _Choices(scores, alive), [torch.ones_like(score) for score in scores]
     allowed = [budget.allows(share, spent(whole, budget.prices)) for budget in budgets]
     first, second = budgets[0], budgets[-1]
 
-    def least_loss(rate: float, may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> tuple[list[int], float]:
-        """The choice of least loss, a unit's cost by the second budget being a loss of `rate`, and what it costs by that.
-
-        A block that stays costs `per_block` more, and the first budget pays that for `paid` of them.
-        """
+    def least_loss(may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> list[int]:
+        """The choice of least loss where a block that stays costs `per_block` more, and the first budget pays that for `paid` of them."""
         found = []
         for last in range(choices.depth):
             costs = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
                      for cost, count, may in zip(choices.costs(first.prices, last), choices.counts, may_stay, strict=True)]
-            beside = [np.where(np.isfinite(cost), cost, 0.0) for cost in choices.costs(second.prices, last)]  # `costs` forbids those
-            losses = [loss + rate * cost for loss, cost in zip(choices.losses, beside, strict=True)]
-            chosen = allocate(losses, costs, allowed[0] + per_block * paid)
-            lost, cost = (sum(block[n] for block, n in zip(blocks, chosen, strict=True)) for blocks in (losses, beside))
-            found.append((lost, last, chosen, cost))
-        return min(found)[2:]
+            beside = choices.costs(second.prices, last) if len(budgets) == 2 else None
+            chosen = allocate_both(choices.losses, costs, allowed[0] + per_block * paid, beside, allowed[-1])
+            if chosen is not None:
+                found.append((at(choices.losses, chosen), last, chosen))
+        if not found:
+            raise ValueError(f"no model costs so little: {second.total / second.unit:g} {second.name}")
+        return min(found)[-1]
 
-    def choose(rate: float) -> tuple[list[int], float]:
-        """`least_loss` of the blocks that are worth what a block counts."""
-        may_stay = np.full(len(scores), True)
-        if first.per_block:
-            # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
-            paid, chosen = len(scores), least_loss(rate, may_stay, first.per_block, len(scores))[0]
-            while (staying := sum(n > 0 for n in chosen)) < paid:
-                paid, chosen = staying, least_loss(rate, may_stay, first.per_block, staying)[0]
-            may_stay = np.array(chosen) > 0
-        return least_loss(rate, may_stay)
-
-    chosen, cost = choose(0.0)
-    if len(budgets) == 2 and cost > allowed[1]:
-        scale = np.log10(sum(loss[0] for loss in choices.losses) / max(allowed[1], 1e-9))
-        low, high = scale - DECADES, scale + 2
-        chosen, cost = choose(10 ** high)
-        if cost > allowed[1]:
-            raise ValueError(f"the cheapest model costs {cost:g}, the budget is {allowed[1]:g} {second.name}")
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            fewer, cost = choose(10 ** middle)
-            if cost <= allowed[1]:
-                chosen, high = fewer, middle
-            else:
-                low = middle
-    return choices.masks(chosen)
+    may_stay = np.full(len(scores), True)
+    if first.per_block:
+        # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
+        paid, chosen = len(scores), least_loss(may_stay, first.per_block, len(scores))
+        while (staying := sum(n > 0 for n in chosen)) < paid:
+            paid, chosen = staying, least_loss(may_stay, first.per_block, staying)
+        may_stay = np.array(chosen) > 0
+    return choices.masks(least_loss(may_stay))
