@@ -304,7 +304,7 @@ def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
 
 @pytest.mark.parametrize(("script", "flags"), [
     *((PRUNE, flags) for flags in ("--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
-                                   "--preset max --after near --student models", "--target-mb 3 --target-flops .3",
+                                   "--preset max --after near --student models", "--target-mb 3 --target-flops .3 --target-speedup 2",
                                    "--target-flops .3 --ffn-sparsity .3", "--preset near --student models")),
     (EXPORT, "--checkpoint models --from-pruned")])
 def test_flags_that_exclude_each_other(script, flags):
