@@ -48,21 +48,21 @@ def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -
     return kept[::-1]
 
 
-def at(blocks: list[np.ndarray], chosen: list[int]) -> float:
+def sum_of(blocks: list[np.ndarray], chosen: list[int]) -> float:
     """The sum over blocks of what stands at each block's choice."""
     return sum(float(block[n]) for block, n in zip(blocks, chosen, strict=True))
 
 
-def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: float, beside: list[np.ndarray] | None,
+def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: float, beside: list[np.ndarray],
                   second: float) -> list[int] | None:
     """As `allocate`, where what units cost by another measure, `beside`, must stay within `second` too; None where it can't.
 
     That cost is added to the losses at the least rate at which the second budget holds: a Lagrange multiplier, found by bisection.
     """
     chosen = allocate(losses, costs, budget)
-    if beside is None or at(beside, chosen) <= second:
-        return chosen
     finite = [np.where(np.isfinite(cost), cost, 0.0) for cost in beside]  # what is forbidden, `costs` forbid
+    if sum_of(finite, chosen) <= second:
+        return chosen
     if second <= 0:
         return None
 
@@ -72,12 +72,12 @@ def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: flo
     scale = float(np.log10(max(sum(loss[0] for loss in losses), 1e-300) / second))
     low, high = scale - DECADES, scale + 2
     chosen = at_rate(high)
-    if at(finite, chosen) > second:
+    if sum_of(finite, chosen) > second:
         return None
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         fewer = at_rate(middle)
-        if at(finite, fewer) <= second:
+        if sum_of(finite, fewer) <= second:
             chosen, high = fewer, middle
         else:
             low = middle
@@ -153,10 +153,11 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
         for last in range(choices.depth):
             costs = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
                      for cost, count, may in zip(choices.costs(first.prices, last), choices.counts, may_stay, strict=True)]
-            beside = choices.costs(second.prices, last) if len(budgets) == 2 else None
-            chosen = allocate_both(choices.losses, costs, allowed[0] + per_block * paid, beside, allowed[-1])
+            room = allowed[0] + per_block * paid
+            chosen = allocate(choices.losses, costs, room) if len(budgets) == 1 else allocate_both(
+                choices.losses, costs, room, choices.costs(second.prices, last), allowed[1])
             if chosen is not None:
-                found.append((at(choices.losses, chosen), last, chosen))
+                found.append((sum_of(choices.losses, chosen), last, chosen))
         if not found:
             raise ValueError(f"no model costs so little: {second.total / second.unit:g} {second.name}")
         return min(found)[-1]
