@@ -86,7 +86,9 @@ def main(args) -> None:
             yield {name: value.to(device) for name, value in batch.items()}
 
     def loss_of(model, batch: dict):
-        out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        with precision.kept_short(args.matmul_precision, device):
+            out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        out.logits = out.logits.float()
         return distillation.lesson(out, batch, temperature=TEMPERATURE, alpha=1.0)[0]
 
     # --- 1. cut: the least share of all widths that meets the budget

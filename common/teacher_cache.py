@@ -184,7 +184,7 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
                 os.posix_fallocate(handle.fileno(), 0, (folder / "hidden.npy").stat().st_size)
     collate = Collator(pad_token_id)
     order = sorted(range(len(train)), key=lambda i: -lengths[i])
-    with precision.answers(matmul_precision, model):
+    with precision.products(matmul_precision, model), precision.kept_short(matmul_precision, device.type):
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
             batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])

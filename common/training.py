@@ -56,8 +56,10 @@ class StageTrainer(transformers.Trainer):
                                     self.args.seed, self.first_epoch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                        output_hidden_states="teacher_hidden" in inputs)
+        with precision.kept_short(self.matmul_precision if model.training else "highest", self.args.device.type):
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+                            output_hidden_states="teacher_hidden" in inputs)
+        outputs.logits = outputs.logits.float()
         if model.training:
             loss, terms = self.stage_loss(model, inputs, outputs)
             for name, value in terms.items():

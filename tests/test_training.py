@@ -140,6 +140,18 @@ def test_bfloat16_products_are_for_training_alone(tmp_path, tokenizer, monkeypat
     assert (torch.get_float32_matmul_precision(), trainer.model.config._attn_implementation) == ("highest", before)
 
 
+def test_bfloat16_products_teach_as_full_precision_does(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    losses = {}
+    for name in ("highest", "medium"):
+        stage, trainer = trainer_of(tmp_path / name, tokenizer, epochs=12.0, lr=3e-3, patience=0, matmul_precision=name)
+        untaught = trainer.evaluate()["eval_loss"]
+        training.fit(trainer, stage)
+        losses[name] = trainer.evaluate()["eval_loss"]  # in full precision both
+    assert losses["medium"] == pytest.approx(losses["highest"], abs=0.1)
+    assert losses["medium"] < untaught / 2
+
+
 def test_bfloat16_products_are_refused_where_no_unit_makes_them(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
