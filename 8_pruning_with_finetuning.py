@@ -13,7 +13,6 @@ Twelve minutes on two cores for the whole of SST-2 and a student of three layers
 """
 
 import argparse
-import copy
 import math
 from pathlib import Path
 
@@ -31,6 +30,7 @@ PRESETS = {"published": {}, "deep": {}, "near": FROM_TEACHER | {"spare_pieces": 
 SPARSITIES = {"published": (0.3, 0.2), "deep": (0.65, 0.65)}  # of heads, of neurons
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --max-accuracy-drop goes down
 BLOCK = 0.003  # of the teacher's FLOPs: about what a block's operators take at batch 1, whatever their size
+JUDGES = 6_400  # training sentences that say which channels a narrower model keeps
 BUDGETS = {"near": 0.22, "balanced": 0.12, "max": 0.099}  # of the teacher's FLOPs, where no other budget is asked for
 
 
@@ -77,6 +77,9 @@ def parse_args(argv=None):
                             "(1 keeps all that it uses), and every single character; else all stay")
     group.add_argument("--spare-pieces", type=cli.not_negative_count, default=0, metavar="N",
                        help="with --prune-vocab: keep N more that the training set never uses, for words to come")
+    group.add_argument("--hidden-width", type=cli.count, default=None, metavar="D",
+                       help="keep the D channels of the hidden states that the answer feels most (a multiple of a head's width): a budget "
+                            "then has more for heads and neurons; else all stay")
     group.add_argument("--embedding-rank", type=cli.count, default=None, metavar="R",
                        help="keep R numbers of each word piece, and one map onto the model's width, instead of a row as wide as the model: "
                             "chosen so that the pieces that are read most lose least; else the table stays as it is")
@@ -185,7 +188,7 @@ def prune(args):
 
     import compact
     from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
-    from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary
+    from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary, width
 
     # --- 1. load
     corpus = data.load(args)
@@ -215,10 +218,13 @@ def prune(args):
     if args.dropout is not None:
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
-    rank = args.embedding_rank or model.config.embedding_rank
-    if rank and rank > model.config.dim:
-        raise cli.UserError(f"--embedding-rank {rank}: the model is {model.config.dim} wide, give less")
-    shape = copy.deepcopy(model.config)
+    wide, rank = args.hidden_width or model.config.dim, args.embedding_rank or model.config.embedding_rank
+    if wide > model.config.dim or wide % model.config.head_dim:
+        raise cli.UserError(f"--hidden-width {wide}: the model is {model.config.dim} wide and its heads {model.config.head_dim}, give a "
+                            "multiple of these")
+    if rank and rank > wide:
+        raise cli.UserError(f"--embedding-rank {rank}: the model is {wide} wide, give less")
+    shape = width.shape_of(model.config, wide)
     shape.embedding_rank = rank
     asked = budgets_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
     parents = [teacher] if args.from_teacher else [student, teacher]
@@ -232,6 +238,11 @@ def prune(args):
         tokenizer = data.respelled(tokenizer, vocabulary.cut_spelling(spelling, kept))
         vocabulary.cut_table(model, kept)
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
+    if wide != model.config.dim:
+        judged = data.tokenise(tokenizer, data.part(sentences, JUDGES, args.seed), args.max_length)
+        collate = data.Collator(tokenizer.pad_token_id)
+        batches = (collate([judged[i] for i in range(start, min(start + 32, len(judged)))]) for start in range(0, len(judged), 32))
+        model = width.narrowed(model, wide, width.scores(model, batches))
     if rank != model.config.embedding_rank:
         factorisation.factorise(model, data.piece_counts(tokenizer, sentences.texts), rank)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)

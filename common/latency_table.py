@@ -38,9 +38,15 @@ def read(path: Path, threads: int) -> dict:
     return table
 
 
+def _most_heads(shape) -> int:
+    """Of a narrowed model a layer may have more heads than fit side by side into its width."""
+    return max(shape.n_heads, *shape.heads)
+
+
 def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
     """Where the table for such models and this teacher stands."""
-    key = facts.sha256_json([shape.dim, shape.n_heads, shape.hidden_dim, shape.embedding_rank, teacher.key, HEADS, NEURONS, METHOD])[:8]
+    timed = [shape.dim, _most_heads(shape), shape.hidden_dim, shape.embedding_rank, teacher.key, HEADS, NEURONS, METHOD]
+    key = facts.sha256_json(timed)[:8]
     return run_dir / "models" / f".latency_{key}.json"
 
 
@@ -58,7 +64,8 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
 def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
     from common import inference, measure
 
-    heads = [n for n in HEADS if n < shape.n_heads] + [shape.n_heads]
+    most = _most_heads(shape)
+    heads = [n for n in HEADS if n < most] + [most]
     neurons = [n for n in NEURONS if n < shape.hidden_dim] + [shape.hidden_dim]
     # Layers that vary stand before a last one with one head: small differences show, and the last is another case.
     models = {"attention": {n: ([n] * VARIED + [1], [0] * (VARIED + 1)) for n in heads if n},

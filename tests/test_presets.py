@@ -17,10 +17,12 @@ from compress import costs
 
 def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
-    flags = (*run.flags("8_pruning_with_finetuning.py"), "--target-flops", 0.2, "--epochs", 0.2, "--embedding-rank", 8)
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--target-flops", 0.2, "--epochs", 0.2, "--hidden-width", 24,
+             "--embedding-rank", 8)
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
     assert code == 0, err
-    assert checkpoints.load_model(run.checkpoint("pruned")).get_input_embeddings().embedding_dim == 8
+    made = checkpoints.load_model(run.checkpoint("pruned"))
+    assert (made.config.dim, made.get_input_embeddings().embedding_dim) == (24, 8)
     counted = {s: measure.flops(measure.countable_twin(run.checkpoint(s)), 64) for s in ("teacher", "distilled", "pruned")}
     share = counted["pruned"] / counted["teacher"]
     assert 0.98 * 0.2 <= share <= 0.2 and f"0.2 of the teacher's FLOPs asked for, {share:.4g} spent" in out
