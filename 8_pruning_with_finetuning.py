@@ -42,6 +42,8 @@ def parse_args(argv=None):
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
+    group.add_argument("--first-layers", type=cli.count, default=None, metavar="N",
+                       help="prune its first N layers, the others go at once: fewer layers of more heads and neurons for the same budget")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
     group.add_argument("--after", type=cli.name, metavar="NAME", default=None,
                        help="go on from the newest model of this preset or name and of the same seed, instead of a student or the "
@@ -218,6 +220,11 @@ def prune(args):
     if args.dropout is not None:
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
+    depth = args.first_layers or model.config.n_layers
+    if depth > model.config.n_layers:
+        raise cli.UserError(f"--first-layers {depth}: the model has {model.config.n_layers}, give less")
+    if depth < model.config.n_layers:
+        model = surgery.of_layers(model, list(range(depth)))
     wide, rank = args.hidden_width or model.config.dim, args.embedding_rank or model.config.embedding_rank
     if wide > model.config.dim or wide % model.config.head_dim:
         raise cli.UserError(f"--hidden-width {wide}: the model is {model.config.dim} wide and its heads {model.config.head_dim}, give a "

@@ -85,7 +85,12 @@ def without_empty_layers(model, batch: dict[str, torch.Tensor]) -> tuple:
             before.weight.mul_(slope)
         if i < len(layers):
             before, start = layers[i].output_layer_norm, i + 1
-    config = copy.deepcopy(model.config)
-    config.n_layers, config.heads, config.ffn = len(kept), [heads[i] for i in kept], [neurons[i] for i in kept]
+    return of_layers(model, kept), kept
+
+
+def of_layers(model, kept: list[int]):
+    """A new compact model of the layers `kept` alone, whose head reads what the last of them says; the old one is taken apart."""
+    config, layers = copy.deepcopy(model.config), model.layers()
+    config.n_layers, config.heads, config.ffn = len(kept), [config.heads[i] for i in kept], [config.ffn[i] for i in kept]
     model.distilbert.transformer.layer = nn.ModuleList(layers[i] for i in kept)
-    return _built(config, model), kept
+    return _built(config, model)

@@ -127,6 +127,7 @@ def test_budget_that_no_model_can_keep(stages, tmp_path):
         line = refused(PRUNE, (*run.flags(PRUNE), flag, 0.0002), run.run_dir)
         least = float(line.split("doesn't touch is ")[1].split(":")[0])
         assert 0.0002 < least < 0.5 and "ask for more, or --prune-vocab 1" in line
+    assert "--first-layers 3: the model has 2, give less" in refused(PRUNE, (*run.flags(PRUNE), "--first-layers", 3), run.run_dir)
     for wide in (33, 12, 40):
         assert f"--hidden-width {wide}: the model is 32 wide" in refused(PRUNE, (*run.flags(PRUNE), "--hidden-width", wide), run.run_dir)
     assert "--embedding-rank 33: the model is 32 wide" in refused(PRUNE, (*run.flags(PRUNE), "--embedding-rank", 33), run.run_dir)

@@ -86,6 +86,19 @@ def test_a_cut_model_is_pruned_on(heads, neurons):
         assert [len(side) for side in masking.weights_of_heads(layer.attention)] == [layer.attention.n_heads] * 2
 
 
+def test_of_layers_is_the_model_without_the_others(tmp_path):
+    model = surgery.cut(tiny_compact(), *masks_of([1, 4], [13, 0]))
+    with torch.no_grad():
+        states = model.eval()(**random_batch(), output_hidden_states=True).hidden_states
+        expected = model.classifier(torch.relu(model.pre_classifier(states[1][:, 0])))
+    short = surgery.of_layers(model, [0]).eval()
+    compact.save(short, tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(short(**random_batch()).logits, expected, atol=1e-6)
+        assert torch.equal(compact.load(tmp_path).eval()(**random_batch()).logits, short(**random_batch()).logits)
+    assert (short.config.n_layers, short.config.heads, short.config.ffn) == (1, [1], [13])
+
+
 def test_sparsity_zero_changes_nothing():
     model = tiny_compact()
     same = surgery.cut(model, [torch.ones(4)] * 2, [torch.ones(48)] * 2).eval()
