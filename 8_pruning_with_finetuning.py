@@ -52,6 +52,10 @@ def parse_args(argv=None):
                        help="share of heads to cut; else the preset's (published .3, deep .65)")
     group.add_argument("--ffn-sparsity", type=cli.fraction, default=None, metavar="SHARE",
                        help="share of FFN neurons to cut; else the preset's (published .2, deep .65)")
+    group.add_argument("--heads", type=cli.not_negative_count, nargs="+", default=None, metavar="N",
+                       help="with --neurons, instead of two sparsities: the very structure, heads and FFN neurons of each layer, first to "
+                            "last, as when seeds are to share what one of them found; 0 empties a block")
+    group.add_argument("--neurons", type=cli.not_negative_count, nargs="+", default=None, metavar="N", help="see --heads")
     group.add_argument("--target-flops", type=cli.share, default=None, metavar="SHARE",
                        help="instead of two sparsities one budget for heads, neurons and whole blocks: this share of the teacher's FLOPs, "
                             "counted at 128 tokens; else the preset's (near .22, balanced .12, max .099)")
@@ -102,10 +106,14 @@ def parse_args(argv=None):
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > (1 if args.max_accuracy_drop is not None else 2):
         parser.error("give one budget, or two of --target-flops, --target-mb and --target-speedup, or --max-accuracy-drop alone")
-    if not targets:
+    if (args.heads is None) != (args.neurons is None) or (args.heads and len(args.heads) != len(args.neurons)):
+        parser.error("give --heads and --neurons together, a number a layer each")
+    if args.heads and (targets or not args.prune_epochs):
+        parser.error("give --heads and --neurons in place of a budget, and --prune-epochs above 0, in which a model is pruned to them")
+    if not targets and not args.heads:
         args.target_flops = BUDGETS.get(args.variant)
-    if (targets or args.target_flops) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
-        parser.error("give a budget (some presets have one) or sparsities, not both")
+    if (targets or args.target_flops or args.heads) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
+        parser.error("give a budget (some presets have one), a structure or sparsities: one of them")
     if args.spare_pieces and args.prune_vocab is None:
         parser.error("--spare-pieces spares some of what --prune-vocab cuts: give that too")
     if args.after is not None:
@@ -225,6 +233,10 @@ def prune(args):
         raise cli.UserError(f"--first-layers {depth}: the model has {model.config.n_layers}, give less")
     if depth < model.config.n_layers:
         model = surgery.of_layers(model, list(range(depth)))
+    has = model.config.heads + model.config.ffn
+    if args.heads and (2 * len(args.heads) != len(has) or any(n > most for n, most in zip(args.heads + args.neurons, has, strict=True))):
+        raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {model.config.heads}, "
+                            f"neurons {model.config.ffn}")
     wide, rank = args.hidden_width or model.config.dim, args.embedding_rank or model.config.embedding_rank
     if wide > model.config.dim or wide % model.config.head_dim:
         raise cli.UserError(f"--hidden-width {wide}: the model is {model.config.dim} wide and its heads {model.config.head_dim}, give a "
@@ -288,7 +300,9 @@ def prune(args):
         neurons = [masking.weights_of_neurons(layer.ffn) for layer in model.layers()]
         gates = head_gates + neuron_gates
         alive = [gate.mask.cpu() for gate in gates]
-        if not asked:
+        if args.heads:
+            masks = importance.keep_counts(scores_of(gates, heads + neurons), alive, args.heads + args.neurons, share)
+        elif not asked:
             masks = importance.keep_best(scores_of(head_gates, heads), alive[:len(heads)], args.head_sparsity * share, 1)
             masks += importance.keep_best(scores_of(neuron_gates, neurons), alive[len(heads):], args.ffn_sparsity * share, args.min_neurons)
         else:

@@ -3,6 +3,8 @@
 Letters: L layers, U units of one kind in a layer (heads or neurons).
 """
 
+import math
+
 import torch
 
 KINDS = ("random", "l2", "kd_grad", "l2+kd_grad")
@@ -65,4 +67,16 @@ def keep_best(scores: list[torch.Tensor], alive: list[torch.Tensor], sparsity: f
     free = max(0, to_keep - int(sum(m.sum() for m in masks)))
     for _, layer, unit in sorted(ranked, key=lambda r: -r[0])[:free]:
         masks[layer][unit] = 1
+    return masks
+
+
+def keep_counts(scores: list[torch.Tensor], alive: list[torch.Tensor], counts: list[int], share: float) -> list[torch.Tensor]:
+    """Masks (U,) of the worthiest of each block's live units, once `share` of the way from all units to the block's count is gone."""
+    masks = []
+    for score, live, count in zip(scores, alive, counts, strict=True):
+        keep = math.ceil(len(live) - share * (len(live) - count) - 1e-9)
+        worth = torch.where(live > 0, score.double(), -torch.inf)
+        mask = torch.zeros(len(live))
+        mask[torch.argsort(worth, descending=True, stable=True)[:keep]] = 1
+        masks.append(mask)
     return masks

@@ -127,6 +127,9 @@ def test_budget_that_no_model_can_keep(stages, tmp_path):
         line = refused(PRUNE, (*run.flags(PRUNE), flag, 0.0002), run.run_dir)
         least = float(line.split("doesn't touch is ")[1].split(":")[0])
         assert 0.0002 < least < 0.5 and "ask for more, or --prune-vocab 1" in line
+    for heads in ((1, 1, 1), (5, 1)):
+        asked = ("--heads", *heads, "--neurons", *(8 for _ in heads))
+        assert "the model has heads [4, 4], neurons [48, 48]" in refused(PRUNE, (*run.flags(PRUNE), *asked), run.run_dir)
     assert "--first-layers 3: the model has 2, give less" in refused(PRUNE, (*run.flags(PRUNE), "--first-layers", 3), run.run_dir)
     for wide in (33, 12, 40):
         assert f"--hidden-width {wide}: the model is 32 wide" in refused(PRUNE, (*run.flags(PRUNE), "--hidden-width", wide), run.run_dir)
@@ -308,7 +311,10 @@ def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
 @pytest.mark.parametrize(("script", "flags"), [
     *((PRUNE, flags) for flags in ("--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
                                    "--preset max --after near --student models", "--target-mb 3 --target-flops .3 --target-speedup 2",
-                                   "--target-flops .3 --ffn-sparsity .3", "--preset near --student models")),
+                                   "--target-flops .3 --ffn-sparsity .3", "--heads 1 1",
+                                   "--heads 1 1 --neurons 8", "--heads 1 1 --neurons 8 8 --target-mb 3",
+                                   "--heads 1 1 --neurons 8 8 --prune-epochs 0", "--heads 1 --neurons 8 --ffn-sparsity .3",
+                                   "--preset near --student models")),
     (EXPORT, "--checkpoint models --from-pruned")])
 def test_flags_that_exclude_each_other(script, flags):
     code, out, said = call_script(script, *flags.split())

@@ -100,6 +100,15 @@ def test_what_is_pruned_stays_pruned():
         alive = masks
 
 
+def test_each_block_keeps_as_many_as_it_is_told():
+    scores = [torch.tensor([0.1, 0.9, 0.5, 0.7]), torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0])]
+    alive = [torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(5)]
+    half = importance.keep_counts(scores, alive, [2, 0], 0.5)
+    assert [mask.tolist() for mask in half] == [[1, 0, 1, 1], [1, 1, 1, 0, 0]]
+    whole = importance.keep_counts(scores, half, [2, 0], 1.0)
+    assert [mask.tolist() for mask in whole] == [[0, 0, 1, 1], [0, 0, 0, 0, 0]]
+
+
 def test_sparsity_zero_keeps_all():
     masks = importance.keep_best([torch.zeros(5), torch.rand(3)], [torch.ones(5), torch.ones(3)], 0.0, at_least=1)
     assert all(m.all() for m in masks)

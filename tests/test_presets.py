@@ -29,6 +29,15 @@ def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):
     assert counted["distilled"] / counted["teacher"] > 0.4
 
 
+def test_a_structure_is_kept_to_the_unit(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--epochs", 0.2, "--heads", 3, 0, "--neurons", 5, 31)
+    code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
+    assert code == 0, err
+    made = checkpoints.load_model(run.checkpoint("pruned"))
+    assert (made.config.heads, made.config.ffn) == ([3, 0], [5, 31])
+
+
 def made_up_latencies(run) -> dict:
     """A table of latencies where stages look for the machine's own, which takes a minute to measure; the same at both batch sizes."""
     teacher = checkpoints.read(run.checkpoint("teacher"))
