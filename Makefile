@@ -11,7 +11,7 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# LONG=1 teaches the presets from a million made sentences: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
+# LONG=1 teaches the presets from two million made sentences: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
 # SPEEDUP says how many times as fast as the teacher in torch LONG=1 prunes max to be, beside its FLOPs (16): a processor with VNNI can have more.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
@@ -71,7 +71,7 @@ $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(3) $(1) && \
 $(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
-TAUGHT := --augment 1000000 --prune-epochs 0.06 --epochs 1.8
+TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25
 NEAR := --preset near $(TAUGHT) --batch-size 128 --prune-lr 2e-4 --lr 2e-4
 BALANCED := --preset balanced $(TAUGHT)
 MAX := --preset max $(TAUGHT) --target-flops 0.099 --target-speedup $(SPEEDUP)
