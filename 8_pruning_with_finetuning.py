@@ -233,8 +233,8 @@ def prune(args):
         raise cli.UserError(f"--first-layers {depth}: the model has {model.config.n_layers}, give less")
     if depth < model.config.n_layers:
         model = surgery.of_layers(model, list(range(depth)))
-    has = model.config.heads + model.config.ffn
-    if args.heads and (2 * len(args.heads) != len(has) or any(n > most for n, most in zip(args.heads + args.neurons, has, strict=True))):
+    most = model.config.heads + model.config.ffn
+    if args.heads and (2 * len(args.heads) != len(most) or any(n > m for n, m in zip(args.heads + args.neurons, most, strict=True))):
         raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {model.config.heads}, "
                             f"neurons {model.config.ffn}")
     wide, rank = args.hidden_width or model.config.dim, args.embedding_rank or model.config.embedding_rank
@@ -259,8 +259,7 @@ def prune(args):
         cli.say(f"vocabulary: {len(spelling['model']['vocab']):,} -> {len(kept):,} word pieces")
     if wide != model.config.dim:
         judged = data.tokenise(tokenizer, data.part(sentences, JUDGES, args.seed), args.max_length)
-        collate = data.Collator(tokenizer.pad_token_id)
-        batches = (collate([judged[i] for i in range(start, min(start + 32, len(judged)))]) for start in range(0, len(judged), 32))
+        batches = torch.utils.data.DataLoader(judged, batch_size=32, collate_fn=data.Collator(tokenizer.pad_token_id))
         model = width.narrowed(model, wide, width.scores(model, batches))
     if rank != model.config.embedding_rank:
         factorisation.factorise(model, data.piece_counts(tokenizer, sentences.texts), rank)
