@@ -13,7 +13,7 @@
 #
 # LONG=1 teaches the presets from two million made sentences: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
-# SPEEDUP says how many times as fast as the teacher in torch LONG=1 prunes max to be, beside its FLOPs (16): a processor with VNNI can have more.
+# NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -21,7 +21,8 @@ SOURCE ?=
 DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
-SPEEDUP ?= 16
+NEAR_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
+MAX_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 
 PY := .venv/bin/python
  # Python compiles what is imported when it is: a minute less than to compile all that is installed.
@@ -65,40 +66,48 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
- # $(call point,FLAGS OF STAGE 8,NAME,SEED): a model of a budget, and the int8 file that ships of it
-define point
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(3) $(1) && \
-$(PY) 11_export_onnx.py $(FULL) --seed $(3) --variant $(2) --from-pruned --precision int8 --table-bits 4
-endef
+ # $(call point,NAME,SEED,PRESET,HOW IT IS PRUNED): a model of a budget, and the int8 file that ships of it
 ifdef LONG
-TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25
-NEAR := --preset near $(TAUGHT) --batch-size 128 --prune-lr 2e-4 --lr 2e-4
-BALANCED := --preset balanced $(TAUGHT)
-MAX := --preset max $(TAUGHT) --target-flops 0.099 --target-speedup $(SPEEDUP)
-FLOPS05 := $(MAX) --target-flops 0.055
-FLOPS03 := $(MAX) --target-flops 0.035
-FLOPS02 := $(MAX) --target-flops 0.02
+TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25 --batch-size 128 --prune-every 10
+LABELLED := --augment 64000 --prune-epochs 0 --epochs 1 --batch-size 128 --lr 1e-4 --alpha-start 0.5 --alpha-end 0.5 --target-flops 1
+TO_NEAR := --epochs 1 --prune-lr 2e-4 --lr 2e-4 $(NEAR_KEEPS)
+TO_MAX := $(MAX_KEEPS)
+TO_FLOPS05 := --target-flops 0.055
+TO_FLOPS03 := --target-flops 0.035
+TO_FLOPS02 := --target-flops 0.02
+ # Taught by the teacher alone, then once more with labels, real sentences being half of the lessons.
+define point
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1)-taught $(TAUGHT) $(4) && \
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) --after $(1)-taught $(LABELLED) && \
+$(call shipped,$(1),$(2))
+endef
 else
-NEAR := --preset near
-BALANCED := --preset balanced --after near
-MAX := --preset max --after near
-FLOPS05 := --preset max --after max --target-flops 0.055 --epochs 0.5
-FLOPS03 := --preset max --after flops05 --target-flops 0.035 --epochs 0.5
-FLOPS02 := --preset max --after flops03 --target-flops 0.02 --epochs 0.5
+TO_MAX := --after near
+TO_BALANCED := --after near
+TO_FLOPS05 := --after max --target-flops 0.055 --epochs 0.5
+TO_FLOPS03 := --after flops05 --target-flops 0.035 --epochs 0.5
+TO_FLOPS02 := --after flops03 --target-flops 0.02 --epochs 0.5
+define point
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4) && \
+$(call shipped,$(1),$(2))
+endef
 endif
+define shipped
+$(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
+endef
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
-	  $(call point,$(NEAR),near,$$seed) && \
-	  $(call point,$(MAX),max,$$seed) || exit $$?; \
+	  $(call point,near,$$seed,near,$(TO_NEAR)) && \
+	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
-	$(call point,$(BALANCED),balanced,1)
+	$(call point,balanced,1,balanced,$(TO_BALANCED))
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,$(FLOPS05) --name flops05,flops05,1)
-	$(call point,$(FLOPS03) --name flops03,flops03,1)
-	$(call point,$(FLOPS02) --name flops02,flops02,1)
+	$(call point,flops05,1,max,$(TO_FLOPS05))
+	$(call point,flops03,1,max,$(TO_FLOPS03))
+	$(call point,flops02,1,max,$(TO_FLOPS02))
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
