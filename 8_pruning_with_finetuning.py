@@ -124,7 +124,7 @@ def parse_args(argv=None):
     heads, neurons = SPARSITIES.get(args.variant, SPARSITIES["published"])
     args.head_sparsity = heads if args.head_sparsity is None else args.head_sparsity
     args.ffn_sparsity = neurons if args.ffn_sparsity is None else args.ffn_sparsity
-    args.variant = args.name or args.variant
+    args.preset, args.variant = args.variant, args.name or args.variant
     return args
 
 

@@ -45,12 +45,12 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
                         f"9_quantize_pruned_model.py and 11_export_onnx.py --precision int8 with --variant {variant} first")
 
 
-def beyond_its_preset(checkpoint) -> dict:
+def beyond_its_preset(checkpoint, preset: str) -> dict:
     """The arguments of stage 8 in which a pruned checkpoint differs from what its preset alone would have made."""
     stage = runpy.run_path(str(REPOSITORY / PRUNING))
-    usual = vars(stage["parse_args"](["--preset", checkpoint.variant]))
+    usual = vars(stage["parse_args"](["--preset", preset]))
     return {name: value for name, value in checkpoint.manifest["args"].items()
-            if name not in ("seed", "from_teacher") and value != usual.get(name, value)}
+            if name not in ("seed", "from_teacher", "variant") and value != usual.get(name, value)}
 
 
 def typed(checkpoint, after: str | None = None) -> str:
@@ -58,7 +58,9 @@ def typed(checkpoint, after: str | None = None) -> str:
     args, kind = checkpoint.manifest["args"], checkpoint.stage
     said = {"variant": checkpoint.variant}
     if kind == "pruned":
-        script, said = PRUNING, {"preset": checkpoint.variant, "after": after, **beyond_its_preset(checkpoint)}
+        preset = args.get("preset", checkpoint.variant)
+        named = None if checkpoint.variant == preset else checkpoint.variant
+        script, said = PRUNING, {"preset": preset, "name": named, "after": after, **beyond_its_preset(checkpoint, preset)}
     elif kind.endswith("_onnx_int8"):
         script = "11_export_onnx.py" + (" --from-pruned" if kind == "pruned_onnx_int8" else "")
         said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED}
@@ -70,7 +72,8 @@ def typed(checkpoint, after: str | None = None) -> str:
         name = name.replace("_", "-")
         if isinstance(value, bool):
             return f"--{name}" if value else f"--no-{name}"
-        return f"--{name} {f'{value:.7g}' if isinstance(value, float) else value}"
+        values = value if isinstance(value, list) else [value]
+        return " ".join([f"--{name}", *(f"{one:.7g}" if isinstance(one, float) else str(one) for one in values)])
 
     return " ".join(["python", script, *(flag(*pair) for pair in said.items() if pair[1] is not None)])
 

@@ -6,8 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, environment, run_script
+from conftest import REPOSITORY, environment, load_script, run_script
 
+from bench import pretrained
 from common import checkpoints, data, inference
 
 
@@ -40,6 +41,19 @@ def test_the_card_says_what_its_files_are(box):
     flags = figures["made"]["steps"][0]["command"]
     assert "--preset published " in flags and " --fast " in flags and " --prune-every 5 " in flags, "what its preset alone wouldn't set"
     assert "--min-neurons" not in flags and flags.count("--seed") == 1
+
+
+@pytest.mark.parametrize("flags", [
+    ["--preset", "max", "--name", "max-taught", "--heads", "6", "5", "0", "--neurons", "320", "208", "0", "--augment", "2000000"],
+    ["--preset", "near", "--after", "max-taught", "--prune-epochs", "0", "--lr", "1e-4", "--alpha-end", "0.5", "--target-flops", "1"]])
+def test_the_cards_commands_are_those_that_were_given(flags):
+    given = load_script("8_pruning_with_finetuning.py").parse_args([*flags, "--seed", "2"])
+    recorded = {name: value for name, value in vars(given).items() if name not in checkpoints.NOT_IN_KEY} | {"variant": given.variant}
+    made = checkpoints.Checkpoint(None, {"stage": "pruned", "variant": given.variant, "seed": 2, "args": recorded})
+    command = pretrained.typed(made, given.after).split()
+    assert command[:2] == ["python", "8_pruning_with_finetuning.py"]
+    again = load_script(command[1]).parse_args(command[2:])
+    assert vars(again) == vars(given)
 
 
 def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):
