@@ -67,34 +67,25 @@ full: .venv/.installed
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
  # $(call point,NAME,SEED,PRESET,HOW IT IS PRUNED): a model of a budget, and the int8 file that ships of it
+define point
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4) && \
+$(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
+endef
 ifdef LONG
 TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25 --batch-size 128 --prune-every 10
-LABELLED := --augment 64000 --prune-epochs 0 --epochs 1 --batch-size 128 --lr 1e-4 --alpha-start 0.5 --alpha-end 0.5 --target-flops 1
-TO_NEAR := --epochs 1 --prune-lr 2e-4 --lr 2e-4 $(NEAR_KEEPS)
-TO_MAX := $(MAX_KEEPS)
-TO_FLOPS05 := --target-flops 0.055
-TO_FLOPS03 := --target-flops 0.035
-TO_FLOPS02 := --target-flops 0.02
- # Taught by the teacher alone, then once more with labels, real sentences being half of the lessons.
-define point
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1)-taught $(TAUGHT) $(4) && \
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) --after $(1)-taught $(LABELLED) && \
-$(call shipped,$(1),$(2))
-endef
+TO_NEAR := $(TAUGHT) --epochs 1 --prune-lr 2e-4 --lr 2e-4 $(NEAR_KEEPS)
+TO_BALANCED := $(TAUGHT)
+TO_MAX := $(TAUGHT) $(MAX_KEEPS)
+TO_FLOPS05 := $(TAUGHT) --target-flops 0.055
+TO_FLOPS03 := $(TAUGHT) --target-flops 0.035
+TO_FLOPS02 := $(TAUGHT) --target-flops 0.02
 else
-TO_MAX := --after near
 TO_BALANCED := --after near
+TO_MAX := --after near
 TO_FLOPS05 := --after max --target-flops 0.055 --epochs 0.5
 TO_FLOPS03 := --after flops05 --target-flops 0.035 --epochs 0.5
 TO_FLOPS02 := --after flops03 --target-flops 0.02 --epochs 0.5
-define point
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4) && \
-$(call shipped,$(1),$(2))
-endef
 endif
-define shipped
-$(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
-endef
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
