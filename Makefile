@@ -73,7 +73,7 @@ $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --preci
 endef
 ifdef LONG
 TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25 --batch-size 128 --prune-every 10
-TO_NEAR := $(TAUGHT) --epochs 1 --prune-lr 2e-4 --lr 2e-4 $(NEAR_KEEPS)
+TO_NEAR := $(TAUGHT) --epochs 1 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := $(TAUGHT)
 TO_MAX := $(TAUGHT) $(MAX_KEEPS)
 TO_FLOPS05 := $(TAUGHT) --target-flops 0.055
