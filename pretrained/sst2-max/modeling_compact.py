@@ -2,7 +2,7 @@
 
 This file and `nf4.py` are copied beside every checkpoint, so it opens with
 `AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` where nothing of this project is installed.
-Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary.
+Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary, R rank of its table.
 """
 
 import torch
@@ -16,13 +16,17 @@ from .nf4 import Packed, pack, unpack, unpack_rows
 
 
 class CompactConfig(DistilBertConfig):
-    """DistilBERT's, with a list of heads and of FFN neurons, one number a layer; a head is always `dim // n_heads` wide."""
+    """DistilBERT's, with a list of heads and of FFN neurons, one number a layer; a head is always `dim // n_heads` wide.
+
+    With an `embedding_rank` R the word table has R numbers a piece, and one map takes them to the model's width.
+    """
 
     model_type = "compact_distilbert"
 
     heads: list[int] | None = None
     ffn: list[int] | None = None
     weight_bits: int = 32
+    embedding_rank: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -106,6 +110,18 @@ class NF4Embedding(_Packed4bit):
         return unpack_rows(self.packed, self.shape[1], ids)
 
 
+class FactorisedEmbedding(nn.Module):
+    """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1)."""
+
+    def __init__(self, pieces: int, rank: int, dim: int, padding: int | None):
+        super().__init__()
+        self.table = nn.Embedding(pieces, rank, padding_idx=padding)
+        self.map = nn.Linear(rank, dim)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.map(self.table(ids))
+
+
 class EmptyAttention(nn.Module):
     """What is left of attention without heads: the output map's bias, (B, N, D) -> (D,), which the residual sum spreads."""
 
@@ -137,6 +153,9 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)
+        if config.embedding_rank:
+            self.distilbert.embeddings.word_embeddings = FactorisedEmbedding(config.vocab_size, config.embedding_rank, config.dim,
+                                                                             config.pad_token_id)
         for layer, heads, neurons in zip(self.layers(), config.heads or [], config.ffn or [], strict=True):
             if heads:
                 inner = heads * config.head_dim
@@ -227,13 +246,30 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 joined.bias.copy_(torch.cat([part.bias for part in maps]))
                 layer.attention.joined = joined
 
+    def get_input_embeddings(self):
+        """The table whose rows are word pieces: (V, D), or (V, R) where it is factorised."""
+        words = self.distilbert.embeddings.word_embeddings
+        return words.table if isinstance(words, FactorisedEmbedding) else words
+
+    def set_input_embeddings(self, value):
+        words = self.distilbert.embeddings.word_embeddings
+        if isinstance(words, FactorisedEmbedding):
+            words.table = value
+        else:
+            self.distilbert.embeddings.word_embeddings = value
+
     def layers(self):
         """The transformer's layers, first to last."""
         return self.distilbert.transformer.layer
 
     def quantisable(self):
-        """Yields (parent, name, module) of all that is packed at 4 bits: both tables and the layers' linear maps, not the head."""
-        yield self.distilbert.embeddings, "word_embeddings", self.distilbert.embeddings.word_embeddings
+        """Yields (parent, name, module) of all that is packed at 4 bits: the tables and all linear maps but the head's."""
+        words = self.distilbert.embeddings.word_embeddings
+        if isinstance(words, FactorisedEmbedding):
+            yield words, "table", words.table
+            yield words, "map", words.map
+        else:
+            yield self.distilbert.embeddings, "word_embeddings", words
         yield self.distilbert.embeddings, "position_embeddings", self.distilbert.embeddings.position_embeddings
         for layer in self.layers():
             for block, names in ((layer.attention, ("q_lin", "k_lin", "v_lin", "out_lin")), (layer.ffn, ("lin1", "lin2"))):
