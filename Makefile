@@ -72,8 +72,8 @@ $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) 
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
-TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25 --batch-size 128 --prune-every 10
-TO_NEAR := $(TAUGHT) --epochs 1 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
+TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25
+TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := $(TAUGHT)
 TO_MAX := $(TAUGHT) $(MAX_KEEPS)
 TO_FLOPS05 := $(TAUGHT) --target-flops 0.055
