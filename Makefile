@@ -72,20 +72,19 @@ $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) 
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
-TAUGHT := --augment 2000000 --prune-epochs 0.04 --epochs 1.25
+TAUGHT := --augment 2000000 --prune-epochs 0.04
+ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
-TO_BALANCED := $(TAUGHT)
-TO_MAX := $(TAUGHT) $(MAX_KEEPS)
-TO_FLOPS05 := $(TAUGHT) --target-flops 0.055
-TO_FLOPS03 := $(TAUGHT) --target-flops 0.035
-TO_FLOPS02 := $(TAUGHT) --target-flops 0.02
+TO_BALANCED := --after near $(ON)
+TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
 else
+ON := --epochs 0.5
 TO_BALANCED := --after near
 TO_MAX := --after near
-TO_FLOPS05 := --after max --target-flops 0.055 --epochs 0.5
-TO_FLOPS03 := --after flops05 --target-flops 0.035 --epochs 0.5
-TO_FLOPS02 := --after flops03 --target-flops 0.02 --epochs 0.5
 endif
+TO_FLOPS05 := --after max --target-flops 0.055 $(ON)
+TO_FLOPS03 := --after flops05 --target-flops 0.035 $(ON)
+TO_FLOPS02 := --after flops03 --target-flops 0.02 $(ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
