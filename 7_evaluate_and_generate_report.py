@@ -152,9 +152,17 @@ def main(args):
         rows[name] = row | work | measure.size(checkpoint) | own | {"notes": notes | why}
 
     # --- 4. latency: all models in one run, taking turns
-    for name, figures in measure.latency(classifiers, timed, args.repeats).items():
-        rows[name] |= figures
     devices = {name: str(c.device) for name, c in classifiers.items()}
+    halves = {name: c.in_half_precision() for name, c in classifiers.items() if c.half_precision_pays()}
+    figures = measure.latency(classifiers | {f"{name} in half precision": half for name, half in halves.items()}, timed, args.repeats)
+    for name, row in rows.items():
+        row |= figures[name] | {"half_precision": None}
+        if name in halves:
+            answers = halves[name].classify(corpus.dev.texts).argmax(-1)
+            row["half_precision"] = figures[f"{name} in half precision"] | {
+                "agreement": float((answers == predictions[name]).mean()) if name in predictions else None}
+        else:
+            row["notes"]["half_precision"] = f"timed on a GPU alone, in torch: this row ran on {devices[name]}, in {row['runtime']}"
     for name, row in rows.items():
         row["speedup"] = dict.fromkeys(("1", "32"))
         if BASELINE not in rows:

@@ -11,7 +11,8 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# LONG=1 teaches the presets from two million made sentences: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
+# LONG=1 teaches the presets, and Torch-Pruning's model in `make bench`, from two million made sentences: many hours on two CPU cores,
+# fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
 # NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
@@ -77,6 +78,7 @@ ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := --after near $(ON)
 TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
+AS_LONG := --augment 2000000 --epochs 1.29
 else
 ON := --epochs 0.5
 TO_BALANCED := --after near
@@ -103,7 +105,7 @@ frontier: presets
 
 PEERS := openvino torchao neural-compressor torch-pruning
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
-	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(PRECISE) $(AS_LONG) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python

@@ -5,8 +5,9 @@
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
 does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of stage 8's presets, as many
-of them (`--epochs`) as `near` and `max` behind it take there together, at a rate that suits a model which lost most of itself at once:
-theirs is for pruning little by little. On a GPU where there is one. Writes model.onnx (onnxruntime's dynamic int8) and made.json.
+of them as `near` and `max` behind it take there together (`make bench LONG=1`: as the long `max` takes), at a rate that suits a model
+which lost most of itself at once: theirs is for pruning little by little. On a GPU where there is one. Writes model.onnx (onnxruntime's
+dynamic int8) and made.json.
 """
 
 import copy

@@ -53,7 +53,7 @@ def details(report: dict, style: str = "github") -> str:
     """What the main table has no room for."""
     from tabulate import tabulate
 
-    lines = []
+    lines, on_gpu = [], any(row.get("half_precision") for row in report["models"])
     for row in report["models"]:
         shape = row["structure"]
         lines.append({
@@ -69,11 +69,19 @@ def details(report: dict, style: str = "github") -> str:
             "p90 ms, 1": number(row["latency_ms"]["1"]["p90"], 2),
             "p90 ms, 32": number(row["latency_ms"]["32"]["p90"], 1),
             "text to label ms": number(row["text_to_label_ms"], 2),
+            **(in_half_precision(row["half_precision"]) if on_gpu else {}),
             "load ms": number(row["load_ms"], 0),
             "total MB": number(row["total_mb"], 2),
             "made by": row["path"],
         })
     return _tabulate(tabulate, lines, style)
+
+
+def in_half_precision(found: dict | None) -> dict[str, str]:
+    """The columns of what a row takes in float16; "n/a" where it was not timed so."""
+    ms = found["latency_ms"] if found else {}
+    return {f"half: ms, {batch}": number(ms[batch]["p50"] if ms else None, 2) for batch in ("1", "32")} | {
+        "half: agreement %": percent(found["agreement"] if found else None)}
 
 
 def differences(report: dict) -> str:
@@ -114,6 +122,8 @@ def conditions(report: dict) -> list[str]:
         "Text to label: tokeniser included.",
         *(["Over seeds: mean ± standard deviation of accuracy (number of seeds); the row itself is the newest of them. "
            "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
+        *(["Half: the row's model in float16 on the GPU; agreement: dev sentences that it answers as the row does in float32."]
+          if any(row.get("half_precision") for row in report["models"]) else []),
         *(["F1: the mean over classes. ECE: expected calibration error, 15 bins of certainty (Guo et al. 2017)."]
           if "f1" in report["models"][0] else []),
         *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "

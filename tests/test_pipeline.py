@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of
 
-from common import checkpoints, claims, data
+from common import checkpoints, claims, data, inference
 from common.facts import sha256_file
 
 ONNX_ROWS = ("distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8")
@@ -47,6 +48,7 @@ ROW_KEYS = {
     "latency_ms",
     "speedup",
     "text_to_label_ms",
+    "half_precision",
     "peak_rss_mb",
     "structure",
     "respelled",
@@ -245,6 +247,32 @@ def test_latency_rows_are_positive_and_ordered(pipeline):
             assert 0 < figures["p50"] <= figures["p90"], row["key"]
             assert row["speedup"][batch] == pytest.approx(rows["distilled"]["latency_ms"][batch]["p50"] / figures["p50"])
         assert row["text_to_label_ms"] > 0
+
+
+def test_half_precision_is_timed_where_it_pays(pipeline, tmp_path, monkeypatch):
+    """As on a GPU, but on the CPU: each torch row is answered and timed in float16 too."""
+    assert {row["half_precision"] for row in rows_of(pipeline).values()} == {None}
+    assert "half_precision" in rows_of(pipeline)["pruned_qkd"]["notes"]
+    monkeypatch.setattr(inference.TorchClassifier, "half_precision_pays", lambda self: True)
+    flags = (*pipeline.flags(REPORT), "--max-length", 48, *REPORT_FLAGS, "--output-dir", tmp_path)
+    code, _, error = call_script(REPORT, *flags)
+    assert code == 0, error
+    for row in json.loads((tmp_path / "final_report.json").read_text(encoding="utf-8"))["models"]:
+        half = row["half_precision"]
+        assert (half is None) == (row["runtime"] == "onnxruntime") == ("half_precision" in row["notes"])
+        if half:
+            assert half["agreement"] > 0.97 and half["latency_ms"]["32"]["p50"] > 0 and half["text_to_label_ms"] > 0
+    assert "half: ms, 32" in (tmp_path / "final_report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", ["teacher", "pruned_qkd"])
+def test_half_precision_answers_as_full_precision_does(pipeline, stage):
+    full = inference.open_classifier(pipeline.checkpoint(stage), threads=1)
+    half = full.in_half_precision()
+    assert {p.dtype for p in half.model.parameters()} == {torch.float16} and next(full.model.parameters()).dtype == torch.float32
+    batch = full.encode(["a fine film", "dull, and long, and in the end neither"])
+    gap = np.abs(half.logits(batch) - full.logits(batch)).max()
+    assert 0 < gap < 0.01
 
 
 def test_opening_is_measured_in_a_process_of_its_own(pipeline, process_of_its_own, tmp_path):
