@@ -141,7 +141,7 @@ class OnnxModel:
     """An ONNX file opened on the CPU: input_ids, attention_mask int64 (B, N) -> logits (B, K).
 
     Products of a `small` model gain nothing from a second core but wait for it at every operator: it answers a sentence on one, and
-    shares the sentences of a batch out among `threads`. Of a larger one the runtime shares each product out.
+    shares the sentences of a batch out among `threads`, to each as many tokens. Of a larger one the runtime shares each product out.
     """
 
     def __init__(self, model: Path | bytes, multiply_adds: float, threads: int | None = None):
@@ -153,8 +153,10 @@ class OnnxModel:
         shares = min(self.threads, len(batch["input_ids"])) if self.small else 1
         if shares == 1:
             return self.session.run(["logits"], batch)[0]
-        parts = zip(*(np.array_split(values, shares) for values in batch.values()), strict=True)
-        return np.concatenate(list(self._alone(self.session, [dict(zip(batch, part, strict=True)) for part in parts])))
+        parts = shared_out(batch["attention_mask"], shares)
+        found = self._alone(self.session, [{name: values[rows, :longest] for name, values in batch.items()} for rows, longest in parts])
+        logits = np.concatenate(list(found))
+        return logits[np.argsort(np.concatenate([rows for rows, _ in parts]))]
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order; a batch a core, whatever the model's size."""
@@ -164,6 +166,16 @@ class OnnxModel:
 
     def _alone(self, session, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         return self.cores.map(lambda batch: session.run(["logits"], batch)[0], batches)
+
+
+def shared_out(mask: np.ndarray, shares: int) -> list[tuple[np.ndarray, int]]:
+    """A batch of this attention mask (B, N) in at most `shares` parts: (rows, columns) of each. Sentences of like length stand together,
+    and no part has more tokens than its share but for one sentence."""
+    lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)  # up to the last real token
+    order = np.argsort(lengths, kind="stable")
+    upto = np.cumsum(lengths[order])
+    cuts = np.searchsorted(upto, upto[-1] * np.arange(1, shares) / shares, side="right")
+    return [(rows, int(lengths[rows[-1]])) for rows in np.split(order, cuts) if len(rows)]
 
 
 def multiply_adds_a_token(config: dict) -> float:

@@ -165,6 +165,17 @@ def test_a_small_model_shares_a_batch_out(pipeline, dev, monkeypatch):
         assert answers[1].shape == (size, 2) and all(np.allclose(answers[0], other, atol=1e-5) for other in answers[1:])
 
 
+@pytest.mark.parametrize("shares", [1, 2, 3, 16, 40])
+def test_a_batch_is_shared_out_by_its_tokens(shares):
+    lengths = np.random.default_rng(shares).integers(1, 50, 32)
+    mask = (np.arange(50) < lengths[:, None]).astype(np.int64)
+    parts = inference.shared_out(mask, shares)
+    assert sorted(row for rows, _ in parts for row in rows) == list(range(32)) and len(parts) <= shares
+    for rows, columns in parts:
+        assert mask[rows].any(axis=0).sum() == columns  # no column of padding alone
+        assert lengths[rows].sum() <= lengths.sum() / shares + lengths.max()
+
+
 def test_multiply_adds_are_those_of_the_linear_maps():
     model = tiny_compact()
     maps = sum(module.weight.numel() for layer in model.layers() for module in layer.modules() if isinstance(module, torch.nn.Linear))
