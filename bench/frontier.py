@@ -65,8 +65,8 @@ def draw(teacher: dict, ours: list[dict], peers: list[dict], path: Path) -> None
         show(ours, color="black", marker="o", ms=5, ls="-", label="ours: one seed or the mean of several")
         marked = [p for p in ours if p["preset"]]
         show(marked, color="black", marker="*", ms=15, ls="none", label="ours: a preset")
-        for p in marked:
-            axis.annotate(p["name"], (p[key], 100 * p["accuracy"]), textcoords="offset points", xytext=(6, 8))
+        for number, p in enumerate(marked):  # near neighbours' names, one above and one below
+            axis.annotate(p["name"], (p[key], 100 * p["accuracy"]), textcoords="offset points", xytext=(6, -16 if number % 2 else 8))
         for number, peer in enumerate(p for p in peers if key in p):
             show([peer], color=f"C{number}", marker="s^Dv"[number % 4], ms=6, ls="none", label=peer["name"])
         axis.set(xscale="log", xlabel=title)
