@@ -162,7 +162,7 @@ def main(args):
             row["half_precision"] = figures[f"{name} in half precision"] | {
                 "agreement": float((answers == predictions[name]).mean()) if name in predictions else None}
         else:
-            row["notes"]["half_precision"] = f"timed on a GPU alone, in torch: this row ran on {devices[name]}, in {row['runtime']}"
+            row["notes"]["half_precision"] = "timed of torch models alone, on a GPU"
     for name, row in rows.items():
         row["speedup"] = dict.fromkeys(("1", "32"))
         if BASELINE not in rows:
