@@ -74,19 +74,19 @@ $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --preci
 endef
 ifdef LONG
 TAUGHT := --augment 2000000 --prune-epochs 0.04
-ON := $(TAUGHT) --epochs 0.4
+GOING_ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
-TO_BALANCED := --after near $(ON)
+TO_BALANCED := --after near $(GOING_ON)
 TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
 AS_LONG := --augment 2000000 --epochs 1.29
 else
-ON := --epochs 0.5
+GOING_ON := --epochs 0.5
 TO_BALANCED := --after near
 TO_MAX := --after near
 endif
-TO_FLOPS05 := --after max --target-flops 0.055 $(ON)
-TO_FLOPS03 := --after flops05 --target-flops 0.035 $(ON)
-TO_FLOPS02 := --after flops03 --target-flops 0.02 $(ON)
+TO_FLOPS05 := --after max --target-flops 0.055 $(GOING_ON)
+TO_FLOPS03 := --after flops05 --target-flops 0.035 $(GOING_ON)
+TO_FLOPS02 := --after flops03 --target-flops 0.02 $(GOING_ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \

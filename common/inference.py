@@ -169,8 +169,10 @@ class OnnxModel:
 
 
 def shared_out(mask: np.ndarray, shares: int) -> list[tuple[np.ndarray, int]]:
-    """A batch of this attention mask (B, N) in at most `shares` parts: (rows, columns) of each. Sentences of like length stand together,
-    and no part has more tokens than its share but for one sentence."""
+    """A batch of this attention mask (B, N) in at most `shares` parts: (rows, columns) of each.
+
+    Sentences of like length stand together, and no part has more tokens than its share but for one sentence.
+    """
     lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)  # up to the last real token
     order = np.argsort(lengths, kind="stable")
     upto = np.cumsum(lengths[order])
