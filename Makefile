@@ -13,7 +13,8 @@
 #
 # LONG=1 teaches the presets, and Torch-Pruning's model in `make bench`, from two million made sentences: many hours on two CPU cores,
 # fewer where these have units for bfloat16 (MATMUL=medium).
-# MATMUL=medium trains the presets with bfloat16 products, where the processor has units for them, and with TF32 ones on CUDA.
+# MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
+# the processor has units for them, and with TF32 ones on CUDA.
 # NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
@@ -32,6 +33,7 @@ FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 PRECISE := --matmul-precision $(MATMUL)
 SHAPE := --run-dir runs/distilbert-shape
+SHAPE_KEEPS := --heads 6 5 3 0 0 0 --neurons 640 416 768 0 0 0
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
@@ -110,7 +112,7 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	$(PY) -m bench.growth . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.growth . runs/bench/training_speed.json $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 ablation: .venv/.installed
 	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -135,9 +137,10 @@ shape: .venv/.installed
 	$(PY) 11_export_onnx.py $(SHAPE)
 	$(PY) 7_evaluate_and_generate_report.py $(SHAPE) --title "DistilBERT's own shape, random weights" \
 	  --no-accuracy "random weights: size, FLOPs and latency only"
-	# And at max, with as many word pieces as SST-2 leaves it, DistilBERT's shape itself being the teacher.
+	# And at max, DistilBERT's shape itself being the teacher: with as many word pieces as SST-2 leaves it, and the structure that max has
+	# on a taught model, twice as wide; random weights can't say which head or neuron is worth more.
 	$(PY) 5_finetune_teacher.py $(SHAPE_MAX) --model runs/distilbert-shape/distilbert-local
-	$(PY) 8_pruning_with_finetuning.py $(SHAPE_MAX) --preset max --target-mb 12.5 --augment 1000 --spare-pieces 16500
+	$(PY) 8_pruning_with_finetuning.py $(SHAPE_MAX) --preset max $(SHAPE_KEEPS) --augment 1000 --spare-pieces 16500
 	$(PY) 9_quantize_pruned_model.py $(SHAPE_MAX) --variant max
 	$(PY) 11_export_onnx.py $(SHAPE_MAX) --variant max --precision int8 --table-bits 4 --map-bits 4
 	$(PY) -m bench.presets runs/distilbert-shape/max runs/distilbert-shape/presets.json --data-dir runs/distilbert-shape/sst2_data

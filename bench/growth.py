@@ -52,11 +52,13 @@ def main(args) -> None:
                 random_teacher(teacher, width, corpus.label_names, work / "teacher")
                 finished.run_stage("5_finetune_teacher.py", "--run-dir", work, "--model", work / "teacher", *shared)
                 finished.run_stage("8_pruning_with_finetuning.py", "--run-dir", work, "--from-teacher", "--train-sentences", sentences,
-                                   "--prune-epochs", PASSES, "--epochs", PASSES, "--hidden-weight", 0, "--evals-per-epoch", 1, *shared)
+                                   "--prune-epochs", PASSES, "--epochs", PASSES, "--hidden-weight", 0, "--evals-per-epoch", 1,
+                                   "--matmul-precision", args.matmul_precision, *shared)
                 made = checkpoints.find(work, "pruned").manifest
             rows.append({"width": width, "sentences": sentences, "seconds": made["wall_s"], "peak_rss_mb": made["peak_rss_mb"]})
             cli.say(f"width {width}, {sentences:,} sentences: {made['wall_s']:.0f} s, {made['peak_rss_mb']:.0f} MB at its peak")
-    conditions |= {"layers": known.num_hidden_layers, "epochs_of_pruning": PASSES, "epochs_of_recovery": PASSES}
+    conditions |= {"layers": known.num_hidden_layers, "epochs_of_pruning": PASSES, "epochs_of_recovery": PASSES,
+                   "matmul_precision": args.matmul_precision}
     finished.write({**finished.earlier(args.output), "growth": rows, "growth_conditions": conditions}, args.output)
 
 
@@ -64,4 +66,5 @@ if __name__ == "__main__":
     parser = finished.parser(__doc__, "FILE", "the JSON file that gets the rows")
     parser.add_argument("--widths", type=cli.count, nargs="+", default=[384, 768], help="hidden widths, multiples of 32")
     parser.add_argument("--shares", type=cli.share, nargs="+", default=[0.125, 0.25, 0.5, 1.0], help="of the training set")
+    cli.precision_flag(parser)
     cli.run(main, parser.parse_args())
