@@ -191,6 +191,41 @@ def prune_until_it_costs(args) -> None:
     cli.say(f"smallest within {args.max_accuracy_drop:g} points: {kept.path}, the variant {kept.variant}")
 
 
+def origin(args):
+    """(what is pruned, the teacher of it), two checkpoints; the same one twice with --from-teacher."""
+    from common import checkpoints
+
+    if args.from_teacher:
+        teacher = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
+        return teacher, teacher
+    if args.after is None:
+        student = checkpoints.find(args.run_dir, "distilled", args.student, seed=args.seed)
+    else:
+        student = checkpoints.find(args.run_dir, "pruned", variant=args.after, seed=args.seed)
+        if student.manifest["seed"] != args.seed:
+            raise cli.UserError(f"no '{args.after}' of seed {args.seed} under {args.run_dir / 'models'}: make it first, or give "
+                                f"--seed {student.manifest['seed']}")
+    return student, checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
+
+
+def refuse_what_the_model_lacks(args, config) -> None:
+    """Raises UserError where flags ask for more layers, heads, neurons or channels than a model of this config has."""
+    depth = args.first_layers or config.n_layers
+    if depth > config.n_layers:
+        raise cli.UserError(f"--first-layers {depth}: the model has {config.n_layers}, give less")
+    heads, neurons = config.heads[:depth], config.ffn[:depth]
+    asked = [*(args.heads or heads), *(args.neurons or neurons)]
+    if len(asked) != 2 * depth or any(n > most for n, most in zip(asked, heads + neurons, strict=True)):
+        raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {heads}, neurons {neurons}")
+    wide = args.hidden_width or config.dim
+    if wide > config.dim or wide % config.head_dim:
+        raise cli.UserError(f"--hidden-width {wide}: the model is {config.dim} wide and its heads {config.head_dim}, give a "
+                            "multiple of these")
+    rank = args.embedding_rank or config.embedding_rank
+    if rank and rank > wide:
+        raise cli.UserError(f"--embedding-rank {rank}: the model is {wide} wide, give less")
+
+
 def prune(args):
     """The stage: prunes to one budget or to two sparsities, and recovers. Returns the checkpoint."""
     import torch
@@ -201,17 +236,7 @@ def prune(args):
 
     # --- 1. load
     corpus = data.load(args)
-    if args.from_teacher:
-        teacher = student = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
-    elif args.after is not None:
-        student = checkpoints.find(args.run_dir, "pruned", variant=args.after, seed=args.seed)
-        if student.manifest["seed"] != args.seed:
-            raise cli.UserError(f"no '{args.after}' of seed {args.seed} under {args.run_dir / 'models'}: make it first, or give "
-                                f"--seed {student.manifest['seed']}")
-        teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
-    else:
-        student = checkpoints.find(args.run_dir, "distilled", args.student, seed=args.seed)
-        teacher = checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
+    student, teacher = origin(args)
     checkpoints.same_data(student, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)
     tokenizer = checkpoints.load_tokenizer(student.path)
@@ -227,21 +252,10 @@ def prune(args):
     if args.dropout is not None:
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
-    depth = args.first_layers or model.config.n_layers
-    if depth > model.config.n_layers:
-        raise cli.UserError(f"--first-layers {depth}: the model has {model.config.n_layers}, give less")
-    if depth < model.config.n_layers:
-        model = surgery.of_layers(model, list(range(depth)))
-    most = model.config.heads + model.config.ffn
-    if args.heads and (2 * len(args.heads) != len(most) or any(n > m for n, m in zip(args.heads + args.neurons, most, strict=True))):
-        raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {model.config.heads}, "
-                            f"neurons {model.config.ffn}")
+    refuse_what_the_model_lacks(args, model.config)
+    if args.first_layers:
+        model = surgery.of_layers(model, list(range(args.first_layers)))
     wide, rank = args.hidden_width or model.config.dim, args.embedding_rank or model.config.embedding_rank
-    if wide > model.config.dim or wide % model.config.head_dim:
-        raise cli.UserError(f"--hidden-width {wide}: the model is {model.config.dim} wide and its heads {model.config.head_dim}, give a "
-                            "multiple of these")
-    if rank and rank > wide:
-        raise cli.UserError(f"--embedding-rank {rank}: the model is {wide} wide, give less")
     shape = width.shape_of(model.config, wide)
     shape.embedding_rank = rank
     asked = budgets_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
