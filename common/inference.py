@@ -103,6 +103,8 @@ class TorchClassifier(Classifier):
             torch.set_num_threads(threads)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = compact.load(checkpoint.path).eval().to(self.device)
+        if hasattr(self.model, "open_table"):
+            self.model.open_table()
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         import torch
@@ -186,7 +188,7 @@ def multiply_adds_a_token(config: dict) -> float:
         return math.inf
     head = config["dim"] // config["n_heads"]
     layers = zip(config["heads"], config["ffn"], strict=True)
-    return config["dim"] * ((config.get("embedding_rank") or 0) + sum(4 * head * heads + 2 * neurons for heads, neurons in layers))
+    return config["dim"] * sum(4 * head * heads + 2 * neurons for heads, neurons in layers)
 
 
 def onnx_session(model: Path | bytes, threads: int | None = None):

@@ -20,7 +20,7 @@ REPEATS = 5
 VARIED = 4  # layers of one size in a model that is timed
 PIECES = 12_000  # word pieces of a model that is timed, at most: about what SST-2 uses of BERT's
 OUTLIER = 8.0  # of one neuron in each FFN, as those of trained models have: quantising then evens them out, by one product more
-METHOD = 5  # what is timed, and how: a table of another method isn't found
+METHOD = 6  # what is timed, and how: a table of another method isn't found
 
 
 def machine(threads: int) -> dict:
@@ -47,7 +47,7 @@ def _most_heads(shape) -> int:
 
 def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
     """Where the table for such models and this teacher stands."""
-    timed = [shape.dim, _most_heads(shape), shape.hidden_dim, shape.embedding_rank, teacher.key, HEADS, NEURONS, METHOD]
+    timed = [shape.dim, _most_heads(shape), shape.hidden_dim, teacher.key, HEADS, NEURONS, METHOD]
     key = facts.sha256_json(timed)[:8]
     return run_dir / "models" / f".latency_{key}.json"
 
@@ -103,7 +103,7 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
 
     torch.manual_seed(0)
     config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32,
-                                                       "vocab_size": min(shape.vocab_size, PIECES)})
+                                                       "embedding_rank": None, "vocab_size": min(shape.vocab_size, PIECES)})
     model = compact.CompactForSequenceClassification(config)
     with torch.no_grad():
         for parameter in model.parameters():  # zeros as biases would leave the graph: for maps without the runtime has another kernel

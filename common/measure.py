@@ -58,14 +58,17 @@ def against_baseline(predictions, baseline, labels) -> dict:
 # --- structure, FLOPs, bytes
 
 def countable_twin(path: Path):
-    """A torch checkpoint with dense float32 weights and eager attention: what the FLOP counter can see.
+    """A torch checkpoint with dense float32 weights and eager attention: what the FLOP counter can see, opened as for inference.
 
     It counts neither 4-bit layers nor, on CPU, fused attention.
     """
     import compact
 
     model = compact.load(path, attn_implementation="eager")
-    return model.full_precision_twin().eval() if hasattr(model, "full_precision_twin") else model.eval()
+    if hasattr(model, "full_precision_twin"):
+        model = model.full_precision_twin()
+        model.open_table()
+    return model.eval()
 
 
 def flops(twin, n_tokens: int) -> int:

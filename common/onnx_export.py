@@ -46,7 +46,28 @@ def export(model) -> onnx.ModelProto:
         program = torch.onnx.export(_LogitsOf(model), (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
                                     input_names=["input_ids", "attention_mask"], output_names=["logits"],
                                     dynamic_shapes={"input_ids": axes, "attention_mask": axes})
-    return without_traces(cast(torch.onnx.ONNXProgram, program).model_proto)
+    return _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
+
+
+def _mapped_before_lookup(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Of a factorised word table, looked up and then mapped, the same mapped and then looked up: gather(T)·W + b = gather(T·W + b).
+
+    T·W + b depends on no input, so a runtime multiplies once, when it opens the file, and looks words up ever after.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = list(model.graph.node)
+    lookups = {node.output[0]: node for node in nodes if node.op_type == "Gather" and node.input[0] in constants}
+    for mapping in nodes:
+        if mapping.op_type == "Gemm" and mapping.input[0] in lookups and mapping.input[1] in constants:
+            at, lookup = nodes.index(mapping), lookups[mapping.input[0]]
+            rows, mapped = mapping.output[0], f"{lookup.input[0]}_mapped"
+            nodes[at], nodes[nodes.index(lookup)] = lookup, mapping
+            mapping.input[0], mapping.output[0] = lookup.input[0], mapped
+            lookup.input[0], lookup.output[0] = mapped, rows
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # the graph's own vanish with the list
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    return model
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -80,14 +80,16 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         else:
             nodes.append(helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out]))
     _replace(quantised, nodes, constants)
-    _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits)
+    _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits, map_bits)
     onnx.checker.check_model(quantised)
     return quantised
 
 
 def _is_inner_map(node: onnx.NodeProto, weights: dict[str, np.ndarray], model: onnx.ModelProto) -> bool:
-    """Whether a node is a linear map, x·W or Gemm(x, Wᵀ, bias), and not the last one, onto the classes."""
-    if len(node.input) < 2 or node.input[1] not in weights or node.output[0] in {value.name for value in model.graph.output}:
+    """Whether a node is a linear map, x·W or Gemm(x, Wᵀ, bias), of what depends on the input, and not the last one, onto the classes."""
+    if len(node.input) < 2 or node.input[0] in weights or node.input[1] not in weights:
+        return False
+    if node.output[0] in {value.name for value in model.graph.output}:
         return False
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     return node.op_type == "MatMul" or (node.op_type == "Gemm" and transposed)
@@ -161,11 +163,19 @@ def _weight_codes(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[
     return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 
-def _quantise_tables(model: onnx.ModelProto, tables: dict[str, np.ndarray], bits: int) -> None:
-    """Embedding tables in 8 or 4 bits: the node that looks rows up in one of `tables` (V, D) gives way to nodes that unpack it."""
+def _quantise_tables(model: onnx.ModelProto, tables: dict[str, np.ndarray], bits: int, map_bits: int) -> None:
+    """Embedding tables in 8 or 4 bits: the node that looks rows up in one of `tables` (V, D) gives way to nodes that unpack it.
+
+    A factorised table and its map are unpacked, and multiplied, when the file is opened.
+    """
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     for node in model.graph.node:
+        if node.op_type == "Gemm" and node.input[0] in tables:
+            for i, kept_in in enumerate((bits, map_bits)):
+                unpacked, needed, node.input[i] = _opened(node.input[i], tables[node.input[i]], kept_in)
+                nodes += unpacked
+                constants |= needed
         if node.op_type != "Gather" or node.input[0] not in tables:
             nodes.append(node)
             continue
@@ -181,12 +191,18 @@ def _rows_of_8_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.
     Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
     """
     name, ids, rows = node.input[0], node.input[1], node.output[0]
-    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)  # (V, 1)
-    constants = {f"{name}_codes": np.rint(table / scales).astype(np.int8), f"{name}_scales": scales}
+    codes, scales = _row_codes(table)
+    constants = {f"{name}_codes": codes, f"{name}_scales": scales}
     return [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
             helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
             helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
             helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])], constants
+
+
+def _row_codes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, D) -> int8 codes (V, D) and scales float32 (V, 1)."""
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)
+    return np.rint(table / scales).astype(np.int8), scales
 
 
 def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
@@ -196,8 +212,18 @@ def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx
     (onnxruntime does): small on disk, and as fast as full precision from the first sentence on.
     """
     name, ids, rows = node.input[0], node.input[1], node.output[0]
-    nodes, constants, dense = _unpacking(name, nf4.pack(torch.from_numpy(table.copy())), table.shape)
+    nodes, constants, dense = _opened(name, table, 4)
     return [*nodes, helper.make_node("Gather", [dense, ids], [rows], axis=0)], constants
+
+
+def _opened(name: str, weight: np.ndarray, bits: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]:
+    """(nodes, their constants, what they make): a float32 weight (rows, columns) kept in int8, a scale for each row, or on the NF4 grid."""
+    if bits == 4:
+        return _unpacking(name, nf4.pack(torch.from_numpy(weight.copy())), weight.shape)
+    codes, scales = _row_codes(weight)
+    return [helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [f"{name}_opened"])], \
+        {f"{name}_codes": codes, f"{name}_scales": scales}, f"{name}_opened"
 
 
 def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int, int],

@@ -111,15 +111,27 @@ class NF4Embedding(_Packed4bit):
 
 
 class FactorisedEmbedding(nn.Module):
-    """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1)."""
+    """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1).
+
+    What is saved is small; opened, it looks words up in the product of both, as fast as in any table.
+    """
+
+    opened: torch.Tensor | None
 
     def __init__(self, pieces: int, rank: int, dim: int, padding: int | None):
         super().__init__()
+        self.pieces = pieces
         self.table = nn.Embedding(pieces, rank, padding_idx=padding)
         self.map = nn.Linear(rank, dim)
+        self.register_buffer("opened", None, persistent=False)
+
+    @torch.no_grad()
+    def open(self) -> None:
+        """Multiplies table and map once, for inference: (V, D)."""
+        self.opened = self.map(self.table(torch.arange(self.pieces, device=self.map.bias.device)))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.map(self.table(ids))
+        return self.map(self.table(ids)) if self.opened is None else nn.functional.embedding(ids, self.opened)
 
 
 class EmptyAttention(nn.Module):
@@ -245,6 +257,12 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 joined.weight.copy_(torch.cat([part.weight for part in maps]))
                 joined.bias.copy_(torch.cat([part.bias for part in maps]))
                 layer.attention.joined = joined
+
+    def open_table(self) -> None:
+        """Lets a factorised word table cost an inference no product; other tables cost none anyhow. Not to train on."""
+        words = self.distilbert.embeddings.word_embeddings
+        if isinstance(words, FactorisedEmbedding):
+            words.open()
 
     def get_input_embeddings(self):
         """The table whose rows are word pieces: (V, D), or (V, R) where it is factorised."""

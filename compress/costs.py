@@ -23,8 +23,7 @@ class Flops:
 
     def __init__(self, tokens: int, shape):
         self.tokens, self.width, self.head_dim = tokens, shape.dim, shape.head_dim
-        # The head's two maps of one token, and the word table's map where it has one: no pruning saves them.
-        self.other = 2 * shape.dim * (shape.dim + shape.num_labels + tokens * (shape.embedding_rank or 0))
+        self.other = 2 * shape.dim * (shape.dim + shape.num_labels)  # the head's two maps of one token: no pruning saves them
 
     def head(self, of_last: bool) -> int:
         """A head: rows of Q, K, V, columns of the output map, and two products of queries × N × d."""

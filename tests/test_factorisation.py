@@ -3,6 +3,8 @@
 import copy
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import random_batch, tiny_compact
@@ -78,9 +80,35 @@ def test_exported_it_answers_alike():
     for proto, tolerance in ((exported, 1e-5), (quantised, 0.1 * np.ptp(theirs))):
         session = inference.onnx_session(proto.SerializeToString())
         assert np.allclose(np.concatenate([session.run(["logits"], batch)[0] for batch in batches]), theirs, atol=tolerance)
-    assert not any(t.data_type == t.FLOAT and len(t.dims) == 2 and t.dims[0] == PIECES for t in quantised.graph.initializer)
-    work = inference.multiply_adds_a_token(small.config.to_dict())
-    assert work == inference.multiply_adds_a_token(tiny_compact().config.to_dict()) + 16 * WIDE
+    assert not any(t.data_type == t.FLOAT and len(t.dims) == 2 and PIECES in t.dims for t in quantised.graph.initializer)
+
+
+@pytest.mark.parametrize(("table_bits", "map_bits"), [(8, 8), (4, 8), (4, 4)])
+def test_the_runtime_multiplies_table_and_map_when_it_opens_the_file(tmp_path, table_bits, map_bits):
+    """What is left of the word table in the graph that runs is one float table, of which rows are looked up."""
+    small = factorised(16)[1]
+    batches = [{name: value.numpy() for name, value in random_batch(1, 12, seed=seed).items()} for seed in range(8)]
+    proto = onnx_int8.quantise(onnx_export.export(small), batches, table_bits=table_bits, map_bits=map_bits)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "as_it_runs.onnx"), 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ran = onnx.load(tmp_path / "as_it_runs.onnx")
+    shapes = {t.name: list(t.dims) for t in ran.graph.initializer}
+    assert [PIECES, WIDE] in [shapes.get(node.input[0]) for node in ran.graph.node if node.op_type == "Gather"]
+    assert [WIDE, 16] not in shapes.values() and [PIECES, 16] not in shapes.values()
+
+
+def test_opened_it_answers_alike_and_its_twins_are_still_made_of_what_was_saved():
+    small = factorised(16)[1]
+    for model in (small, small.packed_twin()):
+        with torch.no_grad():
+            before = model(**random_batch()).logits
+            model.open_table()
+            assert model.distilbert.embeddings.word_embeddings.opened.shape == (PIECES, WIDE)
+            assert (model(**random_batch()).logits - before).abs().max() <= 1e-5
+            assert (model.full_precision_twin()(**random_batch()).logits - before).abs().max() <= 1e-5
+        assert not any("opened" in name for name in model.state_dict())
 
 
 def test_trained_through_the_rounding_it_is_what_ships():
