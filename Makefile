@@ -15,7 +15,8 @@
 # fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
 # the processor has units for them, and with TF32 ones on CUDA.
-# NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
+# NEAR_KEEPS and FLOPS10_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget:
+# FLOPS10_KEEPS="--target-flops .099". `max` goes on from flops10.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
 NEAR_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
-MAX_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
+FLOPS10_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 
 PY := .venv/bin/python
  # Python compiles what is imported when it is: a minute less than to compile all that is installed.
@@ -79,29 +80,32 @@ TAUGHT := --augment 2000000 --prune-epochs 0.04
 GOING_ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := --after near $(GOING_ON)
-TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
+TO_FLOPS10 := $(TAUGHT) --epochs 1.25 $(FLOPS10_KEEPS)
+TO_MAX := --after flops10 $(TAUGHT) --epochs 0.6
 AS_LONG := --augment 2000000 --epochs 1.29
 else
 GOING_ON := --epochs 0.5
 TO_BALANCED := --after near
-TO_MAX := --after near
+TO_FLOPS10 := --after near --target-flops 0.099
+TO_MAX := --after flops10
 endif
-TO_FLOPS05 := --after max --target-flops 0.055 $(GOING_ON)
+TO_FLOPS05 := --after flops10 --target-flops 0.055 $(GOING_ON)
 TO_FLOPS03 := --after flops05 --target-flops 0.035 $(GOING_ON)
 TO_FLOPS02 := --after flops03 --target-flops 0.02 $(GOING_ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
 	  $(call point,near,$$seed,near,$(TO_NEAR)) && \
+	  $(call point,flops10,$$seed,balanced,$(TO_FLOPS10)) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
 	$(call point,balanced,1,balanced,$(TO_BALANCED))
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,flops05,1,max,$(TO_FLOPS05))
-	$(call point,flops03,1,max,$(TO_FLOPS03))
-	$(call point,flops02,1,max,$(TO_FLOPS02))
+	$(call point,flops05,1,balanced,$(TO_FLOPS05))
+	$(call point,flops03,1,balanced,$(TO_FLOPS03))
+	$(call point,flops02,1,balanced,$(TO_FLOPS02))
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 

@@ -80,6 +80,14 @@ def count(text: str) -> int:
     return value
 
 
+def count_or_share(text: str) -> float:
+    """A whole number of one or more, or a share in (0, 1)."""
+    value = positive(text)
+    if value > 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is neither a whole number nor a share below 1")
+    return value
+
+
 def not_negative_count(text: str) -> int:
     """A whole number, or zero."""
     value = int(text)

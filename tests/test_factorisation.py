@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import random_batch, tiny_compact
+from conftest import load_script, random_batch, tiny_compact
 
 import compact
 from common import inference, measure, onnx_export, onnx_int8
@@ -124,3 +124,11 @@ def test_trained_through_the_rounding_it_is_what_ships():
 def test_more_than_there_is_is_refused():
     with pytest.raises(ValueError, match="a rank of 33"):
         factorised(WIDE + 1)
+
+
+def test_a_rank_is_asked_for_as_a_number_or_as_a_share_of_the_width():
+    pruning, config = load_script("8_pruning_with_finetuning.py"), tiny_compact().config
+    asked = {text: pruning.parse_args(["--embedding-rank", text]).embedding_rank for text in ("12", "0.25", "1")}
+    assert {text: pruning.rank_of(rank, config, WIDE) for text, rank in asked.items()} == {"12": 12, "0.25": 8, "1": 1}
+    assert pruning.rank_of(pruning.parse_args(["--preset", "max"]).embedding_rank, config, 384) == 208
+    assert pruning.rank_of(None, factorised(16)[1].config, WIDE) == 16, "the model's own"
