@@ -34,7 +34,7 @@ FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 PRECISE := --matmul-precision $(MATMUL)
 SHAPE := --run-dir runs/distilbert-shape
-SHAPE_KEEPS := --heads 6 5 3 0 0 0 --neurons 640 416 768 0 0 0
+SHAPE_KEEPS := --heads 3 3 2 0 0 0 --neurons 112 64 608 0 0 0
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
