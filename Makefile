@@ -70,9 +70,12 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
- # $(call point,NAME,SEED,PRESET,HOW IT IS PRUNED): a model of a budget, and the int8 file that ships of it
+ # $(call pruned,NAME,SEED,PRESET,HOW): a model of a budget; $(call point,…): and the int8 file that ships of it
+define pruned
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4)
+endef
 define point
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4) && \
+$(pruned) && \
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
@@ -81,13 +84,15 @@ GOING_ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := --after near $(GOING_ON)
 TO_FLOPS10 := $(TAUGHT) --epochs 1.25 $(FLOPS10_KEEPS)
-TO_MAX := --after flops10 $(TAUGHT) --epochs 0.6
+TO_FLOPS04 := --after flops10 $(TAUGHT) --epochs 0.6
+TO_MAX := --after flops04 --augment 2000000 --prune-epochs 0 --epochs 0.5
 AS_LONG := --augment 2000000 --epochs 1.29
 else
 GOING_ON := --epochs 0.5
 TO_BALANCED := --after near
 TO_FLOPS10 := --after near --target-flops 0.099
-TO_MAX := --after flops10
+TO_FLOPS04 := --after flops10
+TO_MAX := --after flops04 --prune-epochs 0 --epochs 0.5
 endif
 TO_FLOPS05 := --after flops10 --target-flops 0.055 $(GOING_ON)
 TO_FLOPS03 := --after flops05 --target-flops 0.035 $(GOING_ON)
@@ -97,6 +102,7 @@ presets: .venv/.installed
 	for seed in 1 2 3; do \
 	  $(call point,near,$$seed,near,$(TO_NEAR)) && \
 	  $(call point,flops10,$$seed,balanced,$(TO_FLOPS10)) && \
+	  $(call pruned,flops04,$$seed,max,$(TO_FLOPS04)) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
 	$(call point,balanced,1,balanced,$(TO_BALANCED))
