@@ -4,7 +4,7 @@
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
 # make test-long `make fast` as the README has it, a million lines through predict.py, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
 # make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
-# make frontier those and three more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
+# make frontier those and four more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
 # make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
@@ -15,8 +15,7 @@
 # fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
 # the processor has units for them, and with TF32 ones on CUDA.
-# NEAR_KEEPS and FLOPS10_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget:
-# FLOPS10_KEEPS="--target-flops .099". `max` goes on from flops10.
+# NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -25,7 +24,7 @@ DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
 NEAR_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
-FLOPS10_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
+MAX_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 
 PY := .venv/bin/python
  # Python compiles what is imported when it is: a minute less than to compile all that is installed.
@@ -34,7 +33,7 @@ FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
 FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 PRECISE := --matmul-precision $(MATMUL)
 SHAPE := --run-dir runs/distilbert-shape
-SHAPE_KEEPS := --heads 3 3 2 0 0 0 --neurons 112 64 608 0 0 0
+SHAPE_KEEPS := --heads 6 5 3 0 0 0 --neurons 640 416 768 0 0 0
 SHAPE_MAX := --run-dir runs/distilbert-shape/max --data-dir runs/distilbert-shape/sst2_data
 BRIEF := --epochs 0.3 --evals-per-epoch 1
 
@@ -70,12 +69,9 @@ full: .venv/.installed
 	done
 	$(PY) 7_evaluate_and_generate_report.py $(FULL)
 
- # $(call pruned,NAME,SEED,PRESET,HOW): a model of a budget; $(call point,…): and the int8 file that ships of it
-define pruned
-$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4)
-endef
+ # $(call point,NAME,SEED,PRESET,HOW IT IS PRUNED): a model of a budget, and the int8 file that ships of it
 define point
-$(pruned) && \
+$(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) --name $(1) $(4) && \
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
@@ -83,35 +79,31 @@ TAUGHT := --augment 2000000 --prune-epochs 0.04
 GOING_ON := $(TAUGHT) --epochs 0.4
 TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
 TO_BALANCED := --after near $(GOING_ON)
-TO_FLOPS10 := $(TAUGHT) --epochs 1.25 $(FLOPS10_KEEPS)
-TO_FLOPS04 := --after flops10 $(TAUGHT) --epochs 0.6
-TO_MAX := --after flops04 --augment 2000000 --prune-epochs 0 --epochs 0.5
+TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
 AS_LONG := --augment 2000000 --epochs 1.29
 else
 GOING_ON := --epochs 0.5
 TO_BALANCED := --after near
-TO_FLOPS10 := --after near --target-flops 0.099
-TO_FLOPS04 := --after flops10
-TO_MAX := --after flops04 --prune-epochs 0 --epochs 0.5
+TO_MAX := --after near
 endif
-TO_FLOPS05 := --after flops10 --target-flops 0.055 $(GOING_ON)
+TO_FLOPS04 := --after max --target-flops 0.0415 --embedding-rank 0.542 $(TAUGHT) --epochs 0.6
+TO_FLOPS05 := --after max --target-flops 0.055 $(GOING_ON)
 TO_FLOPS03 := --after flops05 --target-flops 0.035 $(GOING_ON)
 TO_FLOPS02 := --after flops03 --target-flops 0.02 $(GOING_ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
 	  $(call point,near,$$seed,near,$(TO_NEAR)) && \
-	  $(call point,flops10,$$seed,balanced,$(TO_FLOPS10)) && \
-	  $(call pruned,flops04,$$seed,max,$(TO_FLOPS04)) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
 	$(call point,balanced,1,balanced,$(TO_BALANCED))
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
-	$(call point,flops05,1,balanced,$(TO_FLOPS05))
-	$(call point,flops03,1,balanced,$(TO_FLOPS03))
-	$(call point,flops02,1,balanced,$(TO_FLOPS02))
+	for seed in 1 2 3; do $(call point,flops04,$$seed,max,$(TO_FLOPS04)) || exit $$?; done
+	$(call point,flops05,1,max,$(TO_FLOPS05))
+	$(call point,flops03,1,max,$(TO_FLOPS03))
+	$(call point,flops02,1,max,$(TO_FLOPS02))
 	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 

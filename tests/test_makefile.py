@@ -20,7 +20,7 @@ def stage_commands(*make: str) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("make", [("fast",), ("full",), ("shape",), ("box",), ("presets",), ("frontier",), ("presets", "LONG=1"),
                                   ("frontier", "LONG=1", "DATA_DIR=.", "MATMUL=medium"),
-                                  ("presets", "LONG=1", "FLOPS10_KEEPS=--target-flops 0.099 --target-speedup 16")], ids=" ".join)
+                                  ("presets", "LONG=1", "MAX_KEEPS=--target-flops 0.099 --target-speedup 16")], ids=" ".join)
 def test_stages_take_the_flags_that_make_gives_them(make):
     commands = stage_commands(*make)
     assert commands
@@ -39,4 +39,4 @@ def test_what_goes_on_from_a_name_finds_it_made():
                 made.add(args.variant)
             elif script.startswith("11_"):
                 assert load_script(script).parse_args(flags).variant in made
-        assert {"near", "balanced", "flops10", "max", "flops05", "flops03", "flops02"} <= made
+        assert {"near", "balanced", "max", "flops04", "flops05", "flops03", "flops02"} <= made
