@@ -168,3 +168,16 @@ def test_what_a_model_took_to_make_is_all_of_its_stages(pipeline):
     stages = {c.stage: c.manifest["wall_s"] for c in made if c.variant == "published"}
     taken = sum(stages[name] for name in ("distilled", "pruned", "pruned_qkd", "pruned_qkd_onnx_int8"))
     assert peers.minutes_to_make(export, made) == pytest.approx(taken / 60)
+
+
+def test_the_best_peer_is_the_fastest_that_is_as_accurate_or_else_the_most_accurate():
+    from bench import peers
+
+    def row(key: str, accuracy: float, ms: float, ours: bool = False, error: str | None = None) -> dict:
+        return {"key": key, "ours": ours, "accuracy": accuracy, "size_mb": 10 * ms, "latency_ms": {"1": ms, "32": 3 * ms}, "error": error}
+
+    max_, near = row("max", 0.90, 0.5, ours=True), row("near", 0.92, 1.0, ours=True)
+    rows = [max_, near, row("quick", 0.80, 1.0), row("good", 0.90, 2.0), row("slow", 0.91, 4.0),
+            row("broken", None, 1.0, error="ImportError: no")]
+    assert peers.versus(max_, rows) == {"best_peer": "good", "as_accurate": True, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
+    assert peers.versus(near, rows) == {"best_peer": "slow", "as_accurate": False, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
