@@ -181,3 +181,11 @@ def test_the_best_peer_is_the_fastest_that_is_as_accurate_or_else_the_most_accur
             row("broken", None, 1.0, error="ImportError: no")]
     assert peers.versus(max_, rows) == {"best_peer": "good", "as_accurate": True, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
     assert peers.versus(near, rows) == {"best_peer": "slow", "as_accurate": False, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
+
+
+def test_the_frontier_is_what_nothing_of_ours_beats():
+    from bench import frontier
+
+    found = {"a": (0.91, 16), "b": (0.90, 18), "c": (0.905, 18.5), "d": (0.88, 22), "e": (0.89, 32), "f": (0.89, 30)}
+    points = [{"name": name, "accuracy": accuracy, "bytes_ratio": saved} for name, (accuracy, saved) in found.items()]
+    assert [p["name"] for p in frontier.undominated(points, "bytes_ratio")] == ["a", "c", "e"]
