@@ -86,9 +86,9 @@ def parse_args(argv=None):
                        help="keep the D channels of the hidden states that the answer feels most (a multiple of a head's width): a budget "
                             "then has more for heads and neurons; else all stay")
     group.add_argument("--embedding-rank", type=cli.count_or_share, default=None, metavar="R",
-                       help="keep R numbers of each word piece, or this share of the model's width, and one map onto it, instead of a row "
-                            "as wide as the model: chosen so that the pieces that are read most lose least; else the table stays as it "
-                            "is")
+                       help="keep R numbers of each word piece (below 1: a share of the model's width), and one map onto that width, "
+                            "instead of a row as wide as the model: chosen so that the pieces that are read most lose least; else the "
+                            "table stays as it is")
     parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N", unset="none",
                   help="learn from N more sentences, made of the training sentences and labelled by the teacher")
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
@@ -231,7 +231,7 @@ def rank_of(asked: float | None, config, wide: int) -> int | None:
     """Numbers of a word piece that are `asked` for, of a model that is to be `wide`; the model's own where nothing is."""
     if asked is None:
         return config.embedding_rank
-    return round(asked * wide) if asked < 1 else int(asked)
+    return max(1, round(asked * wide)) if asked < 1 else int(asked)
 
 
 def prune(args):

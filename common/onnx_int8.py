@@ -221,9 +221,9 @@ def _opened(name: str, weight: np.ndarray, bits: int) -> tuple[list[onnx.NodePro
     if bits == 4:
         return _unpacking(name, nf4.pack(torch.from_numpy(weight.copy())), weight.shape)
     codes, scales = _row_codes(weight)
-    return [helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [f"{name}_opened"])], \
-        {f"{name}_codes": codes, f"{name}_scales": scales}, f"{name}_opened"
+    nodes = [helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], to=TensorProto.FLOAT),
+             helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [f"{name}_opened"])]
+    return nodes, {f"{name}_codes": codes, f"{name}_scales": scales}, f"{name}_opened"
 
 
 def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int, int],

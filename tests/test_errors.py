@@ -289,6 +289,7 @@ WRONG = [
     (TEACHER, "--lr", "fast"),
     (QAT, "--alpha", "1.01"),
     (EXPORT, "--precision", "int4"),
+    (PRUNE, "--embedding-rank", "2.5"),
     (TEACHER, "--see", "1"),
 ]
 

@@ -128,6 +128,6 @@ def test_more_than_there_is_is_refused():
 
 def test_a_rank_is_asked_for_as_a_number_or_as_a_share_of_the_width():
     pruning, config = load_script("8_pruning_with_finetuning.py"), tiny_compact().config
-    asked = {text: pruning.parse_args(["--embedding-rank", text]).embedding_rank for text in ("12", "0.25", "1")}
-    assert {text: pruning.rank_of(rank, config, WIDE) for text, rank in asked.items()} == {"12": 12, "0.25": 8, "1": 1}
+    asked = {text: pruning.parse_args(["--embedding-rank", text]).embedding_rank for text in ("12", "0.25", "1", "0.001")}
+    assert {text: pruning.rank_of(rank, config, WIDE) for text, rank in asked.items()} == {"12": 12, "0.25": 8, "1": 1, "0.001": 1}
     assert pruning.rank_of(None, factorised(16)[1].config, WIDE) == 16, "the model's own"
