@@ -49,17 +49,8 @@ def page(results: dict, ours: list[dict]) -> str:
         "![accuracy against FLOPs, size and latency](frontier.png)"]) + "\n"
 
 
-def undominated(ours: list[dict], key: str) -> list[dict]:
-    """The points than which none saves more by `key` and is as accurate, the least saving first."""
-    kept: list[dict] = []
-    for point in sorted(ours, key=lambda p: (-p[key], -p["accuracy"])):
-        if not kept or point["accuracy"] > kept[-1]["accuracy"]:
-            kept.append(point)
-    return kept[::-1]
-
-
 def draw(teacher: dict, ours: list[dict], peers: list[dict], path: Path) -> None:
-    """Accuracy against each kind of saving: our models, a line through the undominated, the presets marked, and the peers."""
+    """Accuracy against each kind of saving: our models, their Pareto front, the presets marked on it, and the peers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,8 +62,8 @@ def draw(teacher: dict, ours: list[dict], peers: list[dict], path: Path) -> None
             axis.errorbar([p[key] for p in points], [100 * p["accuracy"] for p in points], yerr=whiskers, capsize=2, lw=0.8, **how)
 
         axis.axhline(100 * teacher["accuracy"], color="0.6", lw=0.8, ls="--")
-        best = undominated(ours, key)
-        axis.plot([p[key] for p in best], [100 * p["accuracy"] for p in best], color="black", lw=0.8)
+        front = figures.pareto([(-p[key], 100 * p["accuracy"]) for p in ours])  # who saves most costs least
+        axis.plot([-cost for cost, _ in front], [accuracy for _, accuracy in front], color="black", lw=0.8)
         show(ours, color="black", marker="o", ms=5, ls="none", label="ours: one seed or the mean of several")
         marked = [p for p in ours if p["preset"]]
         show(marked, color="black", marker="*", ms=15, ls="none", label="ours: a preset")

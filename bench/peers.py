@@ -29,7 +29,6 @@ LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic i
           "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
           "torch_pruning": "Torch-Pruning, taught alike, int8",
           "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
-BEHIND = "the most accurate peer, since none is as accurate"
 PATIENCE = 300  # seconds for the dev set, or for a turn
 TURN = 8  # groups that a model answers before the next model's turn
 
@@ -205,7 +204,8 @@ def table(rows: list[dict]) -> str:
 
 def page(result: dict) -> str:
     """peers.md, all of it drawn from peers.json."""
-    lines = [f"{preset} against {found['best_peer']}, {'the fastest peer at least as accurate' if found['as_accurate'] else BEHIND}: "
+    chosen_as = {True: "the fastest peer at least as accurate", False: "the most accurate peer, since none is as accurate"}
+    lines = [f"{preset} against {found['best_peer']}, {chosen_as[found['as_accurate']]}: "
              f"{found['speedup']['1']:.1f}× at batch 1, {found['speedup']['32']:.1f}× at batch 32, {found['size']:.1f}× smaller."
              for preset, found in result["versus"].items()]
     return "\n\n".join([

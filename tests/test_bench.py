@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY, environment, load_script, run_script
 
 from bench import pretrained
-from common import checkpoints, data, inference
+from common import checkpoints, data, figures, inference
 
 
 def run_bench(module: str, *flags, check: bool = True):
@@ -183,9 +183,6 @@ def test_the_best_peer_is_the_fastest_that_is_as_accurate_or_else_the_most_accur
     assert peers.versus(near, rows) == {"best_peer": "slow", "as_accurate": False, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
 
 
-def test_the_frontier_is_what_nothing_of_ours_beats():
-    from bench import frontier
-
-    found = {"a": (0.91, 16), "b": (0.90, 18), "c": (0.905, 18.5), "d": (0.88, 22), "e": (0.89, 32), "f": (0.89, 30)}
-    points = [{"name": name, "accuracy": accuracy, "bytes_ratio": saved} for name, (accuracy, saved) in found.items()]
-    assert [p["name"] for p in frontier.undominated(points, "bytes_ratio")] == ["a", "c", "e"]
+def test_a_pareto_front_is_what_nothing_beats():
+    points = {"a": (-16, 0.91), "b": (-18, 0.90), "c": (-18.5, 0.905), "d": (-22, 0.88), "e": (-32, 0.89), "f": (-30, 0.89)}
+    assert figures.pareto(list(points.values())) == [points["e"], points["c"], points["a"]]

@@ -52,10 +52,10 @@ def made_up_latencies(run) -> dict:
 @pytest.mark.slow
 def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_path, monkeypatch):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
-    flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "balanced", "--target-flops", 0.3, "--augment", 300)
+    flags = (*run.flags("8_pruning_with_finetuning.py"), "--preset", "max", "--target-flops", 0.3, "--augment", 300)
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
     assert code == 0, err
-    path, manifest = manifests(run.run_dir)["pruned", "balanced"]
+    path, manifest = manifests(run.run_dir)["pruned", "max"]
     assert [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
     assert manifest["args"]["target_flops"] == 0.3, "the flag's, not the preset's"
     assert manifest["metrics"]["budgets"][0]["asked"] == 0.3 and manifest["args"]["augment"] == 300
@@ -67,9 +67,9 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     whole = whole[[rows[piece] for piece in sorted(kept, key=kept.get)]]
     assert torch.equal(frozen, nf4.unpack(nf4.pack(whole), tuple(whole.shape))), "--freeze-embeddings"
     small_file = ("--table-bits", 4, "--map-bits", 4)
-    code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "balanced", *small_file)
+    code, out, err = call_script("11_export_onnx.py", *run.flags("11_export_onnx.py"), "--variant", "max", *small_file)
     assert code == 0, err
-    assert {stage for stage, variant in manifests(run.run_dir) if variant == "balanced"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
+    assert {stage for stage, variant in manifests(run.run_dir) if variant == "max"} == {"pruned", "pruned_onnx", "pruned_onnx_int8"}
 
     from bench import frontier, presets
     from common import inference
@@ -84,11 +84,11 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     frontier.main(SimpleNamespace(run_dir=run.run_dir, data_dir=run.data_dir, sentences=34, repeats=1, threads=1,
                                   output=tmp_path / "frontier", peers=tmp_path / "peers.json", presets=tmp_path / "presets.json"))
     drawn = json.loads((tmp_path / "frontier/frontier.json").read_text())
-    found = json.loads((tmp_path / "presets.json").read_text())["presets"]["balanced"]
+    found = json.loads((tmp_path / "presets.json").read_text())["presets"]["max"]
     monkeypatch.setattr(presets, "measured", lambda args, names: drawn)  # there is nothing else that it would measure
     presets.main(SimpleNamespace(output=tmp_path / "again.json"))
-    assert json.loads((tmp_path / "again.json").read_text())["presets"] == drawn["presets"] == {"balanced": found}
-    export = manifests(run.run_dir)["pruned_onnx_int8", "balanced"][0]
+    assert json.loads((tmp_path / "again.json").read_text())["presets"] == drawn["presets"] == {"max": found}
+    export = manifests(run.run_dir)["pruned_onnx_int8", "max"][0]
     corpus = data.load(SimpleNamespace(data_dir=run.data_dir, run_dir=run.run_dir, source="auto"))
     answers = inference.open_classifier(export, threads=1).classify(corpus.dev.texts).argmax(-1)
     assert found["accuracy_mean"] == pytest.approx((answers == corpus.dev.labels).mean()) and found["accuracy_sd"] is None
@@ -100,17 +100,17 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert rates["base"] <= price < rates["teacher"]
     assert found["predicted_speedup"] == pytest.approx(dict.fromkeys(("1", "32"), rates["teacher"] / price))
 
-    assert [(point["name"], point["preset"], point["seeds"]) for point in drawn["points"]] == [("balanced", True, 1)]
+    assert [(point["name"], point["preset"], point["seeds"]) for point in drawn["points"]] == [("max", True, 1)]
     assert drawn["points"][0]["flops_ratio"] == found["flops_ratio"]
     ratios = [[peer[key] for key in ("name", "bytes_ratio", "1", "32")] for peer in drawn["peers"]]
     assert ratios == [["Teacher", 1, 1, 1], ["Other", 5, 4, 2]]
-    assert "| balanced (1 seed)" in (tmp_path / "frontier/frontier.md").read_text()
+    assert "| max (1 seed)" in (tmp_path / "frontier/frontier.md").read_text()
     assert (tmp_path / "frontier/frontier.png").stat().st_size > 10_000
 
     # It has no student, so its 4-bit form is all that there is to make.
-    code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "balanced")
+    code, out, err = call_script("9_quantize_pruned_model.py", *run.flags("9_quantize_pruned_model.py"), "--variant", "max")
     assert code == 0 and not any(stage == "distilled_ptq" for stage, _ in manifests(run.run_dir)), err
-    assert manifests(run.run_dir)["pruned_ptq", "balanced"][1]["parents"][0]["key"] == manifest["key"]
+    assert manifests(run.run_dir)["pruned_ptq", "max"][1]["parents"][0]["key"] == manifest["key"]
 
 
 @pytest.mark.slow
