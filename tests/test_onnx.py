@@ -1,7 +1,9 @@
 """The exported files against torch; int8 answers that don't depend on company."""
 
 import json
+import os
 import random
+import threading
 from importlib.resources import files
 from types import SimpleNamespace
 
@@ -174,6 +176,21 @@ def test_a_batch_is_shared_out_by_its_tokens(shares):
     for rows, columns in parts:
         assert mask[rows].any(axis=0).sum() == columns  # no column of padding alone
         assert lengths[rows].sum() <= lengths.sum() / shares + lengths.max()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux binds threads to cores")
+@pytest.mark.parametrize("more", [0, 1])
+def test_as_many_threads_as_cores_have_one_each(more):
+    cores = os.sched_getaffinity(0)
+    pool, all_there = inference.one_a_core(len(cores) + more), threading.Barrier(len(cores) + more)
+
+    def bound_to(_) -> set[int]:
+        all_there.wait(30)
+        return os.sched_getaffinity(0)
+
+    bound = list(pool.map(bound_to, range(len(cores) + more)))
+    assert bound == [cores] * (len(cores) + 1) if more else sorted(bound, key=min) == [{core} for core in sorted(cores)]
+    assert os.sched_getaffinity(0) == cores, "the process itself stays free"
 
 
 def test_multiply_adds_are_those_of_the_linear_maps():
