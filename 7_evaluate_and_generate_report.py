@@ -41,7 +41,6 @@ def promised_speed(source, made: dict) -> dict:
 
 def main(args):
     import os
-    import random
 
     import torch
     from scipy.special import softmax
@@ -109,7 +108,7 @@ def main(args):
     reference = classifiers.get(BASELINE) or next(iter(classifiers.values()))
     mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
     spelling = reference.spell(corpus.dev.texts)
-    timed = random.Random(args.seed).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
+    timed = measure.to_time(corpus.dev.texts, args.sentences)
     torch_stage = {c.key: c for c in found}
     rows = {}
     for name, checkpoint in tqdm(models.items(), desc="size and memory", unit="model", disable=None):

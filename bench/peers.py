@@ -164,7 +164,7 @@ def main(args) -> None:
             if worker.error is None:
                 answers[worker.key] = [label for group in said for label in group]
         alive = [w for w in alive if w.error is None]
-        texts = random.Random(0).sample(dev.texts, min(args.sentences, len(dev)))
+        texts = measure.to_time(dev.texts, args.sentences)
         groups = {"1": [[text] for text in texts], "32": [texts[i:i + 32] for i in range(0, len(texts) - 31, 32)]}
         latency = {batch: timed(alive, "batch", groups[batch], args.repeats) for batch in ("1", "32")}
         whole = timed(alive, "text", groups["1"], args.repeats)

@@ -142,7 +142,7 @@ def measured(args, names: list[str] | None = None) -> dict:
                         for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
         answers = {name: c.classify(corpus.dev.texts).argmax(-1) for name, c in classifiers.items()}
         accuracy = {name: measure.accuracy(answer, corpus.dev.labels) for name, answer in answers.items()}
-        timed = random.Random(0).sample(corpus.dev.texts, min(args.sentences, len(corpus.dev)))
+        timed = measure.to_time(corpus.dev.texts, args.sentences)
         latency = measure.latency(classifiers, timed, args.repeats)
 
     def cost(path: Path) -> int:

@@ -7,7 +7,6 @@ are milliseconds.
 """
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,7 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
     """The table for models of the `shape` of a compact configuration, beside the teacher; measured where there is none yet."""
     path = path_of(shape, teacher, run_dir)
     if distributed.is_first() and not path.is_file():
-        table = _measure(shape, teacher, random.Random(0).sample(texts, min(SENTENCES, len(texts))), threads)
+        table = _measure(shape, teacher, texts, threads)
         path.write_text(json.dumps(facts.sealed({"machine": machine(threads), **table}), indent=1) + "\n", encoding="utf-8")
         cli.say(f"latencies of layers kept in {path}")
     distributed.wait()
@@ -66,6 +65,7 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
 def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
     from common import inference, measure
 
+    texts = measure.to_time(texts, SENTENCES)
     most = _most_heads(shape)
     heads = [n for n in HEADS if n < most] + [most]
     neurons = [n for n in NEURONS if n < shape.hidden_dim] + [shape.hidden_dim]

@@ -150,6 +150,13 @@ def timed_ms(job: Callable[[], object], cuda: bool) -> float:
     return before.elapsed_time(after)
 
 
+def to_time(texts: list[str], n: int) -> list[str]:
+    """`n` of the texts (all, where there are no more), in random order: evenly from the shortest to the longest, as long as all are."""
+    ordered = sorted(texts, key=len)
+    chosen = [ordered[(2 * i + 1) * len(texts) // (2 * n)] for i in range(n)] if n < len(texts) else ordered
+    return random.Random(0).sample(chosen, len(chosen))
+
+
 def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], bar=None) -> dict:
     """The one latency protocol: {model: jobs} -> {model: (jobs,) milliseconds, each the median of `repeats`}.
 

@@ -82,3 +82,13 @@ def test_mcnemar_by_hand():
     found = measure.against_baseline(ours, baseline, labels)
     assert found["delta"] == pytest.approx(-0.4) and found["agreement"] == 0.4 and found["mcnemar_p"] == pytest.approx(14 / 64)
     assert measure.against_baseline(labels, labels, labels) == {"delta": 0.0, "agreement": 1.0, "mcnemar_p": 1.0}
+
+
+@pytest.mark.parametrize("n", [1, 7, 96, 343])
+def test_sentences_that_are_timed_are_as_long_as_all(n):
+    texts = [f"{i:03}" + "a" * (i * i // 500) for i in range(343)]
+    timed = measure.to_time(texts, n)
+    assert timed == measure.to_time(texts, n) and len(set(timed)) == n and set(timed) <= set(texts)
+    assert n == 1 or abs(sum(map(len, timed)) / n - sum(map(len, texts)) / 343) < 150 / n
+    assert n < 96 or timed != sorted(timed, key=len), "batches are of mixed lengths"
+    assert sorted(measure.to_time(texts, 400)) == sorted(texts)
