@@ -3,8 +3,8 @@
 # make test    lint, types and tests
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
 # make test-long `make fast` as the README has it, a million lines through predict.py, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
-# make presets near and max of three seeds, balanced of one, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
-# make frontier those and four more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
+# make presets near and max of three seeds (and without LONG=1 balanced of one), from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
+# make frontier those and more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
 # make box     the newest max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
@@ -15,7 +15,8 @@
 # fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
 # the processor has units for them, and with TF32 ones on CUDA.
-# NEAR_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, the same for all seeds; or a budget: MAX_KEEPS="--target-flops .099".
+# FLOPS17_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, and NEAR_KEEPS of the four of flops17, the same for
+# all seeds; or a budget: MAX_KEEPS="--target-flops .099".
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -23,7 +24,8 @@ SOURCE ?=
 DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
-NEAR_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
+FLOPS17_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
+NEAR_KEEPS ?= --heads 7 6 5 4 --neurons 152 88 32 328
 MAX_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 
 PY := .venv/bin/python
@@ -75,15 +77,17 @@ $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) 
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
+near = $(call point,flops17,$(1),near,$(TO_FLOPS17)) && $(call point,near,$(1),balanced,$(TO_NEAR))
 TAUGHT := --augment 2000000 --prune-epochs 0.04
 GOING_ON := $(TAUGHT) --epochs 0.4
-TO_NEAR := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(NEAR_KEEPS)
-TO_BALANCED := --after near $(GOING_ON)
+TO_FLOPS17 := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(FLOPS17_KEEPS)
+TO_NEAR := --after flops17 $(TAUGHT) --epochs 0.8 $(NEAR_KEEPS)
 TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
 AS_LONG := --augment 2000000 --epochs 1.29
 else
+near = $(call point,near,$(1),near)
+BALANCED = $(call point,balanced,1,balanced,--after near)
 GOING_ON := --epochs 0.5
-TO_BALANCED := --after near
 TO_MAX := --after near
 endif
 TO_FLOPS04 := --after max --target-flops 0.0415 --embedding-rank 0.542 $(TAUGHT) --epochs 0.6
@@ -93,10 +97,10 @@ TO_FLOPS02 := --after flops03 --target-flops 0.02 $(GOING_ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
-	  $(call point,near,$$seed,near,$(TO_NEAR)) && \
+	  $(call near,$$seed) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
-	$(call point,balanced,1,balanced,$(TO_BALANCED))
+	$(BALANCED)
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
