@@ -11,12 +11,13 @@
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
-# LONG=1 teaches the presets, and Torch-Pruning's model in `make bench`, from two million made sentences: many hours on two CPU cores,
-# fewer where these have units for bfloat16 (MATMUL=medium).
+# LONG=1 teaches the presets, and Torch-Pruning's model in `make bench`, from two million made sentences instead of half a million, and
+# makes `near` smaller, by two steps: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
 # the processor has units for them, and with TF32 ones on CUDA.
-# FLOPS17_KEEPS and MAX_KEEPS say what LONG=1 leaves of each layer of a teacher of six, and NEAR_KEEPS of the four of flops17, the same for
-# all seeds; or a budget: MAX_KEEPS="--target-flops .099".
+# KEEPS_17 and KEEPS_10 say what of each layer of a teacher of six is left at 17 and 10 % of its FLOPs, and KEEPS_12 what at 12 % of the four
+# of KEEPS_17, the same for all seeds; or a budget: KEEPS_10="--target-flops .099". Of a teacher of another depth (LAYERS, that of
+# bert-local/) the presets' own budgets decide.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -24,9 +25,12 @@ SOURCE ?=
 DATA_DIR ?=
 TORCH_INDEX ?=
 MATMUL ?= highest
-FLOPS17_KEEPS ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
-NEAR_KEEPS ?= --heads 7 6 5 4 --neurons 152 88 32 328
-MAX_KEEPS ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
+LAYERS ?= $(shell sed -n 's/.*"num_hidden_layers": \([0-9]*\).*/\1/p' bert-local/config.json 2>/dev/null)
+ifeq ($(LAYERS),6)
+KEEPS_17 ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
+KEEPS_12 ?= --heads 7 6 5 4 --neurons 152 88 32 328
+KEEPS_10 ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
+endif
 
 PY := .venv/bin/python
  # Python compiles what is imported when it is: a minute less than to compile all that is installed.
@@ -79,16 +83,16 @@ endef
 ifdef LONG
 near = $(call point,flops17,$(1),near,$(TO_FLOPS17)) && $(call point,near,$(1),balanced,$(TO_NEAR))
 TAUGHT := --augment 2000000 --prune-epochs 0.04
+TO_FLOPS17 := $(TAUGHT) --epochs 1 --spare-pieces 2000 $(KEEPS_17)
+TO_NEAR := --after flops17 $(TAUGHT) --epochs 0.8 $(KEEPS_12)
+TO_MAX := $(TAUGHT) --epochs 1.25 $(KEEPS_10)
 GOING_ON := $(TAUGHT) --epochs 0.4
-TO_FLOPS17 := $(TAUGHT) --epochs 1 --batch-size 128 --prune-every 10 --prune-lr 2e-4 --lr 2e-4 --spare-pieces 2000 $(FLOPS17_KEEPS)
-TO_NEAR := --after flops17 $(TAUGHT) --epochs 0.8 $(NEAR_KEEPS)
-TO_MAX := $(TAUGHT) --epochs 1.25 $(MAX_KEEPS)
 AS_LONG := --augment 2000000 --epochs 1.29
 else
-near = $(call point,near,$(1),near)
-BALANCED = $(call point,balanced,1,balanced,--after near)
+near = $(call point,near,$(1),near,$(KEEPS_17))
+BALANCED = $(call point,balanced,1,balanced,--after near $(KEEPS_12))
+TO_MAX := $(KEEPS_10)
 GOING_ON := --epochs 0.5
-TO_MAX := --after near
 endif
 TO_FLOPS04 := --after max --target-flops 0.0415 --embedding-rank 0.542 $(TAUGHT) --epochs 0.6
 TO_FLOPS05 := --after max --target-flops 0.055 $(GOING_ON)

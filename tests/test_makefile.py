@@ -18,14 +18,23 @@ def stage_commands(*make: str) -> list[tuple[str, list[str]]]:
     return [(match[1], shlex.split(match[2])) for match in found if match]
 
 
-@pytest.mark.parametrize("make", [("fast",), ("full",), ("shape",), ("box",), ("presets",), ("frontier",), ("presets", "LONG=1"),
+@pytest.mark.parametrize("make", [("fast",), ("full",), ("shape",), ("box",), ("presets", "LAYERS=6"), ("presets", "LAYERS=12"),
+                                  ("frontier",), ("presets", "LONG=1", "LAYERS=6"),
                                   ("frontier", "LONG=1", "DATA_DIR=.", "MATMUL=medium"),
-                                  ("presets", "LONG=1", "MAX_KEEPS=--target-flops 0.099 --target-speedup 16")], ids=" ".join)
+                                  ("presets", "LONG=1", "KEEPS_10=--target-flops 0.099 --target-speedup 16")], ids=" ".join)
 def test_stages_take_the_flags_that_make_gives_them(make):
     commands = stage_commands(*make)
     assert commands
     for script, flags in commands:
         load_script(script).parse_args(flags)
+
+
+def test_known_structures_are_for_a_teacher_of_six_layers():
+    for layers, structures in (("6", {(6, "near"), (4, "balanced"), (6, "max")}), ("12", set())):
+        pruned = [load_script(script).parse_args(flags) for script, flags in stage_commands("presets", f"LAYERS={layers}")
+                  if script.startswith("8_")]
+        assert {(len(args.heads), args.variant) for args in pruned if args.heads} == structures
+        assert all(args.heads or args.target_flops for args in pruned)
 
 
 def test_what_goes_on_from_a_name_finds_it_made():
