@@ -1,4 +1,7 @@
-"""A classifier as one ONNX file, in 32 bits. Shapes: B batch, N tokens, K classes. Files are read and written by the caller."""
+"""A classifier as one ONNX file, in 32 bits. Files are read and written by the caller.
+
+Shapes: B batch, N tokens, K classes, T real tokens of all sentences, D width, H heads of width d.
+"""
 
 import logging
 import warnings
@@ -13,38 +16,97 @@ import torch
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
 
-class _LogitsOf(torch.nn.Module):
-    """(input_ids, attention_mask) -> logits. A stock model is handed the mask as its attention adds it, so no mask code is traced."""
+class _Stock(torch.nn.Module):
+    """(input_ids, attention_mask) -> logits of a stock model, which is handed the mask as its attention adds it: no mask code is traced."""
+
+    opset = 20
+
+    def __init__(self, model):
+        super().__init__()
+        model.set_attn_implementation("eager")  # four plain operators
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
+        return self.model(input_ids=input_ids, attention_mask=mask).logits
+
+
+class _Compact(torch.nn.Module):
+    """(input_ids, attention_mask) -> logits of a compact model in full precision, in as few operators as there are for it.
+
+    What the model's own `forward` computes, no padding and behind the last attention the first tokens alone; but launching operators is
+    much of what a small model's answer takes, so maps that read the same tokens are one, and attention is ONNX's own operator.
+    """
+
+    opset = 23  # the first that has Attention
 
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.last = max((i for i, heads in enumerate(model.config.heads) if heads), default=-1)
+        self.joined = torch.nn.ModuleDict({str(i): _side_by_side([getattr(layer.attention, name) for name in self.maps(i)])
+                                           for i, layer in enumerate(model.layers()) if model.config.heads[i]})
+
+    def maps(self, i: int) -> tuple[str, ...]:
+        """Those of layer i's attention that read all tokens."""
+        return ("k_lin", "v_lin") if i == self.last else ("q_lin", "k_lin", "v_lin")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        if hasattr(self.model, "first_tokens"):  # a compact model leaves padding out by itself
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits  # (B, K)
-        mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
-        return self.model(input_ids=input_ids, attention_mask=mask).logits
+        tokens = input_ids.shape[1]
+        row, column = attention_mask.nonzero(as_tuple=True)
+        token = row * tokens + column  # (T,): where each stands in the padded batch
+        # (B, N): which of T stands where; where padding does, any, since nobody attends to it
+        place = (attention_mask.reshape(-1).cumsum(0) - 1).clamp(min=0).view_as(attention_mask)
+        read = attention_mask.bool()[:, None, None]  # (B, 1, 1, N)
+        read_by_all = read.expand(-1, -1, tokens, -1)  # the runtime asks for one row a query
+        embeddings = self.model.distilbert.embeddings
+        words = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
+        x = embeddings.LayerNorm(words + embeddings.position_embeddings(column))  # (T, D)
+        if self.last < 0:
+            x = x.index_select(0, place[:, 0])
+        for i, layer in enumerate(self.model.layers()):
+            attention, heads = layer.attention, self.model.config.heads[i]
+            if not heads:
+                attended = attention.bias
+            else:
+                projected = torch.nn.functional.embedding(place, self.joined[str(i)](x))  # (B, N, 3·H·d), or 2·H·d of the last
+                *query, key, value = projected.split(heads * attention.attention_head_size, dim=-1)
+                if i == self.last:
+                    x = x.index_select(0, place[:, 0])
+                    query = [attention.q_lin(x)[:, None]]
+                mixed = torch.onnx.ops.attention(query[0], key, value, read if i == self.last else read_by_all, q_num_heads=heads,
+                                                 kv_num_heads=heads, scale=attention.scaling)[0].flatten(0, 1)
+                attended = attention.out_lin(mixed if i == self.last else mixed.index_select(0, token))
+            x = layer.sa_layer_norm(attended + x)
+            x = layer.output_layer_norm(layer.ffn(x) + x)
+        return self.model.classifier(torch.nn.functional.relu(self.model.pre_classifier(x)))
+
+
+@torch.no_grad()
+def _side_by_side(maps: list[torch.nn.Linear]) -> torch.nn.Linear:
+    """One linear map whose outputs are those of all, one behind the other."""
+    joined = torch.nn.Linear(maps[0].in_features, sum(part.out_features for part in maps))
+    joined.weight.copy_(torch.cat([part.weight for part in maps]))
+    joined.bias.copy_(torch.cat([part.bias for part in maps]))
+    return joined
 
 
 def export(model) -> onnx.ModelProto:
     """A torch classifier as an ONNX model with dynamic B and N: input_ids, attention_mask int64 (B, N) -> logits float32 (B, K).
 
-    A 4-bit model is exported as its full-precision twin: ONNX has no such grid. The model's attention is set to "eager",
-    whose graph is four plain operators. Nothing of this machine (paths, stack traces) stays in the result.
+    The mask is 1 at real tokens and 0 at padding. A 4-bit model is exported as its full-precision twin: ONNX has no such grid.
+    Nothing of this machine (paths, stack traces) stays in the result.
     """
-    if hasattr(model, "full_precision_twin"):
-        model = model.full_precision_twin()
-        model.join_maps()
-    model = model.float().cpu().eval()
-    model.set_attn_implementation("eager")
+    compact = hasattr(model, "full_precision_twin")
+    model = (model.full_precision_twin() if compact else model).float().cpu().eval()
+    logits = (_Compact if compact else _Stock)(model)
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
     ids = torch.ones(2, 9, dtype=torch.int64)
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.max_position_embeddings)}
     with _quiet():
-        program = torch.onnx.export(_LogitsOf(model), (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
-                                    input_names=["input_ids", "attention_mask"], output_names=["logits"],
+        program = torch.onnx.export(logits, (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
+                                    opset_version=logits.opset, input_names=["input_ids", "attention_mask"], output_names=["logits"],
                                     dynamic_shapes={"input_ids": axes, "attention_mask": axes})
     return _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
 

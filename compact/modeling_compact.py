@@ -231,8 +231,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         batch, tokens = place.shape
         asking = x.index_select(0, place[:, 0]) if first_only else x
         names = ("k_lin", "v_lin") if first_only else ("q_lin", "k_lin", "v_lin")
-        joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
-        projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
+        projected = torch.cat([getattr(attention, name)(x) for name in names], -1)
         width = attention.attention_head_size
         heads = projected.shape[-1] // (len(names) * width)  # of those that are open, while the model is pruned
         by_head = projected.index_select(0, place.view(-1)).view(batch, tokens, len(names) * heads, width).transpose(1, 2)
@@ -245,18 +244,6 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         if not first_only:
             mixed = mixed.index_select(0, token)
         return attention.out_lin(mixed), asking
-
-    @torch.no_grad()
-    def join_maps(self) -> None:
-        """Lays the maps that read the same tokens side by side, for an inference of fewer and larger products; in full precision only."""
-        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
-        for i, layer in enumerate(self.layers()):
-            if self.config.heads[i]:
-                maps = [getattr(layer.attention, name) for name in ("q_lin", "k_lin", "v_lin")][i == last:]
-                joined = nn.Linear(self.config.dim, sum(part.out_features for part in maps))
-                joined.weight.copy_(torch.cat([part.weight for part in maps]))
-                joined.bias.copy_(torch.cat([part.bias for part in maps]))
-                layer.attention.joined = joined
 
     def open_table(self) -> None:
         """Lets a factorised word table cost an inference no product; other tables cost none anyhow. Not to train on."""

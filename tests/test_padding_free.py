@@ -1,10 +1,13 @@
-"""A compact model computes no padding and no token that nobody reads: its logits are those of DistilBERT's own forward."""
+"""A compact model computes no padding and no token that nobody reads, in torch and in ONNX: its logits are DistilBERT's own forward's."""
+
+from collections import Counter
 
 import pytest
 import torch
 from conftest import tiny_compact
 
 import compact
+from common import inference, onnx_export
 from compress import surgery
 
 STRUCTURES = [([4, 4], [48, 48]), ([2, 0], [0, 9]), ([0, 3], [5, 0]), ([0, 0], [7, 7])]
@@ -35,6 +38,24 @@ def test_logits_are_those_of_the_padded_forward(heads, neurons, attention):
         assert (model(**batch).logits - model(**batch, return_dict=False)[0]).abs().max() == 0
         ids = batch["input_ids"]
         assert (model(ids).logits - model(ids, torch.ones_like(ids)).logits).abs().max() == 0
+
+
+@pytest.mark.parametrize(("heads", "neurons"), STRUCTURES)
+def test_exported_logits_are_those_of_the_padded_forward(heads, neurons):
+    """Written anew for ONNX, with its Attention: one operator for each attention block that is left, and one map into each."""
+    model = model_of(heads, neurons)
+    proto = onnx_export.export(model)
+    session = inference.onnx_session(proto.SerializeToString())
+    operators = Counter(node.op_type for node in proto.graph.node)
+    assert operators["Attention"] == sum(n > 0 for n in heads) and operators["Softmax"] == 0
+    maps = 2 * sum(n > 0 for n in heads) + any(heads) + 2 * sum(n > 0 for n in neurons) + 2  # the first tokens' queries, the head's two
+    assert operators["Gemm"] == maps
+    for rows in ([0], [1], [2, 3], [0, 1, 2, 3, 4]):
+        batch = {name: value[rows] for name, value in ragged().items()}
+        with torch.no_grad():
+            padded = model(**batch, output_hidden_states=True).logits
+        found = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
+        assert (torch.from_numpy(found) - padded).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
