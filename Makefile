@@ -89,7 +89,7 @@ TO_MAX := $(TAUGHT) --epochs 1.25 $(KEEPS_10)
 GOING_ON := $(TAUGHT) --epochs 0.4
 AS_LONG := --augment 2000000 --epochs 1.29
 else
-larger = $(call point,near,$(1),near,$(KEEPS_17)) && $(call point,balanced,$(1),balanced,--after near $(KEEPS_12))
+larger = $(call point,near,$(1),near,$(KEEPS_17)) && $(call point,balanced,$(1),balanced,--after near $(GOING_ON) $(KEEPS_12))
 TO_MAX := $(KEEPS_10)
 GOING_ON := --epochs 0.5
 endif
