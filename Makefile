@@ -3,7 +3,7 @@
 # make test    lint, types and tests
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
 # make test-long `make fast` as the README has it, a million lines through predict.py, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
-# make presets near, max and without LONG=1 balanced, of three seeds, from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
+# make presets near and max of three seeds (and without LONG=1 balanced of one), from the teacher of make full, and runs/presets.json (DATA_DIR=… as for it)
 # make frontier those and more budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
@@ -81,7 +81,7 @@ $(PY) 8_pruning_with_finetuning.py $(FULL) $(PRECISE) --seed $(2) --preset $(3) 
 $(PY) 11_export_onnx.py $(FULL) --seed $(2) --variant $(1) --from-pruned --precision int8 --table-bits 4
 endef
 ifdef LONG
-larger = $(call point,flops17,$(1),near,$(TO_FLOPS17)) && $(call point,near,$(1),balanced,$(TO_NEAR))
+near = $(call point,flops17,$(1),near,$(TO_FLOPS17)) && $(call point,near,$(1),balanced,$(TO_NEAR))
 TAUGHT := --augment 2000000 --prune-epochs 0.04
 TO_FLOPS17 := $(TAUGHT) --epochs 1 --spare-pieces 2000 $(KEEPS_17)
 TO_NEAR := --after flops17 $(TAUGHT) --epochs 0.8 $(KEEPS_12)
@@ -89,7 +89,8 @@ TO_MAX := $(TAUGHT) --epochs 1.25 $(KEEPS_10)
 GOING_ON := $(TAUGHT) --epochs 0.4
 AS_LONG := --augment 2000000 --epochs 1.29
 else
-larger = $(call point,near,$(1),near,$(KEEPS_17)) && $(call point,balanced,$(1),balanced,--after near $(GOING_ON) $(KEEPS_12))
+near = $(call point,near,$(1),near,$(KEEPS_17))
+BALANCED = $(call point,balanced,1,balanced,--after near $(GOING_ON) $(KEEPS_12))
 TO_MAX := $(KEEPS_10)
 GOING_ON := --epochs 0.5
 endif
@@ -100,9 +101,10 @@ TO_FLOPS02 := --after flops03 --target-flops 0.02 $(GOING_ON)
 
 presets: .venv/.installed
 	for seed in 1 2 3; do \
-	  $(call larger,$$seed) && \
+	  $(call near,$$seed) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
+	$(BALANCED)
 	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 frontier: presets
