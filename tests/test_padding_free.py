@@ -55,7 +55,7 @@ def test_exported_logits_are_those_of_the_padded_forward(heads, neurons):
         with torch.no_grad():
             padded = model(**batch, output_hidden_states=True).logits
         found = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0]
-        assert (torch.from_numpy(found) - padded).abs().max() <= 1e-5
+        assert (torch.from_numpy(found) - padded).abs().max() <= 1e-6  # logits of a fresh model are small
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
