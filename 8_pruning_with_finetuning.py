@@ -140,15 +140,15 @@ def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list
         tokens = min(128, shape.max_position_embeddings)
         whole = measure.flops(measure.countable_twin(teacher.path), tokens)
         per_block = BLOCK * whole if args.target_speedup is None else 0.0  # a latency says what blocks cost
-        asked.append(budget.Budget(costs.Flops(tokens, shape), args.target_flops * whole, whole, "of the teacher's FLOPs", per_block))
+        asked.append(budget.Budget(costs.Flops(tokens, shape), args.target_flops, whole, "of the teacher's FLOPs", per_block))
     if args.target_mb is not None:
-        asked.append(budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb * 1e6, 1e6, "MB in 4 bits"))
+        asked.append(budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb, 1e6, "MB in 4 bits"))
     if args.target_speedup is not None:
         table = latency_table.of(shape, teacher, texts, args.run_dir, os.cpu_count())["batches"][args.at_batch]
         asked.append(budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}"))
     for one in asked:
         if one.total <= one.prices.other:
-            raise cli.UserError(f"{one.total / one.unit:g} {one.name} can't be had: what pruning doesn't touch is "
+            raise cli.UserError(f"{one.asked:g} {one.name} can't be had: what pruning doesn't touch is "
                                 f"{one.prices.other / one.unit:.4g}: ask for more" + ("" if args.prune_vocab else ", or --prune-vocab 1"))
     return asked
 
@@ -303,7 +303,7 @@ def prune(args):
         has = budget.spent([gate.mask for gate in head_gates + neuron_gates], one.prices)
         if has > one.total:
             raise cli.UserError(f"--prune-epochs 0 prunes nothing, and {student.path} has {has / one.unit:.4g} {one.name}, "
-                                f"{one.total / one.unit:.4g} asked for: go on --after a model that is small enough, or prune")
+                                f"{one.asked:.4g} asked for: go on --after a model that is small enough, or prune")
     # Behind another preset the order of sentences goes on with the next pass: the same again would be known by heart.
     passed = student.manifest["metrics"].get("passes", 0)
 
@@ -382,10 +382,10 @@ def prune(args):
     stage.metrics["budgets"] = []
     for one in asked:
         spent = budget.spent([gate.mask for gate in head_gates + neuron_gates], one.prices)
-        stage.metrics["budgets"].append({"name": one.name, "asked": one.total / one.unit, "spent": spent / one.unit})
+        stage.metrics["budgets"].append({"name": one.name, "asked": one.asked, "spent": spent / one.unit})
         if isinstance(one.prices, costs.Latency):
             stage.metrics["predicted_speedup"] = args.target_speedup * one.total / spent
-        cli.say(f"budget: {one.total / one.unit:.4g} {one.name} asked for, {spent / one.unit:.4g} spent")
+        cli.say(f"budget: {one.asked:.4g} {one.name} asked for, {spent / one.unit:.4g} spent")
     compact.save(small, stage.dir)
     tokenizer.save_pretrained(stage.dir)
     published = checkpoints.read(stage.publish())

@@ -85,17 +85,21 @@ def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: flo
 
 
 class Budget(NamedTuple):
-    """What a model may cost in all, in the units of `prices`; said to people as total / unit and a name.
+    """What a model may cost in all: `asked`, as people say it, times a unit of `prices`.
 
     A block that stays counts `per_block` more while it is decided what stays: what no product of its own shows (launching its
     operators, its normalisation). The total is of products alone.
     """
 
     prices: Flops | Bytes | Latency
-    total: float
+    asked: float
     unit: float
     name: str
     per_block: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.asked * self.unit
 
     def allows(self, share: float, whole: float) -> float:
         """What blocks may cost once `share` of the way down from a model that costs `whole` is gone."""

@@ -25,7 +25,7 @@ def scores(seed=0):
 
 
 def asked(share):
-    return [budget.Budget(PRICES, share * WHOLE, WHOLE, "of it")]
+    return [budget.Budget(PRICES, share, WHOLE, "of it")]
 
 
 def cheapest_gone(masks):
@@ -71,7 +71,7 @@ def test_a_bert_comes_within_2_percent_of_its_budget(share):
     given = [scale * torch.rand(n, generator=generator) for n, scale in [(12, 100)] * 6 + [(1536, 1)] * 6]  # heads matter more
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
-    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, share * whole, whole, "of it")])
+    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, share, whole, "of it")])
     assert 0.98 * share * whole <= budget.spent(masks, prices) <= share * whole
 
 
@@ -82,7 +82,7 @@ def test_a_layer_that_was_cut_before_keeps_its_neurons_in_eights():
     given = [torch.rand(n, generator=generator) for n in (5, 3, 349, 90)]
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
-    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.6 * whole, whole, "of it")])
+    masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.6, whole, "of it")])
     assert all(mask.all() or int(mask.sum()) % 8 == 0 for mask in masks[2:]) and any(0 < mask.sum() < len(mask) for mask in masks[2:])
     assert 0.98 * 0.6 * whole <= budget.spent(masks, prices) <= 0.6 * whole
 
@@ -111,7 +111,7 @@ def test_half_way_costs_half_of_what_has_to_go():
 
 def test_bytes_are_those_of_the_checkpoint():
     prices = costs.Bytes(SHAPE, SHAPE.vocab_size)
-    masks = budget.keep_worthiest(scores(), ALL, [budget.Budget(prices, 0.8 * budget.spent(ALL, prices), 1e6, "MB")])
+    masks = budget.keep_worthiest(scores(), ALL, [budget.Budget(prices, 0.8 * budget.spent(ALL, prices) / 1e6, 1e6, "MB")])
     packed = surgery.cut(tiny_compact(), masks[:2], masks[2:]).packed_twin()
     tensors = sum(t.numel() * t.element_size() for t in packed.state_dict().values())
     assert budget.spent(masks, prices) == pytest.approx(tensors, rel=0.02)
@@ -131,7 +131,7 @@ def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
     whole = budget.spent(alive, prices)
     kept = {}
     for per_block in (0.0, 0.003 * whole, 0.01 * whole):
-        masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.1 * whole, whole, "of it", per_block)])
+        masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.1, whole, "of it", per_block)])
         assert 0.098 * whole <= budget.spent(masks, prices) <= 0.1 * whole
         kept[per_block] = sum(bool(mask.any()) for mask in masks)
     assert list(kept.values()) == sorted(kept.values(), reverse=True) and kept[0.0] > kept[0.01 * whole]
@@ -145,7 +145,7 @@ def test_of_two_budgets_both_hold_for_as_little_loss_as_can_be():
                              "attention_last": {"units": [0, 1, 4], "ms": [0, 0.0, 0.06]},
                              "ffn": {"units": [0, 1, 6], "ms": [0, 0.20, 0.25]}, "ffn_behind": {"units": [0, 1, 6], "ms": [0, 0.1, 0.15]}})
     whole = budget.spent(alive, PRICES)
-    flops, ms = budget.Budget(PRICES, 0.6 * whole, whole, "of it"), budget.Budget(latency, 0.62, 1.0, "ms")
+    flops, ms = budget.Budget(PRICES, 0.6, whole, "of it"), budget.Budget(latency, 0.62, 1.0, "ms")
 
     def lost(masks):
         return sum(float((score ** 2)[mask == 0].sum()) for score, mask in zip(given, masks, strict=True))
