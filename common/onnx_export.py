@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import torch
 
+from compact.modeling_compact import EmptyAttention
+
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 
 
@@ -32,54 +34,40 @@ class _Stock(torch.nn.Module):
 
 
 class _Compact(torch.nn.Module):
-    """(input_ids, attention_mask) -> logits of a compact model in full precision, in as few operators as there are for it.
+    """(input_ids, attention_mask) -> logits of a compact model in full precision, its attention in as few operators as there are for it.
 
-    What the model's own `forward` computes, no padding and behind the last attention the first tokens alone; but launching operators is
-    much of what a small model's answer takes, so maps that read the same tokens are one, and attention is ONNX's own operator.
+    Launching them is much of what a small model's answer takes: maps that read the same tokens become one, `joined`, and attention
+    is ONNX's own operator.
     """
 
     opset = 23  # the first that has Attention
 
     def __init__(self, model):
         super().__init__()
+        blocks = [layer.attention for layer in model.layers() if not isinstance(layer.attention, EmptyAttention)]
+        for attention in blocks:
+            first_only = attention is blocks[-1]
+            attention.joined = _side_by_side([attention.k_lin, attention.v_lin] if first_only
+                                             else [attention.q_lin, attention.k_lin, attention.v_lin])
+        model.attend = self.attend
         self.model = model
-        self.last = max((i for i, heads in enumerate(model.config.heads) if heads), default=-1)
-        self.joined = torch.nn.ModuleDict({str(i): _side_by_side([getattr(layer.attention, name) for name in self.maps(i)])
-                                           for i, layer in enumerate(model.layers()) if model.config.heads[i]})
-
-    def maps(self, i: int) -> tuple[str, ...]:
-        """Those of layer i's attention that read all tokens."""
-        return ("k_lin", "v_lin") if i == self.last else ("q_lin", "k_lin", "v_lin")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        tokens = input_ids.shape[1]
-        row, column = attention_mask.nonzero(as_tuple=True)
-        token = row * tokens + column  # (T,): where each stands in the padded batch
-        # (B, N): which of T stands where; where padding does, any, since nobody attends to it
-        place = (attention_mask.reshape(-1).cumsum(0) - 1).clamp(min=0).view_as(attention_mask)
-        read = attention_mask.bool()[:, None, None]  # (B, 1, 1, N)
-        read_by_all = read.expand(-1, -1, tokens, -1)  # the runtime asks for one row a query
-        embeddings = self.model.distilbert.embeddings
-        words = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
-        x = embeddings.LayerNorm(words + embeddings.position_embeddings(column))  # (T, D)
-        if self.last < 0:
-            x = x.index_select(0, place[:, 0])
-        for i, layer in enumerate(self.model.layers()):
-            attention, heads = layer.attention, self.model.config.heads[i]
-            if not heads:
-                attended = attention.bias
-            else:
-                projected = torch.nn.functional.embedding(place, self.joined[str(i)](x))  # (B, N, 3·H·d), or 2·H·d of the last
-                *query, key, value = projected.split(heads * attention.attention_head_size, dim=-1)
-                if i == self.last:
-                    x = x.index_select(0, place[:, 0])
-                    query = [attention.q_lin(x)[:, None]]
-                mixed = torch.onnx.ops.attention(query[0], key, value, read if i == self.last else read_by_all, q_num_heads=heads,
-                                                 kv_num_heads=heads, scale=attention.scaling)[0].flatten(0, 1)
-                attended = attention.out_lin(mixed if i == self.last else mixed.index_select(0, token))
-            x = layer.sa_layer_norm(attended + x)
-            x = layer.output_layer_norm(layer.ffn(x) + x)
-        return self.model.classifier(torch.nn.functional.relu(self.model.pre_classifier(x)))
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    @staticmethod
+    def attend(attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, hidden_from: torch.Tensor,
+               first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the compact model's own `attend` gives."""
+        if isinstance(attention, EmptyAttention):
+            return attention(x)[0], x
+        asking = x.index_select(0, place[:, 0]) if first_only else x
+        *query, key, value = torch.nn.functional.embedding(place, attention.joined(x)).split(attention.q_lin.out_features, dim=-1)
+        query = attention.q_lin(asking)[:, None] if first_only else query[0]  # (B, 1 or N, H·d); key and value (B, N, H·d)
+        hidden = hidden_from if first_only else hidden_from.expand(-1, -1, place.shape[1], -1)  # the runtime asks for one row a query
+        mixed = torch.onnx.ops.attention(query, key, value, hidden, q_num_heads=attention.n_heads, kv_num_heads=attention.n_heads,
+                                         scale=attention.scaling)[0].flatten(0, 1)
+        return attention.out_lin(mixed if first_only else mixed.index_select(0, token)), asking
 
 
 @torch.no_grad()
