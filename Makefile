@@ -15,9 +15,9 @@
 # makes `near` smaller, by two steps: many hours on two CPU cores, fewer where these have units for bfloat16 (MATMUL=medium).
 # MATMUL=medium trains the presets, the models of `make ablation`, Torch-Pruning's and those of bench.growth with bfloat16 products, where
 # the processor has units for them, and with TF32 ones on CUDA.
-# KEEPS_17 says what of each layer of a teacher of six is left at 17 % of its FLOPs, KEEPS_12 what at 12 % of the four of KEEPS_17, KEEPS_10
-# what at 10 % of those of KEEPS_12, or with LONG=1 of the six: the same for all seeds; or a budget: KEEPS_10="--target-flops .099".
-# Of a teacher of another depth (LAYERS, that of bert-local/) the presets' own budgets decide.
+# KEEPS_17 and KEEPS_10 say what of each layer of a teacher of six is left at 17 and 10 % of its FLOPs, and KEEPS_12 what at 12 % of the four
+# of KEEPS_17, the same for all seeds; or a budget: KEEPS_10="--target-flops .099". Of a teacher of another depth (LAYERS, that of
+# bert-local/) the presets' own budgets decide.
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes torch's CPU build where a plain install would bring CUDA.
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ LAYERS ?= $(shell sed -n 's/.*"num_hidden_layers": \([0-9]*\).*/\1/p' bert-local
 ifeq ($(LAYERS),6)
 KEEPS_17 ?= --heads 8 7 5 4 0 0 --neurons 480 288 160 384 0 0
 KEEPS_12 ?= --heads 7 6 5 4 --neurons 152 88 32 328
-KEEPS_10 ?= $(if $(LONG),--heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0,--heads 6 5 4 4 --neurons 152 88 0 328)
+KEEPS_10 ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 endif
 
 PY := .venv/bin/python
@@ -91,7 +91,7 @@ else
 GOING_ON := --epochs 0.5
 near = $(call point,near,$(1),near,$(KEEPS_17)) && \
 $(call point,balanced,$(1),balanced,--after near $(GOING_ON) $(KEEPS_12))
-TO_MAX := --after balanced $(GOING_ON) $(KEEPS_10)
+TO_MAX := $(KEEPS_10)
 endif
 TO_FLOPS04 := --after max --target-flops 0.0415 --embedding-rank 0.542 $(TAUGHT) --epochs 0.6
 TO_FLOPS05 := --after max --target-flops 0.055 $(GOING_ON)
