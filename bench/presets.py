@@ -107,14 +107,17 @@ def table(results: dict) -> str:
         return f"{ratios['1']:.1f}, {ratios['32']:.1f}"
 
     teacher = results["teacher"]
-    lines = [["Teacher", f"{100 * teacher['accuracy']:.1f}", "—", f"{teacher['size_mb']:.2f}", "1", "1", "1, 1", "—"]]
+    lines = [["Teacher", f"{100 * teacher['accuracy']:.1f}", "—", f"{teacher['size_mb']:.2f}", "—", "—", "1", "1", "1, 1", "—"]]
     for preset, row in results["presets"].items():
         spread = "" if row["accuracy_sd"] is None else f" ± {100 * row['accuracy_sd']:.1f}"
         lines.append([f"{preset} ({len(row['seeds'])} seed{'s'[:len(row['seeds']) > 1]})", f"{100 * row['accuracy_mean']:.1f}{spread}",
-                      f"{100 * row['delta_vs_teacher']:+.1f}", f"{mean(row['seeds'], 'size_mb'):.2f}", f"{row['bytes_ratio']:.1f}",
-                      f"{row['flops_ratio']:.1f}", times(row["latency_ratio"]), times(row["latency_ratio_vs_int8"])])
-    return tabulate(lines, headers=["preset", "accuracy %", "Δ points", "MB", "smaller, ×", "fewer FLOPs, ×", "faster, ×: batch 1, 32",
-                                    "than int8 teacher, ×: batch 1, 32"], tablefmt="github", disable_numparse=True)
+                      f"{100 * row['delta_vs_teacher']:+.1f}", f"{mean(row['seeds'], 'size_mb'):.2f}",
+                      f"{mean(row['seeds'], 'load_ms'):.0f}", f"{mean(row['seeds'], 'peak_rss_mb'):.0f}",
+                      f"{row['bytes_ratio']:.1f}", f"{row['flops_ratio']:.1f}",
+                      times(row["latency_ratio"]), times(row["latency_ratio_vs_int8"])])
+    return tabulate(lines, headers=["preset", "accuracy %", "Δ points", "MB", "opens in, ms", "RSS MB", "smaller, ×", "fewer FLOPs, ×",
+                                    "faster, ×: batch 1, 32", "than int8 teacher, ×: batch 1, 32"],
+                    tablefmt="github", disable_numparse=True)
 
 
 def measured(args, names: list[str] | None = None) -> dict:

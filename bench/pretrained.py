@@ -87,6 +87,8 @@ def card(variant: str, figures: dict) -> str:
              "–".join(f"{100 * end:.1f}" for end in file["ci95"])] for name, title in files.items() for file in [figures[name]]]
     made, data, structure, teacher = figures["made"], figures["dataset"], figures["structure"], figures["teacher"]
     steps = "\n".join(f"    {step['command']}    # at {step['commit'][:12]}" for step in made["steps"])
+    typed_in = "\n\nIts structure was typed in (`--heads`, `--neurons`): a person found it on this data set, not the tool." \
+        if any(" --heads " in step["command"] for step in made["steps"]) else ""
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
@@ -101,12 +103,13 @@ Use: `python predict.py "a gripping film"`, or, with this directory's path,
 
 Made from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}) by
 
-{steps}
+{steps}{typed_in}
 
 The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
 its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
 
-Limits: English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is
+Limits: the dev figures flatter it, since dev was looked at often; what sentences held out from training say of this preset stands in the
+project's README. English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is
 that of the training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's
 leanings, and adds some of its own: it is no judge of people.
 """

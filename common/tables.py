@@ -39,12 +39,13 @@ def table(report: dict, style: str = "github") -> str:
             "p": p_value(row["mcnemar_p"]) if compared else "—",
             "params M": number(row["params"] and row["params"] / 1e6, 2),
             "MB": number(row["size_mb"], 2),
+            "opens, ms": number(row["load_ms"], 0),
+            "RSS MB": number(row["peak_rss_mb"], 0),
             "GFLOPs": number(row["gflops_128"], 3),
             "ms, 1": number(row["latency_ms"]["1"]["p50"], 2),
             "×, 1": number(row["speedup"]["1"], 2),
             "ms, 32": number(row["latency_ms"]["32"]["p50"], 1),
             "×, 32": number(row["speedup"]["32"], 2),
-            "RSS MB": number(row["peak_rss_mb"], 0),
         })
     return _tabulate(tabulate, lines, style)
 
@@ -70,7 +71,6 @@ def details(report: dict, style: str = "github") -> str:
             "p90 ms, 32": number(row["latency_ms"]["32"]["p90"], 1),
             "text to label ms": number(row["text_to_label_ms"], 2),
             **(in_half_precision(row["half_precision"]) if on_gpu else {}),
-            "load ms": number(row["load_ms"], 0),
             "total MB": number(row["total_mb"], 2),
             "made by": row["path"],
         })
@@ -118,7 +118,7 @@ def conditions(report: dict) -> list[str]:
         f"longest, each the median of {how['repeats']}, after a warm-up; {threads(machine)}, all models taking turns. "
         "×: the baseline's ms over this row's. RSS MB: peak memory of a process of its own that opens the model and answers.",
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
-        "Load ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
+        "Opens, ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
         *(["Over seeds: mean ± standard deviation of accuracy (number of seeds); the row itself is the newest of them. "
            "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
