@@ -16,7 +16,7 @@ from pathlib import Path
 from common import cli
 
 BASELINE = "distilled"
-ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "ece", "changed")
+ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "recall", "ece", "changed")
 
 
 def parse_args(argv=None):
@@ -46,7 +46,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, data, facts, inference, lineage, measure, report
+    from common import behaviour, checkpoints, claims, data, facts, inference, labels, lineage, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -89,7 +89,7 @@ def main(args):
         except cli.UserError as error:
             skipped[name] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
             continue
-        if list(classifier.label_names) != corpus.label_names:
+        if not labels.alike(classifier.label_names, corpus.label_names):
             skipped[name] = f"its labels are {list(classifier.label_names)}, the data's {corpus.label_names}"
             continue
         models[name], classifiers[name] = checkpoint, classifier
@@ -124,7 +124,10 @@ def main(args):
         else:
             row |= measure.accuracy(predictions[name], corpus.dev.labels)
             row |= {"f1": behaviour.f1(predictions[name], corpus.dev.labels),
+                    "recall": behaviour.recall(predictions[name], corpus.dev.labels, corpus.label_names),
                     "ece": behaviour.calibration_error(probabilities[name], corpus.dev.labels)}
+            if unseen := [label for label, count in dataset["support"].items() if not count]:
+                notes["recall"] = f"no dev sentence of {labels.listed(unseen)}"
             row["seeds"] = [{"seed": seed, "accuracy": measure.accuracy(answers, corpus.dev.labels)["accuracy"]}
                             for seed, answers in sorted(of_seeds[name].items())]
             if len(row["seeds"]) > 1:

@@ -291,6 +291,9 @@ def prune(args):
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
         made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
                                              checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
+        if len(made_up) < args.augment:
+            cli.say(f"--augment {args.augment}: {len(made_up):,} new sentences can be made of these texts and the teacher's whole-word "
+                    "pieces; training goes on with " + ("these" if made_up else "the texts alone"))
     lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers,
                                             args.matmul_precision)
     train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)

@@ -1,4 +1,4 @@
-"""Beyond accuracy: F1, calibration, and which sentences a model answers otherwise than the baseline.
+"""Beyond accuracy: F1, each class's recall, calibration, and which sentences a model answers otherwise than the baseline.
 
 A compressed model may be as often right and yet another model: over-sure, blind to the rarer class, or worse where a sentence is
 long or negated. S sentences, K classes.
@@ -21,6 +21,12 @@ def f1(predictions, labels) -> float:
         said, true = predictions == label, labels == label
         scores.append(2 * (said & true).sum() / (said.sum() + true.sum()))
     return float(np.mean(scores))
+
+
+def recall(predictions, labels, names: list[str]) -> dict[str, float | None]:
+    """{class: share of its sentences that are answered so}; None of a class without sentences."""
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    return {name: float((predictions[labels == i] == i).mean()) if (labels == i).any() else None for i, name in enumerate(names)}
 
 
 def calibration_error(probabilities, labels, bins: int = BINS) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from common import distributed
 from common.cli import UserError, say, warn
 from common.facts import a_number, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
+from common.labels import listed
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -187,7 +188,23 @@ def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
     if theirs["sha256"] not in (None, dataset["sha256"]):
         raise UserError(
             f"{checkpoint.path} was made from {theirs['name']} ({theirs['source']}), the data here are {dataset['name']} "
-            f"({dataset['source']}): name the same data with --data-dir or --source, or use another --run-dir")
+            f"({dataset['source']}), and {difference(theirs, dataset)}: name the same data with --data-dir or --source, or use another "
+            "--run-dir")
+
+
+def difference(theirs: dict, dataset: dict) -> str:
+    """What differs between the data in a manifest and those here: label names, numbers of sentences, or the sentences themselves."""
+    said = []
+    names, ours = (list(facts.get("support") or ()) for facts in (theirs, dataset))  # older manifests have none
+    if names and ours and names != ours:
+        said.append(f"its labels were {listed(names)}, these are {listed(ours)}")
+    for part, called in (("train", "training"), ("validation", "held-out"), ("dev", "dev")):
+        before, now = theirs.get(part), dataset.get(part)
+        if before != now:
+            said.append(f"it had {before} {called} sentences, here are {now}")
+        elif (theirs.get("parts_sha256") or {}).get(part) != (dataset.get("parts_sha256") or {}).get(part) and "parts_sha256" in theirs:
+            said.append(f"as many {called} sentences, but others or with other labels")
+    return "; ".join(said) or "as many sentences, but others, or other labels or names of these"
 
 
 def load_model(path: Path):

@@ -1,39 +1,25 @@
-"""Read, validate, split, fingerprint and tokenise sentences; batches grouped by length."""
+"""A run's sentences: read, fingerprinted and tokenised; batches grouped by length."""
 
 import itertools
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from common.cli import UserError, say
+from common import labels, splits, tsv
+from common.cli import UserError
 from common.facts import has_form, read_json, sha256_file, sha256_json
+from common.labels import MOST_CLASSES as MOST_CLASSES
+from common.splits import Split, hold_out
+from common.splits import phrases_inside as phrases_inside
 
-HELD_OUT_SHARE = 0.05
-MOST_CLASSES = 1000
-SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
 TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some six kilobytes until then
+PARTS = ("train", "validation", "dev")
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
-
-
-@dataclass
-class Split:
-    """Sentences and their label ids, side by side."""
-
-    texts: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def add(self, text: str, label: int) -> None:
-        self.texts.append(text)
-        self.labels.append(label)
 
 
 @dataclass
@@ -58,79 +44,40 @@ class Corpus:
 
     @property
     def facts(self) -> dict:
-        """What a manifest says of the data; `sha256` covers every sentence, label and label name."""
-        splits = [[s.texts, s.labels] for s in (self.train, self.validation, self.dev)]
-        return {"name": self.name, "source": self.source, "sha256": sha256_json([self.label_names, splits]),
-                "train": len(self.train), "validation": len(self.validation), "dev": len(self.dev)}
+        """What a manifest says of the data; `sha256` covers every sentence, label and label name, `support` counts dev's by class."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        everything = [[part.texts, part.labels] for part in parts.values()]
+        in_dev = Counter(self.dev.labels)
+        return {"name": self.name, "source": self.source, "sha256": sha256_json([self.label_names, everything]),
+                **{name: len(part) for name, part in parts.items()},
+                "support": {name: in_dev[i] for i, name in enumerate(self.label_names)},
+                "parts_sha256": {name: sha256_json(content) for name, content in zip(parts, everything, strict=True)}}
 
     def check_labels(self, id2label: dict[int, str], path: Path) -> None:
         """Raises UserError where a model's labels are not this data's."""
         theirs = [id2label[i] for i in sorted(id2label)]
-        if theirs != self.label_names:
+        if not labels.alike(theirs, self.label_names):
             raise UserError(f"{path} has the labels {theirs}, the data have {self.label_names}: use the data it was made from, "
                             "or name them as the model does, a line each, in labels.txt")
 
 
 # --- reading
 
-def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, list[str]]:
+def read_tsv(path: Path, label_names: list[str] | None = None, count: bool = True) -> tuple[Split, list[str]]:
     """Reads GLUE's layout: a header line, then `sentence<TAB>label` (columns in any order, others ignored).
 
-    Labels are numbers 0…K−1 or names; with `label_names` only these are allowed. Returns the sentences and the names.
-    Raises UserError with file and line for a missing column, an empty sentence, an unknown label, bytes that aren't UTF-8.
+    Labels are names or numbers; with `label_names` only these are allowed, and, where `count`, numbers from 0 that count them. Returns
+    the sentences and the names. Raises UserError with file and line for whatever is wrong in the file.
     """
     if not path.is_file():
         raise UserError(f"{path} not found: the data directory needs train.tsv and dev.tsv (python download_model.py makes one)")
-    sentences, raw_labels = [], []
-    columns: list[str] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            cells = line.decode("utf-8").removesuffix("\r").split("\t")
-        except UnicodeDecodeError:
-            raise UserError(f"{path}:{number}: bytes that aren't UTF-8: save the file as UTF-8") from None
-        if number == 1:
-            columns = [c.strip().removeprefix("\ufeff") for c in cells]
-            missing = {"sentence", "label"} - set(columns)
-            if missing:
-                raise UserError(f"{path}:1: no column '{sorted(missing)[0]}': the header line must be sentence<TAB>label")
-            continue
-        if cells == [""]:
-            continue
-        if len(cells) != len(columns):
-            raise UserError(f"{path}:{number}: {len(cells)} columns where the header has {len(columns)}: "
-                            "one tab between sentence and label")
-        row = dict(zip(columns, cells, strict=True))
-        text, label = row["sentence"].strip(), row["label"].strip()
-        if not text:
-            raise UserError(f"{path}:{number}: empty sentence: fill it in or delete the line")
-        if label_names and label not in label_names and not (_is_number(label) and int(label) < len(label_names)):
-            raise UserError(f"{path}:{number}: unknown label '{label}': known are {', '.join(label_names)}")
-        if not label:
-            raise UserError(f"{path}:{number}: unknown label '': every sentence needs one")
-        sentences.append(text)
-        raw_labels.append(label)
-    if not sentences:
+    rows = tsv.read(path)
+    if not rows:
         raise UserError(f"{path} holds no sentences: fill it with sentence<TAB>label lines")
+    lines, found = [line for line, _, _ in rows], labels.checked(path, rows)
     if label_names is None:
-        label_names = _names(raw_labels)
-        if len(label_names) > MOST_CLASSES:
-            raise UserError(f"{path}: {len(label_names):,} classes by its labels, more than {MOST_CLASSES:,}: labels are numbers from 0, "
-                            "or names")
-    ids = {name: i for i, name in enumerate(label_names)}
-    return Split(sentences, [ids[r] if r in ids else int(r) for r in raw_labels]), label_names
-
-
-def _is_number(label: str) -> bool:
-    """Whether a label numbers a class; what has more digits than any class names one."""
-    return label.isdecimal() and len(label) <= 4
-
-
-def _names(raw_labels: list[str]) -> list[str]:
-    """Names in the file's own words: numbers 0…K−1 in their order, names in alphabetical order."""
-    seen = set(raw_labels)
-    if all(_is_number(label) for label in seen):
-        return [str(i) for i in range(max(map(int, seen)) + 1)]
-    return sorted(seen)
+        label_names = labels.of_data(path, found, lines)
+    return Split([text for _, text, _ in rows], labels.ids(path, found, lines, label_names, count)), label_names
 
 
 def load(args) -> Corpus:
@@ -150,81 +97,24 @@ def load(args) -> Corpus:
         if args.source not in ("auto", source):
             raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
                             f"run download_model.py --source {args.source} first")
-    label_names = None
+    named = None
     if (folder / "labels.txt").is_file():
-        try:
-            lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"{folder / 'labels.txt'}: bytes that aren't UTF-8: save the file as UTF-8") from None
-        label_names = [line.strip() for line in lines if line.strip()]
+        named = labels.in_file(folder / "labels.txt")
     elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
-        name, label_names = "GLUE SST-2", ["negative", "positive"]
-    train, label_names = read_tsv(folder / "train.tsv", label_names)
-    dev, _ = read_tsv(folder / "dev.tsv", label_names)
+        name, named = "GLUE SST-2", ["negative", "positive"]
+    train, label_names = read_tsv(folder / "train.tsv", named)
+    dev, _ = read_tsv(folder / "dev.tsv", label_names, count=named is not None)
     if len(label_names) < 2:
         raise UserError(f"{folder / 'train.tsv'} has the one label '{label_names[0]}': a classifier needs two or more")
-    train = _clean(train, dev)
+    train = splits.clean(train, dev)
     if not len(train):
         raise UserError(f"{folder / 'train.tsv'}: no sentence is left: all stand in dev.tsv too, or have labels that contradict each other")
+    if len(set(train.labels)) < 2:
+        raise UserError(f"{folder / 'train.tsv'}: the sentences left are all of the class '{label_names[train.labels[0]]}': "
+                        "a classifier needs two or more")
     kept, validation, phrases = hold_out(train)
+    splits.describe(label_names, kept, validation, phrases, dev)
     return Corpus(name, source, label_names, kept, validation, dev, phrases)
-
-
-def _clean(train: Split, dev: Split) -> Split:
-    """Duplicates go; so do sentences with contradictory labels, and those that stand in dev. Counted and said."""
-    labels_of: dict[str, set[int]] = defaultdict(set)
-    for text, label in zip(train.texts, train.labels, strict=True):
-        labels_of[text].add(label)
-    in_dev = set(dev.texts)
-    clean = Split()
-    contradictory = leaked = 0
-    for text, labels in labels_of.items():
-        if text in in_dev:
-            leaked += 1
-        elif len(labels) > 1:
-            contradictory += 1
-        else:
-            clean.add(text, next(iter(labels)))
-    if len(clean) < len(train):
-        say(f"train: {len(train) - len(labels_of)} duplicates, {contradictory} contradictory sentences and "
-            f"{leaked} that stand in dev left out of {len(train)}")
-    return clean
-
-
-def phrases_inside(texts: list[str]) -> Iterator[tuple[int, str]]:
-    """Yields (i, phrase) where `phrase`, another of `texts`, is a run of whole words inside `texts[i]`."""
-    known = set(texts)
-    lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)  # first words (up to three) -> lengths of phrases that start so
-    for text in known:
-        words = text.split()
-        lengths[tuple(words[:3])].add(len(words))
-    for i, text in enumerate(texts):
-        words = text.split()
-        for start in range(len(words)):
-            for head in (1, 2, 3):
-                for length in lengths.get(tuple(words[start:start + head]), ()) if start + head <= len(words) else ():
-                    phrase = " ".join(words[start:start + length])
-                    if start + length <= len(words) and length < len(words) and phrase in known:
-                        yield i, phrase
-
-
-def hold_out(train: Split) -> tuple[Split, Split, Split]:
-    """Holds out whole sentences: a seeded share of those that are part of no other sentence.
-
-    Every phrase of three or more words that is part of a held-out sentence leaves the training set too: SST-2's is made
-    of the phrases of its sentences, so anything else would measure memory. Returns (training set, held-out split, those phrases).
-    """
-    inside = list(phrases_inside(train.texts))
-    parts = {phrase for _, phrase in inside}
-    whole = [i for i, text in enumerate(train.texts) if text not in parts]
-    chosen = set(random.Random(SPLIT_SEED).sample(whole, max(1, round(HELD_OUT_SHARE * len(whole)))))
-    leaving = {phrase for i, phrase in inside if i in chosen and len(phrase.split()) >= 3}
-    kept, held_out, phrases = Split(), Split(), Split()
-    for i, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
-        (held_out if i in chosen else phrases if text in leaving else kept).add(text, label)
-    if not len(kept):
-        raise UserError("no training sentences are left after holding out 5 %: give more than a handful")
-    return kept, held_out, phrases
 
 
 # --- tokenising and batching

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.checkpoints import SCRIPT_OF, Checkpoint
+from common.checkpoints import SCRIPT_OF, Checkpoint, difference
 from common.facts import sha256_json
 
 LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
@@ -29,7 +29,8 @@ def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[lis
         if theirs["sha256"] in (None, dataset["sha256"]):
             ours.append(checkpoint)
         else:
-            reason = f"{checkpoint.path.name} was made from another data set: {theirs['name']} ({theirs['source']})"
+            reason = (f"{checkpoint.path.name} was made from another data set: {theirs['name']} ({theirs['source']}): "
+                      f"{difference(theirs, dataset)}")
             skipped.setdefault(row_key(checkpoint), reason)
 
     def newest(stage, variant="published"):

@@ -2,6 +2,8 @@
 
 from common import claims
 
+RECALLS = 10  # classes whose recall is shown: so many columns can be read
+
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     return "n/a" if value is None else f"{value:{sign},.{digits}f}"
@@ -97,6 +99,23 @@ def differences(report: dict) -> str:
     return _tabulate(tabulate, lines, "github") if lines else ""
 
 
+def recalls(report: dict) -> tuple[str, int]:
+    """(a table of each class's recall, a line a model; the classes that it leaves out): the RECALLS worst by the mean over rows.
+
+    ("", 0) where there are two classes of about as many sentences, whose accuracy says as much, and in reports of earlier code.
+    """
+    from tabulate import tabulate
+
+    support = {name: count for name, count in report["dataset"].get("support", {}).items() if count}
+    rows = [row for row in report["models"] if row.get("recall")]
+    if not rows or len(support) < 2 or len(support) == 2 and 2 * min(support.values()) >= max(support.values()):
+        return "", 0
+    worst = sorted(support, key=lambda name: sum(row["recall"].get(name) or 0 for row in rows))[:RECALLS]
+    shown = {name: f"{name.replace('|', '&#124;')} ({count})" for name, count in support.items() if name in worst}
+    lines = [{"model": row["label"]} | {title: percent(row["recall"].get(name)) for name, title in shown.items()} for row in rows]
+    return _tabulate(tabulate, lines, "github"), len(support) - len(shown)
+
+
 def _tabulate(tabulate, lines: list[dict], style: str) -> str:
     align = ["left" if name in ("model", "heads", "neurons", "made by") else "right" for name in lines[0]]
     return tabulate(lines, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
@@ -173,4 +192,10 @@ def markdown(report: dict) -> str:
                   "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "
                   "not, n't, never, no, cannot, without."]
     parts += ["## Details", details(report)]
+    by_class, left_out = recalls(report)
+    if by_class:
+        which = f"of the {RECALLS} classes that are lowest in the mean over models; {left_out} more classes aren't shown" if left_out \
+            else "of each class"
+        parts += ["### Recall by class", by_class,
+                  f"Recall, in %, {which}: the share of a class's dev sentences (their number in brackets) that is answered with it."]
     return "\n\n".join([*parts, *(["## Notes", "\n".join(missing)] if missing else [])]) + "\n"

@@ -174,6 +174,8 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     if args.batch_size % distributed.WORLD:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by {distributed.WORLD} processes: give a multiple")
     memory.check(model, min(args.batch_size, len(train)) // distributed.WORLD, max(lengths(train)))
+    if cut := sum(length >= args.max_length for length in lengths(train)):
+        say(f"{cut:,} of {len(train):,} training sentences have {args.max_length} tokens or more, and are cut there (--max-length)")
     keep_best = keep_best and args.patience > 0
     steps_per_epoch = math.ceil(len(train) / args.batch_size)
     total = max(1, math.ceil(steps_per_epoch * epochs))

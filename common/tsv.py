@@ -1,0 +1,187 @@
+"""A table of sentences as rows of cells: GLUE's bare TSV, or one in which pandas or a spreadsheet put cells in quotes.
+
+GLUE's files know no quoting: a quote is a character of its text. A spreadsheet puts a cell that holds a tab, a line break or a quote
+in quotes, and doubles its own. Which of the two a file is shows in its cells; where it doesn't, the file is refused.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from common.cli import UserError, say
+
+SENTENCE, LABEL = "sentence", "label"
+CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n]*))(\t|\r?\n|\Z)')  # in quotes, or without any; then what ends it
+WRAPPED = re.compile(r'"[^"]*(?:""[^"]*)*"')
+SHOWN = 60  # characters of a cell in a message
+Row = tuple[int, list[str]]  # the line that it begins on, and its cells
+
+
+def shown(text: str) -> str:
+    """A cell in a message of one line: cut where it is long, with what can't be seen written out."""
+    text = text if len(text) <= SHOWN else text[:SHOWN] + "…"
+    return f"'{text}'" if text.isprintable() else ascii(text)
+
+
+def visible(text: str) -> bool:
+    """Whether there is anything to read: more than blanks, controls and marks without width."""
+    return any(unicodedata.category(sign) not in ("Cc", "Cf", "Zs", "Zl", "Zp") for sign in text)
+
+
+def decoded(path: Path) -> str:
+    """A text file's content without its byte-order mark. Raises UserError where it isn't UTF-8 with line feeds."""
+    content = path.read_bytes()
+    if content.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} is a workbook or a zip archive: export its sheet as text with tabs between the columns, in UTF-8")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in content[:4096] and _every_other_is_nul(content[:4096]):
+        raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'): save the file as UTF-8")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: bytes that aren't UTF-8: save the file as UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte: the file is damaged, or no text")
+    text = text.lstrip("\ufeff")
+    if "\r" in text.split("\n", 1)[0].rstrip("\r"):
+        raise UserError(f"{path}: its lines end in a carriage return alone (an old Mac's): save it with line feeds "
+                        r"(tr '\r' '\n' makes them)")
+    return text
+
+
+def _every_other_is_nul(content: bytes) -> bool:
+    return any(content[start::2].count(0) > len(content) / 8 for start in (0, 1))
+
+
+def read(path: Path) -> list[tuple[int, str, str]]:
+    """(line, sentence, label) of each row, as they stand but for the blanks around them.
+
+    Columns may stand in any order, others beside them. Raises UserError, with file and line, for whatever can't be read in one way only.
+    """
+    rows = _rows(path, decoded(path))
+    if not rows:
+        return []
+    columns = _columns(rows[0][1])
+    place = [_place(path, columns, name, rows) for name in (SENTENCE, LABEL)]
+    found = []
+    for line, cells in rows[1:]:
+        if not _fits(cells, len(columns)):
+            cause = "a carriage return in it ends no line" if any("\r" in cell for cell in cells) else "one tab between sentence and label"
+            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(columns)}: {cause} "
+                            "(a text with a tab or a line break in it stands in quotes, its own quotes doubled)")
+        text, label = (cells[at].strip() for at in place)
+        if not visible(text):
+            raise UserError(f"{path}:{line}: empty sentence: fill it in or delete the line")
+        if _columns(cells) == columns:
+            raise UserError(f"{path}:{line}: the header line again: delete it")
+        found.append((line, text, label))
+    return found
+
+
+def _columns(cells: list[str]) -> list[str]:
+    """The header's names; columns without one at its end, which a trailing tab makes, don't count."""
+    names = [cell.strip().strip("\ufeff\u200b").strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def _fits(cells: list[str], columns: int) -> bool:
+    """Whether a row has the header's columns, and at most empty ones behind them."""
+    return len(cells) >= columns and not any(visible(cell) for cell in cells[columns:])
+
+
+def _place(path: Path, columns: list[str], name: str, rows: list[Row]) -> int:
+    """Where a column stands. Raises UserError where it is missing or stands there twice."""
+    line, header = rows[0]
+    if columns.count(name) == 1:
+        return columns.index(name)
+    if name in columns:
+        raise UserError(f"{path}:{line}: {columns.count(name)} columns are called '{name}': leave one")
+    values = [{cells[at].strip() for _, cells in rows[1:1000] if at < len(cells)} for at in range(len(header))]
+    if any(cell.strip() in seen for cell, seen in zip(header, values, strict=True) if cell.strip()) and SENTENCE not in columns:
+        raise UserError(f"{path}:{line}: no header: the first line is a row of data: write sentence<TAB>label above it")
+    hint = "the header line must be sentence<TAB>label"
+    if len(columns) == 1 and re.search(r"[,;|]|\w {2,}\w", columns[0]):
+        hint = f"a tab must part the columns, and {hint}"
+    raise UserError(f"{path}:{line}: no column '{name}', found {', '.join(map(shown, columns[:8]))}: {hint}")
+
+
+# --- quotes
+
+class _Misquoted(Exception):
+    """A line that can't be one of cells in quotes."""
+
+    def __init__(self, line: int):
+        super().__init__(line)
+        self.line = line
+
+
+def _rows(path: Path, text: str) -> list[Row]:
+    """The rows that hold anything, in the one of two readings that the file allows. Raises UserError where it allows both or neither."""
+    bare = _with_text((number, line.rstrip("\r").split("\t")) for number, line in enumerate(text.split("\n"), 1))
+    if '"' not in text or not bare:
+        return bare
+    wrapped = [(line, cell) for line, cells in bare for cell in cells if WRAPPED.fullmatch(cell.strip())]
+    doubled = [line for line, cell in wrapped if '""' in cell.strip()[1:-1]]
+    header_wrapped = any(WRAPPED.fullmatch(cell) for cell in bare[0][1])
+    try:
+        quoted = _with_text(_in_quotes(text))
+        misfit = _misfit(quoted)
+    except _Misquoted as error:
+        misfit = error.line
+    if misfit is None:
+        if header_wrapped or doubled or _misfit(bare) is not None or _needs_quotes(bare):
+            say(f"{path}: read as a spreadsheet's or pandas' table: the quotes around cells are no part of them")
+            return quoted
+    elif (bare_misfit := _misfit(bare)) is not None or header_wrapped:
+        line = misfit if header_wrapped or bare_misfit is None else bare_misfit
+        other = f"; read with cells in quotes, line {misfit} is wrong" if line != misfit else ""
+        raise UserError(f"{path}:{line}: its columns aren't the header's{other}: one tab between sentence and label; a text with a tab, "
+                        "a line break or a quote in it stands in quotes, its own quotes doubled, or no cell does")
+    elif doubled:
+        raise UserError(f"{path}:{misfit}: a quote that is neither around its cell nor doubled, where line {doubled[0]} has quotes around "
+                        "a cell and doubles its own: write all cells in the one way or the other")
+    if wrapped:
+        say(f"{path}: read as a bare table: the quotes around {len(wrapped)} cells are part of them")
+    return bare
+
+
+def _in_quotes(text: str) -> list[Row]:
+    """The rows of a table whose cells stand in quotes where they need to. Raises _Misquoted where a quote can't be one of these."""
+    rows: list[Row] = []
+    cells: list[str] = []
+    at, line, begun = 0, 1, 1
+    while at < len(text):
+        found = CELL.match(text, at)
+        if not found:
+            raise _Misquoted(line)
+        inside, plain, end = found.groups()
+        cells.append(inside.replace('""', '"') if plain is None else plain if end == "\t" else plain.removesuffix("\r"))
+        at = found.end()
+        line += found[0].count("\n")
+        if end != "\t":
+            rows.append((begun, cells))
+            cells, begun = [], line
+    if cells:
+        rows.append((begun, [*cells, ""]))
+    return rows
+
+
+def _with_text(rows: Iterable[Row]) -> list[Row]:
+    """The rows that hold anything: a blank line is none, nor are a spreadsheet's empty last ones."""
+    return [(line, cells) for line, cells in rows if any(visible(cell) for cell in cells)]
+
+
+def _misfit(rows: list[Row]) -> int | None:
+    """The line of the first row that hasn't the header's columns; None where all have."""
+    columns = len(_columns(rows[0][1])) if rows else 0
+    return next((line for line, cells in rows if not _fits(cells, columns)), None)
+
+
+def _needs_quotes(bare: list[Row]) -> bool:
+    """Whether the cells in quotes are all those of a column, or all those that hold a comma (Excel puts these in quotes in a TSV too)."""
+    columns = [[cell.strip() for cell in column] for column in zip(*(row for _, row in bare[1:]), strict=False)]
+    excels = all(("," in cell) == bool(WRAPPED.fullmatch(cell)) for column in columns for cell in column)
+    return excels or any(all(map(WRAPPED.fullmatch, column)) for column in columns)
