@@ -32,11 +32,15 @@ KEEPS_12 ?= --heads 7 6 5 4 --neurons 152 88 32 328
 KEEPS_10 ?= --heads 6 5 3 0 0 0 --neurons 320 208 384 0 0 0
 endif
 
+# $(call quote,NAME): a variable's value as one word of the shell, whatever stands in it; value, or make would take its '$' for its own
+quote = '$(subst ','\'',$(value $(1)))'
+# --data-dir=…, so that a name may begin with '-'
+DATA := $(if $(value DATA_DIR),--data-dir=$(call quote,DATA_DIR))
 PY := .venv/bin/python
  # Python compiles what is imported when it is: a minute less than to compile all that is installed.
 PIP := $(PY) -m pip install --quiet --no-compile
 FAST := --fast --run-dir runs/fast --source $(or $(SOURCE),package)
-FULL := $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+FULL := $(if $(SOURCE),--source $(SOURCE)) $(DATA)
 PRECISE := --matmul-precision $(MATMUL)
 SHAPE := --run-dir runs/distilbert-shape
 SHAPE_KEEPS := --heads 6 5 3 0 0 0 --neurons 640 416 768 0 0 0
@@ -48,8 +52,8 @@ help:
 	@sed -n 's/^# \?//p' Makefile
 
 .venv/.installed: requirements.txt requirements-dev.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
+	$(call quote,PYTHON) -m venv .venv
+	$(PIP) $(if $(value TORCH_INDEX),--index-url $(call quote,TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
@@ -103,40 +107,40 @@ presets: .venv/.installed
 	  $(call near,$$seed) && \
 	  $(call point,max,$$seed,max,$(TO_MAX)) || exit $$?; \
 	done
-	$(PY) -m bench.presets . runs/presets.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.presets . runs/presets.json $(DATA)
 
 frontier: presets
 	for seed in 1 2 3; do $(call point,flops04,$$seed,max,$(TO_FLOPS04)) || exit $$?; done
 	$(call point,flops05,1,max,$(TO_FLOPS05))
 	$(call point,flops03,1,max,$(TO_FLOPS03))
 	$(call point,flops02,1,max,$(TO_FLOPS02))
-	$(PY) -m bench.frontier . runs/frontier $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --presets runs/presets.json \
+	$(PY) -m bench.frontier . runs/frontier $(DATA) --presets runs/presets.json \
 	  $(if $(wildcard runs/bench/peers.json),--peers runs/bench/peers.json)
 
 PEERS := openvino torchao neural-compressor torch-pruning
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
-	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(PRECISE) $(AS_LONG) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	$(PY) -m bench.peers . runs/bench $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --python \
+	-runs/peers/torch-pruning/bin/python -m bench.torch_pruning . runs/trained/torch_pruning $(PRECISE) $(AS_LONG) $(DATA)
+	$(PY) -m bench.peers . runs/bench $(DATA) --python \
 	  openvino_nncf_int8=runs/peers/openvino/bin/python torchao_int8_dynamic=runs/peers/torchao/bin/python \
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
-	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	$(PY) -m bench.growth . runs/bench/training_speed.json $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(DATA)
+	$(PY) -m bench.growth . runs/bench/training_speed.json $(PRECISE) $(DATA)
 
 ablation: .venv/.installed
-	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(DATA)
 
 box: .venv/.installed
 	for seed in 1 2 3; do $(PY) 9_quantize_pruned_model.py $(FULL) --seed $$seed --variant max || exit $$?; done
-	$(PY) -m bench.pretrained . pretrained/sst2-max $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.pretrained . pretrained/sst2-max $(DATA)
 
 runs/peers/%/.installed: bench/requirements-%.txt
-	$(PYTHON) -m venv runs/peers/$*
-	-runs/peers/$*/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<  # else it is a row with its error
+	$(call quote,PYTHON) -m venv runs/peers/$*
+	-runs/peers/$*/bin/python -m pip install --quiet $(if $(value TORCH_INDEX),--extra-index-url $(call quote,TORCH_INDEX)) -r $<  # else it is a row with its error
 	touch $@
 
 shape: .venv/.installed
 	$(PY) download_model.py $(FULL)
-	$(PY) -m bench.distilbert_shape $(SHAPE) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	$(PY) -m bench.distilbert_shape $(SHAPE) $(DATA)
 	$(PY) 5_finetune_teacher.py $(SHAPE) $(BRIEF)
 	$(PY) 6_distill_student.py $(SHAPE) $(BRIEF)
 	$(PY) 8_pruning_with_finetuning.py $(SHAPE) $(BRIEF) --prune-epochs 0.5

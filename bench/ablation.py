@@ -137,7 +137,7 @@ def main(args) -> None:
     checkpoints.same_data(teacher, corpus.facts)
     conditions = finished.conditions(corpus, os.cpu_count())
     judge, work = Judge(corpus, teacher), args.run_dir / "runs" / "trained" / "ablation"
-    shared = ["--teacher", teacher.path, "--data-dir", args.data_dir or args.run_dir / "sst2_data", "--train-sentences",
+    shared = ["--teacher", teacher.path, f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--train-sentences",
               args.train_sentences, "--hidden-weight", 0, "--patience", 0, "--matmul-precision", args.matmul_precision]
     pruned: dict[str, list[dict]] = {name: [] for name in PRUNED}
     rounded: dict[str, list[dict]] = {f"{way}, {bits} bits": [] for bits in BITS for way in ("PTQ", "QKD")}

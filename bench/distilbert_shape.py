@@ -41,7 +41,7 @@ def main() -> None:
 
     data = args.run_dir / "sst2_data"
     data.mkdir(parents=True, exist_ok=True)
-    lines = (args.data_dir / "train.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (args.data_dir / "train.tsv").read_text(encoding="utf-8").split("\n")
     (data / "train.tsv").write_text("\n".join(lines[:TRAINING_LINES + 1]) + "\n", encoding="utf-8")
     for name in ("dev.tsv", "labels.txt"):
         if (args.data_dir / name).is_file():

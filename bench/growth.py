@@ -43,7 +43,7 @@ def main(args) -> None:
     conditions = finished.conditions(corpus, os.cpu_count())
     known = encoders.load_config(teacher.path)
     longest = min(128, known.max_position_embeddings)
-    shared = ["--data-dir", args.data_dir or args.run_dir / "sst2_data", "--max-length", longest]
+    shared = [f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--max-length", longest]
     rows = []
     for width in args.widths:
         for share in args.shares:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def read_tsv(path: Path, label_names: list[str] | None = None, count: bool = Tru
 
 def load(args) -> Corpus:
     """The corpus of a run: `--data-dir`, else what `download_model.py` put into `RUN_DIR/sst2_data`."""
-    folder = args.data_dir or args.run_dir / "sst2_data"
+    folder = Path(os.path.expanduser(args.data_dir)) if args.data_dir else args.run_dir / "sst2_data"  # no shell expands --data-dir=~/…
     if args.data_dir is None and not folder.is_dir():
         raise UserError(f"no data at {folder}: run python download_model.py first, or name your own with --data-dir")
     if not folder.is_dir():

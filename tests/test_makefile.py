@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, load_script
+from conftest import REPOSITORY, environment, load_script
 
 STAGE = re.compile(r"\.venv/bin/python (\w+\.py)\b(.*)")
 
@@ -49,3 +51,56 @@ def test_what_goes_on_from_a_name_finds_it_made():
             elif script.startswith("11_"):
                 assert load_script(script).parse_args(flags).variant in made
         assert made == {own, "near", "max", "flops04", "flops05", "flops03", "flops02"}
+
+
+# --- what a shell would take apart
+
+NASTY = ["my reviews", "o'brien", 'the "best"', "a$b $(c) `d`", "x&y; z", "-leading", "评论", "{a,b} *?", "back\\slash", "a#b", "~tilde",
+         "$$HOME%"]
+TARGETS = ["fast", "full", "presets", "frontier", "bench", "ablation", "box", "shape", "chaos", "test"]
+STUB = '#!/bin/sh\n{ for word in "$@"; do printf "%s\\037" "$word"; done; echo; } >> "$ARGUMENTS"\n'
+
+
+@pytest.fixture(scope="module")
+def stubbed(tmp_path_factory):
+    """A function: a target and variables of make -> the arguments of each Python that it starts, by a checkout whose path has a blank."""
+    folder = tmp_path_factory.mktemp("a checkout")
+    shutil.copy(REPOSITORY / "Makefile", folder)
+    installed = [".venv", *(f"runs/peers/{peer}" for peer in ("openvino", "torchao", "neural-compressor", "torch-pruning"))]
+    for place in installed:
+        (folder / place / "bin").mkdir(parents=True)
+        (folder / place / "bin/python").write_text(STUB)
+        (folder / place / "bin/python").chmod(0o755)
+
+    def started(target: str, *variables: str, **env: str) -> list[list[str]]:
+        log = folder / "arguments"
+        log.write_text("")
+        keep = [flag for place in installed for flag in ("-o", f"{place}/.installed")]
+        subprocess.run(["make", "-s", *keep, target, "LAYERS=12", *variables], cwd=folder, check=True, capture_output=True,
+                       env=environment(ARGUMENTS=str(log), **env))
+        return [line.split("\037")[:-1] for line in log.read_text().splitlines()]
+
+    return started
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_directory_of_any_name_reaches_the_scripts_whole(stubbed, target):
+    plain = stubbed(target, "DATA_DIR=reviews")
+    takes = [words.index("--data-dir=reviews") for words in plain if "--data-dir=reviews" in words]
+    assert plain and bool(takes) == (target not in ("fast", "chaos", "test"))
+    for name in NASTY:
+        expected = [[word.replace("--data-dir=reviews", f"--data-dir={name}") for word in words] for words in plain]
+        assert stubbed(target, f"DATA_DIR={name}") == expected
+    assert stubbed(target, DATA_DIR=NASTY[3]) == stubbed(target, f"DATA_DIR={NASTY[3]}"), "from the environment too"
+
+
+def test_scripts_take_a_directory_whose_name_begins_with_a_dash(stubbed):
+    for script, *flags in stubbed("full", "DATA_DIR=-leading"):
+        assert load_script(script).parse_args(flags).data_dir == Path("-leading")
+
+
+def test_an_interpreter_and_an_index_of_any_name_reach_the_shell_whole():
+    make = ["make", "--dry-run", "--always-make", "test", "PYTHON=/opt/my $python's/bin/python3", "TORCH_INDEX=https://a/b?c=1&d=2"]
+    lines = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shlex.split(lines[0]) == ["/opt/my $python's/bin/python3", "-m", "venv", ".venv"]
+    assert "https://a/b?c=1&d=2" in shlex.split(lines[1])
