@@ -195,14 +195,15 @@ def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
 def difference(theirs: dict, dataset: dict) -> str:
     """What differs between the data in a manifest and those here: label names, numbers of sentences, or the sentences themselves."""
     said = []
-    names, ours = (list(facts.get("support") or ()) for facts in (theirs, dataset))  # older manifests have none
+    names, ours = (list(facts.get("support") or ()) for facts in (theirs, dataset))  # older manifests have none, and no hashes of parts
+    hashes, now_hashes = (facts.get("parts_sha256") or {} for facts in (theirs, dataset))
     if names and ours and names != ours:
         said.append(f"its labels were {listed(names)}, these are {listed(ours)}")
     for part, called in (("train", "training"), ("validation", "held-out"), ("dev", "dev")):
         before, now = theirs.get(part), dataset.get(part)
         if before != now:
             said.append(f"it had {before} {called} sentences, here are {now}")
-        elif (theirs.get("parts_sha256") or {}).get(part) != (dataset.get("parts_sha256") or {}).get(part) and "parts_sha256" in theirs:
+        elif part in hashes and part in now_hashes and hashes[part] != now_hashes[part]:
             said.append(f"as many {called} sentences, but others or with other labels")
     return "; ".join(said) or "as many sentences, but others, or other labels or names of these"
 

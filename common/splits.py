@@ -81,7 +81,7 @@ def phrases_inside(texts: list[str]) -> Iterator[tuple[int, str]]:
     offset = np.arange(len(values)) - start[text_of]  # (W,) a word's place in its text
     power, inverse = _powers(counts.max(initial=0))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values * power[offset])])  # (W + 1,): a run is a difference of two
-    known = {text: i for i, text in enumerate(texts) if text == " ".join(text.split())}
+    known = {text: i for i, text in enumerate(texts) if text and text == " ".join(text.split())}
     is_known = np.array([text in known for text in texts], dtype=bool)
     patterns = np.array(list(known.values()), dtype=np.int64)
     places = np.arange(len(values))  # where a phrase may yet begin
@@ -164,9 +164,10 @@ def hold_out(train: Split) -> tuple[Split, Split, Split]:
 
 
 def _by_class(train: Split, whole: list[int], phrases_of: dict[int, set[int]], chosen: set[int]) -> set[int]:
-    """Mends a draw, `chosen` out of `whole`: no class loses all its training sentences, each with HELD_OUT_FROM whole ones has one chosen.
+    """Mends a draw, `chosen` out of `whole`: no class loses all its training sentences, and each with HELD_OUT_FROM whole ones of which
+    less than half its share was drawn, or none, gets its share.
 
-    Returns the phrases that leave with the chosen. A draw that has some of each class already stays as it is.
+    Returns the phrases that leave with the chosen. A draw that has enough of each class already stays as it is.
     """
     def leaves(sentences: set[int]) -> set[int]:
         return sentences.union(*(phrases_of.get(i, ()) for i in sentences))
@@ -191,9 +192,12 @@ def _by_class(train: Split, whole: list[int], phrases_of: dict[int, set[int]], c
     whole_of: dict[int, list[int]] = defaultdict(list)
     for i in whole:
         whole_of[train.labels[i]].append(i)
-    for label in sorted(set(whole_of) - {train.labels[i] for i in chosen}):
-        if len(whole_of[label]) >= HELD_OUT_FROM:
-            try_one_of(whole_of[label])
+    drawn = Counter(train.labels[i] for i in chosen)
+    for label in sorted(whole_of):
+        share = max(1, round(HELD_OUT_SHARE * len(whole_of[label])))
+        if len(whole_of[label]) >= HELD_OUT_FROM and 2 * drawn[label] < share:
+            for _ in range(share - drawn[label]):
+                try_one_of(sorted(set(whole_of[label]) - chosen))
     if not chosen:
         try_one_of(whole)
     if not chosen:
@@ -210,7 +214,7 @@ def describe(names: list[str], train: Split, held_out: Split, phrases: Split, de
     smallest = min(range(len(names)), key=lambda i: (counts[0][i], i))
     texts = train.texts + held_out.texts
     sizes, unit = [len(text.split()) for text in texts], "words"
-    if sum(map(len, texts)) > CHARACTERS_A_WORD * sum(sizes):  # a script without blanks between words
+    if np.median(sizes) <= 1 or sum(map(len, texts)) > CHARACTERS_A_WORD * sum(sizes):  # single words, or a script without blanks
         sizes, unit = [len(text) for text in texts], "characters"
     say(f"data: {len(train):,} sentences to learn from, {len(held_out):,} held out (with {len(phrases):,} phrases inside them), "
         f"{len(dev):,} dev; {len(names)} classes, the smallest '{names[smallest]}' with {counts[0][smallest]:,}; "

@@ -132,6 +132,10 @@ def _rows(path: Path, text: str) -> list[Row]:
     except _Misquoted as error:
         misfit = error.line
     if misfit is None:
+        spanning = next((line for line, cells in quoted if any("\n" in cell for cell in cells)), None)
+        if spanning is not None and _misfit(bare) is None and not header_wrapped and not doubled:
+            raise UserError(f"{path}:{spanning}: a quote begins a cell here and ends one in a later line: one text over several lines, or "
+                            "texts of their own? Put quotes around all cells, the header's too, or take this one away")
         if header_wrapped or doubled or _misfit(bare) is not None or _needs_quotes(bare):
             say(f"{path}: read as a spreadsheet's or pandas' table: the quotes around cells are no part of them")
             return quoted

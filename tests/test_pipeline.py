@@ -198,7 +198,8 @@ def test_report_has_the_six_rows_and_the_exports(pipeline):
     assert set(rows_of(pipeline)) == {*ROWS, *ONNX_ROWS} and report["skipped"] == []
     for row in report["models"]:
         assert row.keys() >= ROW_KEYS, row["key"]
-    assert report["dataset"].keys() == {"name", "source", "sha256", "train", "validation", "dev"} and report["dataset"]["dev"] == 200
+    assert report["dataset"].keys() == {"name", "source", "sha256", "train", "validation", "dev", "support", "parts_sha256"}
+    assert report["dataset"]["dev"] == sum(report["dataset"]["support"].values()) == 200
     assert report["machine"].keys() >= {"cpu", "cores", "threads", "gpu", "torch", "transformers", "bitsandbytes", "onnxruntime"}
 
 
