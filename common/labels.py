@@ -5,7 +5,7 @@ names too, in numeric order, and count classes only where labels.txt gives these
 """
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -154,11 +154,19 @@ def ids(path: Path, labels: list[str], lines: list[int], names: list[str], count
 
 
 def checked(path: Path, rows: list[tuple[int, str, str]]) -> list[str]:
-    """The labels of rows (line, sentence, label), `normal`. Raises UserError where one is missing or can't be a name."""
+    """The labels of rows (line, sentence, label), `normal`: said where that makes two the same.
+
+    Raises UserError where one is missing or can't be a name.
+    """
     normals = {label: normal(label) for label in {label for _, _, label in rows}}
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for label, name in normals.items():
+        spelled[name].add(label)
     for line, _, label in rows:
         if not normals[label]:
             raise UserError(f"{path}:{line}: unknown label '': every sentence needs one")
         if _unwritable(normals[label]):
             raise UserError(f"{path}:{line}: label {shown(label)} holds a control character: is a line break wrong there?")
+    if merged := [name for name, spellings in spelled.items() if len(spellings) > 1]:
+        say(f"{path}: labels that differ in blanks around them or in their Unicode form alone are one class: {listed(sorted(merged))}")
     return [normals[label] for _, _, label in rows]

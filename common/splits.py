@@ -169,41 +169,48 @@ def _by_class(train: Split, whole: list[int], phrases_of: dict[int, set[int]], c
 
     Returns the phrases that leave with the chosen. A draw that has enough of each class already stays as it is.
     """
-    def leaves(sentences: set[int]) -> set[int]:
-        return sentences.union(*(phrases_of.get(i, ()) for i in sentences))
-
-    def remaining() -> Counter[int]:
-        gone = leaves(chosen)
-        return Counter(label for i, label in enumerate(train.labels) if i not in gone)
-
-    def try_one_of(candidates: list[int]) -> None:
-        """Adds the first of them, in a seeded order, that leaves each class a training sentence."""
-        left, gone = remaining(), leaves(chosen)
-        for i in random.Random(SPLIT_SEED).sample(candidates, len(candidates)):
-            lost = Counter(train.labels[j] for j in leaves({i}) - gone)
-            if all(left[label] > count for label, count in lost.items()):
-                chosen.add(i)
-                return
-
-    while gone := sorted(set(train.labels) - set(remaining())):
-        ways = [{i} if i in chosen else {j for j in chosen if i in phrases_of.get(j, ())}
-                for i, label in enumerate(train.labels) if label == gone[0]]
-        chosen -= min(ways, key=len)
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, label in enumerate(train.labels):
+        members[label].append(i)
     whole_of: dict[int, list[int]] = defaultdict(list)
     for i in whole:
         whole_of[train.labels[i]].append(i)
+
+    def leaves(sentences: set[int]) -> set[int]:
+        return sentences.union(*(phrases_of.get(i, ()) for i in sentences))
+
+    def lost() -> list[int]:
+        gone = leaves(chosen)
+        return [label for label, sentences in sorted(members.items()) if gone.issuperset(sentences)]
+
+    while classes := lost():
+        for label in classes:  # the fewest sentences are given back that bring one of its own back
+            chosen -= min(({i} & chosen or {j for j in chosen if i in phrases_of.get(j, ())} for i in members[label]), key=len)
+    gone, left = leaves(chosen), Counter(train.labels)
+    left.subtract(train.labels[i] for i in gone)
+
+    def add(count: int, candidates: list[int]) -> None:
+        """Chooses the first of them, in a seeded order, that leave each class a training sentence."""
+        for i in random.Random(SPLIT_SEED).sample(candidates, len(candidates)):
+            more = leaves({i}) - gone
+            fewer = Counter(train.labels[j] for j in more)
+            if count and i not in gone and all(left[label] > n for label, n in fewer.items()):
+                chosen.add(i)
+                gone.update(more)
+                left.subtract(fewer)
+                count -= 1
+
     drawn = Counter(train.labels[i] for i in chosen)
     for label in sorted(whole_of):
         share = max(1, round(HELD_OUT_SHARE * len(whole_of[label])))
         if len(whole_of[label]) >= HELD_OUT_FROM and 2 * drawn[label] < share:
-            for _ in range(share - drawn[label]):
-                try_one_of(sorted(set(whole_of[label]) - chosen))
+            add(share - drawn[label], whole_of[label])
     if not chosen:
-        try_one_of(whole)
+        add(1, whole)
     if not chosen:
         raise UserError("no sentence can be held out to choose checkpoints by: each class would lose its only training sentence, give "
                         "every class more than a handful")
-    return leaves(chosen) - chosen
+    return gone - chosen
 
 
 # --- what the data are like

@@ -55,7 +55,7 @@ def _every_other_is_nul(content: bytes) -> bool:
 
 
 def read(path: Path) -> list[tuple[int, str, str]]:
-    """(line, sentence, label) of each row, as they stand but for the blanks around them.
+    """(line, sentence, label) of each row, as they stand but for the blanks around a sentence.
 
     Columns may stand in any order, others beside them. Raises UserError, with file and line, for whatever can't be read in one way only.
     """
@@ -70,7 +70,7 @@ def read(path: Path) -> list[tuple[int, str, str]]:
             cause = "a carriage return in it ends no line" if any("\r" in cell for cell in cells) else "one tab between sentence and label"
             raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(columns)}: {cause} "
                             "(a text with a tab or a line break in it stands in quotes, its own quotes doubled)")
-        text, label = (cells[at].strip() for at in place)
+        text, label = cells[place[0]].strip(), cells[place[1]]
         if not visible(text):
             raise UserError(f"{path}:{line}: empty sentence: fill it in or delete the line")
         if _columns(cells) == columns:
@@ -121,7 +121,7 @@ class _Misquoted(Exception):
 def _rows(path: Path, text: str) -> list[Row]:
     """The rows that hold anything, in the one of two readings that the file allows. Raises UserError where it allows both or neither."""
     bare = _with_text((number, line.rstrip("\r").split("\t")) for number, line in enumerate(text.split("\n"), 1))
-    if '"' not in text or not bare:
+    if '"' not in text or not any(cell.startswith('"') for _, cells in bare for cell in cells):
         return bare
     wrapped = [(line, cell) for line, cells in bare for cell in cells if WRAPPED.fullmatch(cell.strip())]
     doubled = [line for line, cell in wrapped if '""' in cell.strip()[1:-1]]

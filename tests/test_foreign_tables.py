@@ -88,6 +88,7 @@ REFUSED = {
     "a column of another name": ("sentence\ttarget\na\tx\n", 1, "no column 'label', found 'sentence', 'target'"),
     "commas": ("sentence,label\na,x\n", 1, "a tab must part the columns"),
     "a cell too few": ("id\tsentence\tlabel\n1\ta\tx\nb\tx\n", 3, "2 columns where the header has 3"),
+    "a tab too many beside quotes": (HEADER + 'he said "so"\tx\na\tb\ty\n', 3, "3 columns where the header has 2"),
     "quotes of both kinds": (HEADER + '"a ""b"""\tx\nhe said "so"\ty\n', 3, "neither around its cell nor doubled"),
     "a quote without end, and a tab in quotes": (HEADER + '"a\tb"\tx\nc\ty\n"open\tx\nc\ty\n', 2, "line 4 is wrong"),
     "a quotation over two rows": (HEADER + '"I went.\tx\nThen I slept."\ty\n', 2, "one text over several lines, or texts of their own?"),
@@ -224,6 +225,14 @@ def test_numbers_count_the_names_of_labels_txt_and_no_others(tmp_path):
     write_both(tmp_path, ["no", "yes"], ["1"])
     with pytest.raises(UserError, match=r"dev\.tsv:2: unknown label '1': known are 'no', 'yes'$"):
         corpus_of(tmp_path)
+
+
+def test_labels_that_differ_in_blanks_or_form_are_one_class_and_said(table, capsys):
+    split, names = data.read_tsv(table(HEADER + "a\tx\nb\tx \nc\tx\u00a0\nd\t\u200bx\ne\tcaf\u00e9\nf\tcafe\u0301\ng\tz\n"))
+    assert (split.labels, names) == ([1, 1, 1, 1, 0, 0, 2], ["caf\u00e9", "x", "z"])
+    assert "alone are one class: 'caf\u00e9', 'x'\n" in capsys.readouterr().out
+    data.read_tsv(table(HEADER + "a\tx \nb\ty \n"))
+    assert capsys.readouterr().out == ""
 
 
 LABELS_FILES = {
