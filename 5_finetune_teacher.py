@@ -26,33 +26,35 @@ def parse_args(argv=None):
 
 
 def main(args):
-    import transformers
-
-    from common import checkpoints, data, encoders, hub, sources, training
+    from common import checkpoints, data, encoders, hub, inspection, sources, spelling, training
 
     # --- 1. load
     corpus = data.load(args)
-    if args.model:
+    if args.model is not None:
         sources.refuse_mixture(args.model, corpus)  # before a hub is asked
         start, commit = hub.here(args.model, args.revision)
-        corpus.check_labels(encoders.load_config(start).id2label, args.model)
     else:
         start, commit = sources.local_model(args.run_dir, args.init, "bert-local"), None
-        encoders.load_config(start)
+    if args.model is not None or args.init is not None:
+        sources.refuse_mixture(start, corpus)
+    named = start if args.model is None else args.model
+    training.prepare(args.seed)
+    model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
+    tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if args.model is not None:
+        order = encoders.match_classes(model, corpus.label_names, named)
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                               decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
     if stage.done:
         return
-    training.prepare(args.seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(start)
-    model = encoders.load_classifier(start, None if args.model else corpus.label_names)
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. fine-tune
     trainer = training.make_trainer(training.StageTrainer, stage, "train", model, args, train, validation,
                                     data.Collator(tokenizer.pad_token_id), epochs=args.epochs)
-    if not args.model:
+    if args.model is None:
         training.fit(trainer, stage)
 
     # --- 3. save
@@ -60,6 +62,8 @@ def main(args):
     model.save_pretrained(stage.dir)
     tokenizer.save_pretrained(stage.dir)
     stage.publish()
+    if args.model is not None:
+        inspection.warn_of_a_poor_teacher(model, validation, trainer.data_collator, corpus.label_names, order)
     cli.say(f"teacher: held-out accuracy {stage.metrics['validation_accuracy']:.4f} on {len(corpus.validation)} sentences")
 
 

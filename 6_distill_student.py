@@ -35,7 +35,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, distillation, encoders, sources, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, sources, spelling, teacher_cache, training
 
     # --- 1. load
     corpus = data.load(args)
@@ -48,30 +48,28 @@ def main(args):
     start_config = encoders.load_config(start)
     if start_config.model_type == "distilbert" and args.layers:
         raise cli.UserError(f"--layers chooses layers of a BERT, and {start} is a DistilBERT, which is taken whole: leave it out")
-    if start_config.vocab_size != encoders.load_config(teacher.path).vocab_size:
-        raise cli.UserError(f"{start} has {start_config.vocab_size} word pieces, {teacher.path} has another vocabulary: "
-                            "the student reads what the teacher reads, so name one of the same vocabulary with --init")
+    tokenizer = checkpoints.load_tokenizer(teacher.path)
+    spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
+                                       corpus.train.texts, start, teacher.path)
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
+    training.prepare(args.seed)
+    student = encoders.load_classifier(start, corpus.label_names)
+    if bert_layers:
+        student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
+    student.config.pad_token_id = tokenizer.pad_token_id
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher], link="student_model",
                               decides={"start": sources.identity(start)})
     if stage.done:
         return
-    training.prepare(args.seed)
-    tokenizer = checkpoints.load_tokenizer(teacher.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
-    # --- 2. the student's start
-    student = encoders.load_classifier(start, corpus.label_names)
-    if bert_layers:
-        student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
-
-    # --- 3. the teacher answers, once
+    # --- 2. the teacher answers, once
     layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
     taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
 
-    # --- 4. distil
+    # --- 3. distil
     class Distiller(training.StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
@@ -81,7 +79,7 @@ def main(args):
                                     teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught), epochs=args.epochs)
     training.fit(trainer, stage)
 
-    # --- 5. save
+    # --- 4. save
     stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
     student.save_pretrained(stage.dir)
     tokenizer.save_pretrained(stage.dir)

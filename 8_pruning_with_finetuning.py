@@ -248,9 +248,14 @@ def prune(args):
     checkpoints.same_data(teacher, corpus.facts)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
-    kept = None
+    kept, spelling = None, data.spelling(tokenizer)
+    if args.prune_vocab is not None and not vocabulary.can_be_cut(spelling):
+        kind = f"only WordPiece vocabularies can be cut, and that of {student.path} is one of {spelling['model']['type']}"
+        if args.prune_vocab != PRESETS[args.preset].get("prune_vocab"):
+            raise cli.UserError(f"--prune-vocab {args.prune_vocab:g}: {kind}: leave it out, or take a preset, which then goes on without")
+        cli.say(f"{kind}: --preset {args.preset} leaves it whole")
+        args = argparse.Namespace(**vars(args) | {"prune_vocab": None, "spare_pieces": 0})
     if args.prune_vocab is not None:
-        spelling = data.spelling(tokenizer)
         kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab,
                                       args.spare_pieces)
     model = checkpoints.load_model(student.path)

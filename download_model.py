@@ -25,8 +25,12 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import data, hub, sources
+    from common import data, hub, model_files, sources
 
+    for flag, named in (("--teacher-id", args.teacher_id), ("--student-id", args.student_id)):
+        if not model_files.is_id(named):
+            raise cli.UserError(f"{flag} {named} is no id of a hub (owner/name): a directory of your own goes to stage 5 with --model or "
+                                "--init, and to stage 6 with --init")
     teacher, student, sentences = (args.run_dir / name for name in ("bert-local", "distilbert-local", "sst2_data"))
 
     # --- 1. what stands already

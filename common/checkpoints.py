@@ -219,7 +219,7 @@ def load_model(path: Path):
 def load_tokenizer(path: Path):
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 # --- writing

@@ -158,7 +158,8 @@ def respelled(tokenizer, spelling: dict):
     """A transformers tokenizer like the given one, with another tokenizer.json."""
     from tokenizers import Tokenizer
 
-    settings = {name: tokenizer.init_kwargs[name] for name in ("do_lower_case", "model_max_length") if name in tokenizer.init_kwargs}
+    names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length")  # the rules that its class makes anew
+    settings = {name: tokenizer.init_kwargs[name] for name in names if name in tokenizer.init_kwargs}
     return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings)
 
 

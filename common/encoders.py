@@ -1,13 +1,26 @@
 """The only place that knows the names inside BERT and DistilBERT; refuses other encoders by name."""
 
+import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers.activations import ACT2FN
 
+from common import model_files
 from common.cli import UserError, say
 
-SUPPORTED = ("bert", "distilbert")
+CLASSES: dict[str, tuple[Any, Any]] = {  # of each of model_files.SUPPORTED the configuration and the classifier
+    "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
+    "distilbert": (transformers.DistilBertConfig, transformers.DistilBertForSequenceClassification)}
+BODY = re.compile(r"((bert|distilbert)\.)?(embeddings|encoder|transformer|pooler)\.")  # with or without a head around it
+HARMLESS = re.compile(r"cls\.|vocab_(transform|layer_norm|projector)\.")  # what a body was pretrained with, of no use to its classes
+CLASSIFIER = {f"{layer}.{kind}" for layer in ("pre_classifier", "classifier") for kind in ("weight", "bias")}
+SHOWN = 3  # of many names of weights
 
 # BERT's name -> DistilBERT's, inside one layer
 LAYER_NAMES = {
@@ -22,25 +35,160 @@ LAYER_NAMES = {
 }
 
 
-def load_config(path: str | Path):
-    """The configuration in a directory. Raises UserError where there is none, or it is of another architecture."""
+def longest_input(config) -> int:
+    """How many tokens a model of this configuration reads: the rows of its position table."""
+    return config.max_position_embeddings
+
+
+def load_config(path: str | Path, named: str | Path | None = None):
+    """The configuration in a directory: what its architecture says, and the names of its classes, but nothing else that stands there.
+
+    Raises UserError, in which the directory is called `named`, where there is none, or it is of another architecture or damaged.
+    """
+    named = named or path
+    model_files.directory(path)
+    described = model_files.described(Path(path), named)
+    config_class = CLASSES[described["model_type"]][0]
+    known = {*config_class.__annotations__, *config_class.attribute_map, "id2label"}
+    settings = {name: value for name, value in described.items() if name in known}
+    if "id2label" not in settings and isinstance(described.get("num_labels"), int):
+        settings["num_labels"] = described["num_labels"]
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no model at {path} ({str(error).splitlines()[0]}): give the path or hub id of a BERT or DistilBERT") from None
-    if config.model_type not in SUPPORTED:
-        raise UserError(f"{path} is a '{config.model_type}': only BERT and DistilBERT encoders can be distilled and pruned here")
+        config = config_class(**settings)
+    except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"config.json of {named} is damaged ({' '.join(str(error).split())}): fetch or copy it again") from None
+    _refuse_impossible(config, named)
+    if config.pad_token_id not in range(config.vocab_size):
+        config.pad_token_id = None
     return config
 
 
-def load_classifier(path: str | Path, label_names: list[str] | None):
-    """A BERT or DistilBERT with a classification head: new with `label_names`, or the fine-tuned one's own where None."""
-    load_config(path)
-    if not list(Path(path).glob("*.safetensors")):
-        raise UserError(f"{path} holds no model.safetensors: weights in other forms can hold code, and are not opened; save_pretrained "
-                        "writes one of a model that you trust")
-    named = {} if label_names is None else labels(label_names)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, use_safetensors=True, **named)
+def _refuse_impossible(config, named: str | Path) -> None:
+    """Raises UserError for a configuration that no model can have."""
+    sizes = {"vocab_size": config.vocab_size, "max_position_embeddings": config.max_position_embeddings, "width": config.hidden_size,
+             "layers": config.num_hidden_layers, "heads": config.num_attention_heads,
+             "neurons": config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size}
+    wrong = [f"{name} {size}" for name, size in sizes.items() if size < 1]
+    if not wrong and config.hidden_size % config.num_attention_heads:
+        wrong = [f"{config.num_attention_heads} heads of a width of {config.hidden_size}"]
+    activation = config.activation if config.model_type == "distilbert" else config.hidden_act
+    if activation not in ACT2FN:
+        wrong.append(f"activation '{activation}'")
+    if wrong:
+        raise UserError(f"config.json of {named} is damaged ({', '.join(wrong)}): fetch or copy it again")
+
+
+def load_classifier(path: str | Path, label_names: list[str] | None, named: str | Path | None = None):
+    """A BERT or DistilBERT with a classification head, in float32: new with `label_names`, or the fine-tuned one's own where None.
+
+    What is in the file is compared with what the class wants. Raises UserError, in which the directory is called `named`, where weights
+    of the body are missing, or of the head that is to be kept; where there are others beside them, or some are of another shape; and
+    where its own head gives no class a text.
+    """
+    named = named or path
+    config = load_config(path, named)
+    tensors = model_files.weights(Path(path), named)
+    described = model_files.described(Path(path), named)
+    if "auto_map" in described:
+        say(f"{named}: the code that came with it is not run; it is read as a plain {config.model_type.upper()}")
+    old_head = [name for name in tensors if not BODY.match(name)]
+    if label_names is None:
+        _refuse_other_outputs(described, config, tensors, named)
+    else:
+        config = type(config)(**{name: getattr(config, name) for name in config.__annotations__}, **labels(label_names))
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in old_head}
+    model, report = CLASSES[config.model_type][1].from_pretrained(
+        None, config=config, state_dict=tensors, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True)
+    if label_names is None:
+        _compare(report, report["missing_keys"], old_head, named)
+    else:
+        _compare(report, {name for name in report["missing_keys"] if _of_body(name)}, old_head, named)
+        own = f", not its own ({_some(old_head)})" if old_head else ""
+        pooler = ", and so is the pooler, which it lacks" if any(".pooler." in name for name in report["missing_keys"]) else ""
+        say(f"{named}: the body is taken, the head for {len(label_names)} classes is new{own}{pooler}")
+    return model
+
+
+def _of_body(name: str) -> bool:
+    """Whether a weight is of the layers that every head stands on: BERT's pooler is part of some heads only."""
+    return bool(BODY.match(name)) and "pooler." not in name
+
+
+def _compare(report: dict, missing: set[str], of_heads: list[str], named: str | Path) -> None:
+    """Raises UserError where the library's report of a loading says that the file holds another model than its config.json describes.
+
+    `missing` are the weights that had to be there, `of_heads` those of the file that are no body's.
+    """
+    for name, in_file, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(f"{named}: {name} is {tuple(in_file)} in the file and {tuple(wanted)} by config.json: these are of two models, "
+                        "fetch or copy both again")
+    extra = sorted(name for name in report["unexpected_keys"] if not HARMLESS.match(name))
+    instead = sorted({*extra, *(name for name in of_heads if name not in CLASSIFIER)})
+    has = f" (it has {_some(instead)} instead)" if instead else ""
+    if any(map(_of_body, missing)):
+        raise UserError(f"{named} has no {_some(missing)}{has}: these are not the weights of the model that its config.json describes")
+    if missing:
+        raise UserError(f"{named} has no {_some(missing)}{has}: it isn't fine-tuned as a classifier of texts; --init takes its body, and "
+                        "trains a head")
+    if extra:
+        raise UserError(f"{named} has {_some(extra)}, for which the model that its config.json describes has no place: it would compute "
+                        "something else here; give another, or save_pretrained the part that is meant")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of many names."""
+    names = sorted(names)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _refuse_other_outputs(described: dict, config, tensors: dict, named: str | Path) -> None:
+    """Raises UserError where a fine-tuned model's outputs aren't one class of several, each with a name."""
+    instead = "--init takes its body, and trains a head for the classes of your data"
+    problem = described.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise UserError(f"{named} is no classifier of one class a text (problem_type '{problem}' in its config.json): {instead}")
+    head = tensors.get("classifier.weight")
+    if head is None:
+        return  # `_compare` says so
+    if len(head) == 1:
+        raise UserError(f"{named} has a single output (a regression, or one probability): {instead}")
+    names = [config.id2label.get(i) for i in range(len(config.id2label))]
+    if len(names) != len(head):
+        raise UserError(f"config.json of {named} names {len(names)} classes, and its head has {len(head)}: put the names of all into "
+                        "id2label")
+    if None in names or not all(map(str.strip, names)) or len(set(names)) < len(names):
+        raise UserError(f"config.json of {named} has the id2label {config.id2label}: number its classes from 0, and give each a name of "
+                        "its own")
+
+
+def match_classes(model, label_names: list[str], named: str | Path) -> list[int]:
+    """Gives a fine-tuned model's classes the data's order and spelling, where the names are the same but for these; says so.
+
+    Returns for each class of the data where it stood in the model. Raises UserError where the names are others.
+    """
+    theirs = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    place = {_plain(name): i for i, name in enumerate(theirs)}
+    if sorted(place) != sorted(map(_plain, label_names)) or len(place) < len(theirs):
+        unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in theirs)
+        advice = ("these say nothing of which is which: write the data's names into id2label of its config.json, in its own order"
+                  if unnamed else
+                  "use the data it was made from, or name them as the model does, a line each, in labels.txt (or in id2label of its "
+                  "config.json as the data do)")
+        raise UserError(f"{named} has the labels {theirs}, the data have {label_names}: {advice}")
+    order = [place[_plain(name)] for name in label_names]
+    if order != list(range(len(order))):
+        with torch.no_grad():
+            model.classifier.weight.copy_(model.classifier.weight[order])
+            model.classifier.bias.copy_(model.classifier.bias[order])
+        say(f"{named}: its classes {theirs} are put into the data's order, {label_names}")
+    elif theirs != label_names:
+        say(f"{named}: its classes {theirs} are called as in the data, {label_names}")
+    model.config.update(labels(label_names))
+    return order
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def labels(label_names: list[str]) -> dict:

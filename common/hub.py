@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from common import model_files
 from common.cli import UserError, say
 from common.facts import sha256_file
 from common.sources import fresh, note, write_tsv
 
 PROBE_S = 10  # the hub answers within this, or counts as out of reach
 PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
-MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
+SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+               "added_tokens.json", "vocab.txt"]  # of a model: all but its weights
 Answer = TypeVar("Answer")
 
 
@@ -28,6 +30,8 @@ def problem(repo_id: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+    if not model_files.is_id(repo_id):
+        return f"{repo_id} is no id of a hub (owner/name)"
     answer: list[str | None] = []
 
     def ask() -> None:
@@ -49,30 +53,54 @@ def problem(repo_id: str) -> str | None:
 
 def here(named: str, revision: str | None) -> tuple[Path, str | None]:
     """(directory, commit) of a model that a flag names: a local directory as it is, of a hub's id its `snapshot`. Raises UserError."""
-    if Path(named).is_dir():
-        return Path(named), None
+    if model_files.is_path(named):
+        if revision is not None:
+            raise UserError(f"--revision {revision} is of a hub's model, and {named} is a directory: leave it out")
+        return model_files.directory(named), None
     if trouble := problem(named):
         raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned BERT or DistilBERT")
     return snapshot(named, revision)
 
 
 def snapshot(repo_id: str, revision: str | None) -> tuple[Path, str]:
-    """(directory in the hub's cache, commit) of a model: its safetensors, configuration and tokenizer. Raises UserError."""
+    """(directory in the hub's cache, commit) of a model: its safetensors, configuration and tokenizer. Raises UserError.
+
+    The small files come first, so that a model that can't be used is refused before its weights are fetched.
+    """
     with _fetching(repo_id):
-        folder, commit = _fetched(repo_id, "model", revision, MODEL_FILES)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(f"{repo_id} has no {name} on the hub: name a model that ships safetensors")
-    return folder, commit
+        described = _described(repo_id, "model", revision)
+        there = {file.rfilename for file in described.siblings}
+        folder = _fetched(repo_id, "model", described, SMALL_FILES)
+    if model_files.ADAPTER in there:
+        raise UserError(f"{repo_id} is a PEFT adapter: {model_files.MERGE}")
+    if model_files.CONFIG not in there:
+        raise UserError(f"{repo_id} has no config.json on the hub: name a BERT or DistilBERT")
+    model_files.described(folder, repo_id)
+    if model_files.WEIGHTS in there:
+        weights = [model_files.WEIGHTS]
+    elif model_files.INDEX in there:
+        weights = model_files.shards(folder / model_files.INDEX, repo_id)
+    else:
+        weights = []
+    if missing := sorted({*weights} - there):
+        raise UserError(f"{repo_id} has no {missing[0]} on the hub, which its {model_files.INDEX} lists: name another revision or model")
+    if not weights:
+        others = sorted(there & {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"})
+        has = f", only {' and '.join(others)}, which can hold code" if others else ""
+        raise UserError(f"{repo_id} has no model.safetensors on the hub{has}: name a model that ships safetensors, or a revision that "
+                        "has them (refs/pr/N)")
+    with _fetching(repo_id):
+        _fetched(repo_id, "model", described, weights)
+    return folder, described.sha
 
 
 def model(repo_id: str, revision: str | None, target: Path) -> None:
     """A copy of a model's `snapshot` as the directory `target`, with a source.json. Raises UserError."""
     cached, commit = snapshot(repo_id, revision)
     with fresh(target) as folder:
-        for name in MODEL_FILES:
-            if (cached / name).is_file():
-                shutil.copyfile(cached / name, folder / name)
+        for path in [*(cached / name for name in SMALL_FILES), *model_files.weight_files(cached, repo_id)]:
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
         note(folder, name=repo_id, source="hub", origin=f"https://huggingface.co/{repo_id}", asked=revision, revision=commit)
 
 
@@ -81,10 +109,11 @@ def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> 
     import datasets
 
     with _fetching(repo_id):
-        commit = _described(repo_id, "dataset", revision).sha
+        described = _described(repo_id, "dataset", revision)
+        commit = described.sha
         builder = _patiently(lambda: datasets.load_dataset_builder(repo_id, config, revision=commit))
         files = [file.split(f"@{commit}/", 1)[-1] for split in (builder.config.data_files or {}).values() for file in split]
-        _fetched(repo_id, "dataset", commit, files)  # before anything is made of them
+        _fetched(repo_id, "dataset", described, files)  # before anything is made of them
         _patiently(builder.download_and_prepare)
         loaded = builder.as_dataset()
     columns = loaded["train"].features if {"train", "validation"} <= loaded.keys() else {}
@@ -109,11 +138,10 @@ def _described(repo_id: str, kind: str, revision: str | None):
     return _patiently(lambda: HfApi().repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True, timeout=PROBE_S))
 
 
-def _fetched(repo_id: str, kind: str, revision: str | None, names: list[str]) -> tuple[Path, str]:
-    """(directory in the hub's cache, commit) with those of the files `names` that there are. Raises UserError for a wrong one."""
+def _fetched(repo_id: str, kind: str, described, names: list[str]) -> Path:
+    """The directory in the hub's cache with those of the files `names` that a repository, as `_described`, has. Raises UserError."""
     from huggingface_hub import snapshot_download
 
-    described = _described(repo_id, kind, revision)
     folder = Path(_patiently(lambda: snapshot_download(repo_id, repo_type=kind, revision=described.sha, allow_patterns=names)))
     for file in described.siblings:
         if file.rfilename in names and not _is(folder / file.rfilename, file):
@@ -121,7 +149,7 @@ def _fetched(repo_id: str, kind: str, revision: str | None, names: list[str]) ->
             (folder / file.rfilename).unlink()
             raise UserError(f"{file.rfilename} of {repo_id} came with other bytes than its commit {described.sha[:8]} has: run it again, "
                             "and if that doesn't help, don't trust what stands between here and the hub")
-    return folder, described.sha
+    return folder
 
 
 def _is(path: Path, described) -> bool:

@@ -32,7 +32,8 @@ class Classifier:
         names = {int(i): name for i, name in self.config["id2label"].items()}
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
-        self.max_length: int = checkpoint.manifest["args"]["max_length"]
+        # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
+        self.max_length: int = min(checkpoint.manifest["args"]["max_length"], self.config["max_position_embeddings"])
         self.pad_token_id: int = self.config.get("pad_token_id") or 0
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)

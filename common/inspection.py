@@ -1,6 +1,10 @@
 """What a stage checks of its own work: a model's accuracy on tokenised sentences, two models' logits on the same batch."""
 
+import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+
+from common.cli import warn
 
 
 @torch.no_grad()
@@ -20,3 +24,36 @@ def accuracy(model, dataset, collate, batch_size: int = 128) -> float:
         logits = model.eval()(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
         right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
     return right / len(dataset)
+
+
+@torch.no_grad()
+def confusion(model, dataset, collate, batch_size: int = 128) -> np.ndarray:
+    """How often a tokenised data set's sentences of each label get each answer: int (K labels, K answers)."""
+    counts = np.zeros((model.config.num_labels,) * 2, dtype=int)
+    for start in range(0, len(dataset), batch_size):
+        batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        logits = model.eval()(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
+        np.add.at(counts, (batch["labels"].numpy(), logits.argmax(-1).cpu().numpy()), 1)
+    return counts
+
+
+def warn_of_a_poor_teacher(model, dataset, collate, label_names: list[str], order: list[int]) -> None:
+    """Says on standard error where a teacher that was taken as it is knows no more than which label is the commonest, or where it would
+    answer much better if its classes stood in another order: whoever named them may have mixed them up.
+
+    `order` are the places that its classes had in its own file, by which the better names are listed.
+    """
+    counts = confusion(model, dataset, collate)
+    right, total, commonest = int(np.trace(counts)), int(counts.sum()), int(counts.sum(1).max())
+    answers = linear_sum_assignment(-counts)[1]  # for each label the answer that would stand for it
+    best = int(counts[np.arange(len(counts)), answers].sum())
+    by_chance = 2 * total ** 0.5  # two standard errors of the difference, at most
+    if right > commonest and best - right <= by_chance:
+        return
+    text = f"warning: this teacher answers {right} of {total} held-out sentences right"
+    if right <= commonest:
+        text += f", and the commonest label alone {commonest}: whatever learns from it can be no better"
+    if best > max(right, commonest):
+        names = [label_names[label] for label in np.argsort(np.array(order)[answers])]
+        text += f"; it would answer {best} right if its classes in their order were {names}: look at the id2label of its config.json"
+    warn(text)

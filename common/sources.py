@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from common import model_files
 from common.cli import UserError, say
 from common.facts import read_json, sha256_file
 
@@ -43,8 +44,10 @@ ENCODER_FILES = [*ENCODER_SHA256, "config.json", "tokenizer_config.json", "speci
 
 def local_model(run_dir: Path, named: Path | None, default: str) -> Path:
     """The directory of a pretrained model: the one named, else the one that download_model.py made. Raises UserError."""
-    path = named or run_dir / default
-    if not (path / "config.json").is_file():
+    if named is not None:
+        return model_files.directory(named)
+    path = run_dir / default
+    if not (path / model_files.CONFIG).is_file():
         raise UserError(f"no model at {path}: run python download_model.py first, or name one with --init")
     return path
 

@@ -11,6 +11,11 @@ import math
 import torch
 
 
+def can_be_cut(spelling: dict) -> bool:
+    """Whether the tokenizer of a tokenizer.json spells what it lacks in shorter pieces: WordPiece alone does."""
+    return spelling["model"]["type"] == "WordPiece"
+
+
 def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float, spare: int = 0) -> list[int]:
     """Ids of the pieces that stay, ascending.
 
@@ -19,7 +24,7 @@ def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float, spare: in
     pieces cover `coverage` of all occurrences; and `spare` more that the sentences never use, for words to come: the first in the
     vocabulary, which WordPiece learns most frequent first. Raises ValueError where the tokenizer is of another kind.
     """
-    if spelling["model"]["type"] != "WordPiece":
+    if not can_be_cut(spelling):
         raise ValueError(f"a vocabulary of WordPiece can be pruned, not one of {spelling['model']['type']}")
     vocabulary, prefix = spelling["model"]["vocab"], spelling["model"]["continuing_subword_prefix"]
     special = {token["id"] for token in spelling["added_tokens"]} | {vocabulary[spelling["model"]["unk_token"]]}
@@ -52,12 +57,13 @@ def cut_spelling(spelling: dict, kept: list[int]) -> dict:
         token["id"] = new[token["id"]]
     if cut.get("padding"):
         cut["padding"]["pad_id"] = new[cut["padding"]["pad_id"]]
-    behind = cut.get("post_processor") or {}
-    for token in (behind.get("special_tokens") or {}).values():  # TemplateProcessing
-        token["ids"] = [new[i] for i in token["ids"]]
-    for name in ("sep", "cls"):  # BertProcessing
-        if name in behind:
-            behind[name][1] = new[behind[name][1]]
+    last = cut.get("post_processor") or {}
+    for behind in (last, *last.get("processors", [])):  # one, or a Sequence of them
+        for token in (behind.get("special_tokens") or {}).values():  # TemplateProcessing
+            token["ids"] = [new[i] for i in token["ids"]]
+        for name in ("sep", "cls"):  # BertProcessing
+            if name in behind:
+                behind[name][1] = new[behind[name][1]]
     return cut
 
 

@@ -168,3 +168,35 @@ def test_no_dependency_runs_code_from_a_hub(tmp_path):
     done = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, env=environment(PYTHONPATH=f"{tmp_path}:{REPOSITORY}"),
                           capture_output=True, text=True, check=False)
     assert "ModuleNotFoundError" in done.stderr and "code from a hub ran" not in done.stderr, done.stderr
+
+
+def test_a_model_in_several_files_is_fetched_by_its_index(client, stand_in, tokenizer, tmp_path):
+    folder = tmp_path / "sharded"
+    tiny_bert(vocab_size=len(tokenizer)).save_pretrained(folder, max_shard_size="60KB")
+    tokenizer.save_pretrained(folder)
+    shards = sorted(path.name for path in folder.glob("model-*.safetensors"))
+    stand_in.add("model", "some/sharded", {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(shards) > 2
+    hub.model("some/sharded", None, tmp_path / "bert-local")
+    assert all((tmp_path / "bert-local" / name).read_bytes() == (folder / name).read_bytes() for name in shards)
+    del stand_in.repositories["model", "some/sharded"][shards[1]]
+    with pytest.raises(UserError, match=f"some/sharded has no {shards[1]} on the hub, which its model.safetensors.index.json lists"):
+        hub.snapshot("some/sharded", None)
+
+
+@pytest.mark.parametrize(("files", "says"), [
+    ({"pytorch_model.bin": b"pickle"}, "has no model.safetensors on the hub, only pytorch_model.bin, which can hold code"),
+    ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "is a PEFT adapter: merge it"),
+    ({"config.json": b'{"model_type": "roberta"}', "model.safetensors": b"x"}, "some/model is a 'roberta'"),
+    ({"config.json": b"[]", "model.safetensors": b"x"}, "no model at some/model"),
+    ({"model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}, "index.json of some/model is damaged"),
+])
+def test_a_model_of_no_use_is_refused_before_its_weights_are_fetched(client, stand_in, files, says):
+    stand_in.add("model", "some/model", {"config.json": b'{"model_type": "bert"}'} | files)
+    with pytest.raises(UserError, match=says):
+        hub.here("some/model", None)
+    assert not [name for name in stand_in.downloads() if name.endswith((".safetensors", ".bin"))]
+
+
+def test_a_name_that_is_no_id_is_not_blamed_on_the_hub(client, stand_in):
+    assert hub.problem("./mine") == "./mine is no id of a hub (owner/name)" and not stand_in.served

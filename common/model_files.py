@@ -1,0 +1,143 @@
+"""A model's directory as files: whether it is one at all, and the weights in it. Nothing that came with a model is run.
+
+Where it is no model, or not a whole one, a UserError says what stands there instead and what to do. `named` is what the user called it.
+"""
+
+import difflib
+import re
+from pathlib import Path
+
+from common.cli import UserError
+from common.facts import read_json
+
+CONFIG, WEIGHTS, INDEX, ADAPTER = "config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+SUPPORTED = ("bert", "distilbert")
+MERGE = "merge it into its model first (merge_and_unload of the peft library, then save_pretrained)"
+
+
+def is_id(named: str) -> bool:
+    """Whether a name has the form of a hub's id, `owner/name`."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(named)
+    except HFValidationError:
+        return False
+    return not named.startswith(".")
+
+
+def is_path(named: str) -> bool:
+    """Whether a name leads to something on this machine, or can lead nowhere else."""
+    return Path(named).exists() or not is_id(named)
+
+
+def directory(named: str | Path) -> Path:
+    """The directory of a model that a user names, a leading ~ followed. Raises UserError where it is none, or holds no model."""
+    folder = Path(named)
+    if not str(named):
+        raise UserError("the name of the model is empty: give the path or hub id of a BERT or DistilBERT")
+    if "://" in str(named):
+        raise UserError(f"{named} is an address: give a hub's model by its id, owner/name")
+    if str(named).startswith("~"):
+        try:
+            folder = folder.expanduser()
+        except RuntimeError:
+            raise UserError(f"no directory {named}: there is no such user here") from None
+    if folder.is_file():
+        raise UserError(f"{named} is a file: give the directory that holds it, with its config.json and model.safetensors")
+    if not folder.is_dir():
+        fetch = f"; of a hub's model, python download_model.py --teacher-id {named} makes one" if is_id(str(named)) else ""
+        raise UserError(f"no directory {named}{_meant(folder)}: give the path of a BERT's or DistilBERT's directory{fetch}")
+    if (folder / ADAPTER).is_file():
+        raise UserError(f"{named} is a PEFT adapter: {MERGE}")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"no model at {named}: it {_instead(folder)}")
+    return folder
+
+
+def _meant(folder: Path) -> str:
+    """A directory beside the one that isn't there, whose name is nearly the same."""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    close = difflib.get_close_matches(folder.name, beside, n=1)
+    return f" (is {folder.with_name(close[0])} meant?)" if close else ""
+
+
+def _instead(folder: Path) -> str:
+    if not any(folder.iterdir()):
+        return "is an empty directory"
+    inner = sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=lambda path: path.stat().st_mtime)
+    if inner:
+        return f"holds no {CONFIG}, but {inner[-1].name} in it does: give {inner[-1]}"
+    return f"holds no {CONFIG}: save_pretrained of transformers writes one beside the weights"
+
+
+def described(folder: Path, named: str | Path) -> dict:
+    """What a model's config.json says. Raises UserError where it is damaged, of another architecture than BERT's or DistilBERT's, or of a
+    BERT that computes otherwise than theirs, or is kept otherwise.
+    """
+    said = read_json(folder / CONFIG)
+    kind = said.get("model_type")
+    if kind is None:
+        raise UserError(f"no model at {named} (its config.json is damaged, or names no model_type): give the path or hub id of a BERT or "
+                        "DistilBERT")
+    if kind not in SUPPORTED:
+        raise UserError(f"{named} is a '{kind}': only BERT and DistilBERT encoders can be distilled and pruned here")
+    if said.get("quantization_config"):
+        raise UserError(f"{named} is quantised (quantization_config in its config.json): give the model in full precision")
+    if said.get("is_decoder") or said.get("add_cross_attention"):
+        raise UserError(f"{named} is a decoder: only encoders can be distilled and pruned here")
+    if said.get("position_embedding_type") not in (None, "absolute"):
+        raise UserError(f"{named} has positions of the type '{said['position_embedding_type']}': only absolute ones can be read here")
+    return said
+
+
+def shards(index: Path, named: str | Path) -> list[str]:
+    """The names of the files that an index lists, each a plain name beside it. Raises UserError where it is damaged."""
+    listed = read_json(index).get("weight_map")
+    names = sorted(set(listed.values())) if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values()) else []
+    if not names or not all(re.fullmatch(r"\w[\w.-]*\.safetensors", name) for name in names):
+        raise UserError(f"{INDEX} of {named} is damaged: fetch or copy it again")
+    return names
+
+
+def weight_files(folder: Path, named: str | Path) -> list[Path]:
+    """The safetensors of a model: one file, or those that its index lists. Raises UserError where there are none, or one is missing."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        has = f" (but {', '.join(others[:3])}: rename what is meant)" if others else ""
+        raise UserError(f"{named} holds no {WEIGHTS}{has}: weights in other forms can hold code, and are not opened; save_pretrained "
+                        "writes one of a model that you trust")
+    files = [folder / name for name in shards(folder / INDEX, named)]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{named} has no {file.name}, which its {INDEX} lists: fetch or copy the missing file")
+    return files
+
+
+def weights(folder: Path, named: str | Path) -> dict:
+    """{name: tensor}, numbers in float32 whatever the file keeps them in.
+
+    Raises UserError where a file is damaged or cut short, and for quantised weights, NaN and infinite ones.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in weight_files(folder, named):
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file.name} of {named} is damaged or cut short ({reason}): fetch or copy it again") from None
+    for name, tensor in tensors.items():
+        if tensor.element_size() == 1 and tensor.dtype != torch.bool:
+            raise UserError(f"{named} is quantised ({name} is of {tensor.dtype}): give the model in full precision")
+        if tensor.is_floating_point():
+            tensors[name] = tensor.float()
+            if not torch.isfinite(tensors[name]).all():
+                raise UserError(f"{named} is broken: {name} holds NaN or infinite numbers; give an earlier checkpoint")
+    return tensors
