@@ -27,7 +27,7 @@ def main() -> None:
     import transformers
 
     transformers.set_seed(42)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=False)
     labels = finished.corpus(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir)).label_names
     settings = {"vocab_size": len(tokenizer), "id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
     shapes = {

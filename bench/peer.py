@@ -30,7 +30,8 @@ def torch_teacher(args):
     import transformers
 
     torch.set_num_threads(args.threads)
-    return transformers.AutoModelForSequenceClassification.from_pretrained(args.teacher, local_files_only=True).eval()
+    how = {"local_files_only": True, "trust_remote_code": False}
+    return transformers.AutoModelForSequenceClassification.from_pretrained(args.teacher, **how).eval()
 
 
 def answering(model):

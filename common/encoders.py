@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def load_classifier(path: str | Path, label_names: list[str] | None, named: str 
     described = model_files.described(Path(path), named)
     if "auto_map" in described:
         say(f"{named}: the code that came with it is not run; it is read as a plain {config.model_type.upper()}")
-    old_head = [name for name in tensors if not BODY.match(name)]
+    old_head = sorted(name for name in tensors if not BODY.match(name))
     if label_names is None:
         _refuse_other_outputs(described, config, tensors, named)
     else:
@@ -99,12 +98,13 @@ def load_classifier(path: str | Path, label_names: list[str] | None, named: str 
         tensors = {name: tensor for name, tensor in tensors.items() if name not in old_head}
     model, report = CLASSES[config.model_type][1].from_pretrained(
         None, config=config, state_dict=tensors, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True)
+    missing = [name for name in model.state_dict() if name in report["missing_keys"]]
     if label_names is None:
-        _compare(report, report["missing_keys"], old_head, named)
+        _compare(report, missing, old_head, named)
     else:
-        _compare(report, {name for name in report["missing_keys"] if _of_body(name)}, old_head, named)
+        _compare(report, [name for name in missing if _of_body(name)], old_head, named)
         own = f", not its own ({_some(old_head)})" if old_head else ""
-        pooler = ", and so is the pooler, which it lacks" if any(".pooler." in name for name in report["missing_keys"]) else ""
+        pooler = ", and so is the pooler, which it lacks" if any("pooler." in name for name in missing) else ""
         say(f"{named}: the body is taken, the head for {len(label_names)} classes is new{own}{pooler}")
     return model
 
@@ -114,7 +114,7 @@ def _of_body(name: str) -> bool:
     return bool(BODY.match(name)) and "pooler." not in name
 
 
-def _compare(report: dict, missing: set[str], of_heads: list[str], named: str | Path) -> None:
+def _compare(report: dict, missing: list[str], of_heads: list[str], named: str | Path) -> None:
     """Raises UserError where the library's report of a loading says that the file holds another model than its config.json describes.
 
     `missing` are the weights that had to be there, `of_heads` those of the file that are no body's.
@@ -123,7 +123,7 @@ def _compare(report: dict, missing: set[str], of_heads: list[str], named: str | 
         raise UserError(f"{named}: {name} is {tuple(in_file)} in the file and {tuple(wanted)} by config.json: these are of two models, "
                         "fetch or copy both again")
     extra = sorted(name for name in report["unexpected_keys"] if not HARMLESS.match(name))
-    instead = sorted({*extra, *(name for name in of_heads if name not in CLASSIFIER)})
+    instead = sorted({*extra, *of_heads} - CLASSIFIER)
     has = f" (it has {_some(instead)} instead)" if instead else ""
     if any(map(_of_body, missing)):
         raise UserError(f"{named} has no {_some(missing)}{has}: these are not the weights of the model that its config.json describes")
@@ -135,9 +135,8 @@ def _compare(report: dict, missing: set[str], of_heads: list[str], named: str | 
                         "something else here; give another, or save_pretrained the part that is meant")
 
 
-def _some(names: Iterable[str]) -> str:
+def _some(names: list[str]) -> str:
     """The first of many names."""
-    names = sorted(names)
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 

@@ -4,6 +4,7 @@ Where it is no model, or not a whole one, a UserError says what stands there ins
 """
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def is_id(named: str) -> bool:
 
 def is_path(named: str) -> bool:
     """Whether a name leads to something on this machine, or can lead nowhere else."""
-    return Path(named).exists() or not is_id(named)
+    return os.path.exists(named) or not is_id(named)  # unlike Path's, it takes any name
 
 
 def directory(named: str | Path) -> Path:
@@ -44,9 +45,9 @@ def directory(named: str | Path) -> Path:
             folder = folder.expanduser()
         except RuntimeError:
             raise UserError(f"no directory {named}: there is no such user here") from None
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise UserError(f"{named} is a file: give the directory that holds it, with its config.json and model.safetensors")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         fetch = f"; of a hub's model, python download_model.py --teacher-id {named} makes one" if is_id(str(named)) else ""
         raise UserError(f"no directory {named}{_meant(folder)}: give the path of a BERT's or DistilBERT's directory{fetch}")
     if (folder / ADAPTER).is_file():
@@ -58,7 +59,7 @@ def directory(named: str | Path) -> Path:
 
 def _meant(folder: Path) -> str:
     """A directory beside the one that isn't there, whose name is nearly the same."""
-    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if os.path.isdir(folder.parent) else []
     close = difflib.get_close_matches(folder.name, beside, n=1)
     return f" (is {folder.with_name(close[0])} meant?)" if close else ""
 

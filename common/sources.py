@@ -66,9 +66,10 @@ def refuse_mixture(model: str | Path, corpus) -> None:
     What a local model was made from stands in its manifest, source.json or configuration, or else in its directory's name.
     """
     folder = Path(model)
-    manifest, origin, config = (read_json(folder / name) for name in ("stage.json", NOTE, "config.json"))
+    here = os.path.isdir(folder)
+    manifest, origin, config = (read_json(folder / name) if here else {} for name in ("stage.json", NOTE, "config.json"))
     learnt_from = manifest.get("dataset", {})
-    names = [folder.name if folder.is_dir() else str(model), learnt_from.get("name"), origin.get("name"), config.get("_name_or_path")]
+    names = [folder.name if here else str(model), learnt_from.get("name"), origin.get("name"), config.get("_name_or_path")]
     if corpus.source == "package" and any(_says_sst2(name) for name in names):
         raise UserError(f"{model} is an SST-2 model and the data are {corpus.name}, which hold most of SST-2's dev sentences: "
                         "give SST-2 with --data-dir, or --source hub")
