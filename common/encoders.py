@@ -1,7 +1,6 @@
 """The only place that knows the names inside BERT and DistilBERT; refuses other encoders by name."""
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.activations import ACT2FN
 
 from common import model_files
 from common.cli import UserError, say
+from common.labels import normal
 
 CLASSES: dict[str, tuple[Any, Any]] = {  # of each of model_files.SUPPORTED the configuration and the classifier
     "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
@@ -166,15 +166,17 @@ def match_classes(model, label_names: list[str], named: str | Path) -> list[int]
     Returns for each class of the data where it stood in the model. Raises UserError where the names are others.
     """
     theirs = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    place = {_plain(name): i for i, name in enumerate(theirs)}
-    if sorted(place) != sorted(map(_plain, label_names)) or len(place) < len(theirs):
+    # Where no two of the data's are one but for case, case doesn't count.
+    plain = normal if len({normal(name).casefold() for name in label_names}) < len(label_names) else lambda name: normal(name).casefold()
+    place = {plain(name): i for i, name in enumerate(theirs)}
+    if sorted(place) != sorted(map(plain, label_names)) or len(place) < len(theirs):
         unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in theirs)
         advice = ("these say nothing of which is which: write the data's names into id2label of its config.json, in its own order"
                   if unnamed else
                   "use the data it was made from, or name them as the model does, a line each, in labels.txt (or in id2label of its "
                   "config.json as the data do)")
         raise UserError(f"{named} has the labels {theirs}, the data have {label_names}: {advice}")
-    order = [place[_plain(name)] for name in label_names]
+    order = [place[plain(name)] for name in label_names]
     if order != list(range(len(order))):
         with torch.no_grad():
             model.classifier.weight.copy_(model.classifier.weight[order])
@@ -184,10 +186,6 @@ def match_classes(model, label_names: list[str], named: str | Path) -> list[int]
         say(f"{named}: its classes {theirs} are called as in the data, {label_names}")
     model.config.update(labels(label_names))
     return order
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def labels(label_names: list[str]) -> dict:
