@@ -12,7 +12,10 @@ Half a minute a checkpoint on two cores.
 
 import argparse
 import functools
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 

@@ -9,7 +9,10 @@ Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teache
 Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -31,6 +34,7 @@ def main(args):
     # --- 1. load
     corpus = data.load(args)
     if args.model is not None:
+        cli.refuse_unspeakable(args.model)
         sources.refuse_mixture(args.model, corpus)  # before a hub is asked
         start, commit = hub.here(args.model, args.revision)
     else:

@@ -11,7 +11,10 @@ Writes models/distilled_student_<ts>/ and the link student_model. The teacher an
 A quarter of an hour on two cores for the whole of SST-2 and three layers; three minutes with --fast on the package sentences.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 

@@ -11,7 +11,10 @@ Reads models/ and the dev set (or --data-dir's). Writes final_report.json, and f
 About two minutes on two cores with --fast and a dozen small models, ten in full.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -46,7 +49,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, data, facts, inference, labels, lineage, measure, report
+    from common import behaviour, checkpoints, claims, cores, data, facts, inference, labels, lineage, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -188,7 +191,7 @@ def main(args):
         "code": code,
         "key": key,
         "dataset": dataset,
-        "machine": {"cpu": checkpoints.cpu_name(), "cores": os.cpu_count(), "threads": threads, "gpu": checkpoints.gpu_name()}
+        "machine": {"cpu": checkpoints.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": checkpoints.gpu_name()}
         | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
         "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},
         "models": list(rows.values()),

@@ -14,7 +14,10 @@ Twelve minutes on two cores for the whole of SST-2 and a student of three layers
 
 import argparse
 import math
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -130,9 +133,7 @@ def parse_args(argv=None):
 
 def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list:
     """The budgets (`compress.budget.Budget`) that flags ask for; none where they ask for sparsities. Refuses what can't be had."""
-    import os
-
-    from common import latency_table, measure
+    from common import cores, latency_table, measure
     from compress import budget, costs
 
     asked = []
@@ -144,7 +145,7 @@ def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list
     if args.target_mb is not None:
         asked.append(budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb, 1e6, "MB in 4 bits"))
     if args.target_speedup is not None:
-        table = latency_table.of(shape, teacher, texts, args.run_dir, os.cpu_count())["batches"][args.at_batch]
+        table = latency_table.of(shape, teacher, texts, args.run_dir, cores.usable())["batches"][args.at_batch]
         asked.append(budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}"))
     for one in asked:
         if one.total <= one.prices.other:

@@ -9,7 +9,10 @@ are most of a pruned model's bytes. The classifier head, biases and LayerNorms s
 Seconds. Both run on any CPU and on CUDA, at any width that pruning leaves.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 

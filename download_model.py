@@ -8,6 +8,11 @@ among them, so stage 6 takes layers of the BERT. A second run finds everything w
 the sentences there are checked, and none are fetched.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
 from common import cli
 
 

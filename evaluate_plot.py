@@ -8,7 +8,10 @@ set of --data-dir, and size). Paths that are missing are skipped, each with a li
 Seconds for reports; about ten seconds a small checkpoint on two cores.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 

