@@ -29,7 +29,7 @@ def parse_args(argv=None):
     parser.refuse_idle(("--revision", args.model is None, "without --model"),
                        ("--init --seeds", args.model is not None, "with --model, which is taken as it is"))
     if args.model is not None and (idle := parser.typed(TRAINING)):
-        cli.warn(f"{', '.join(idle)}: of no effect with --model, which is taken as it is")
+        cli.say(f"{', '.join(idle)}: of no effect with --model, which is taken as it is")
         usual = parser.parse(["--fast"] if args.fast else [])
         args = cli.replaced(args, **{name: getattr(usual, name) for name in map(parser.name_of, idle)})  # nor on the key
     return args

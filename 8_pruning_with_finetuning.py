@@ -106,8 +106,8 @@ def parse_args(argv=None):
         ("--from-teacher", args.after is not None, "with --after, which goes on from another model"),
         ("--at-batch", args.target_speedup is None, "without --target-speedup"),
         ("--temperature-start --temperature-end --augment", args.alpha_start == args.alpha_end == 0, "with --alpha-start 0 --alpha-end 0"),
-        ("--prune-from --prune-to --prune-every --prune-lr --importance --head-sparsity --ffn-sparsity --min-neurons --temperature-start "
-         "--alpha-start", not args.prune_epochs, "with --prune-epochs 0, which prunes nothing"))
+        ("--prune-lr --importance --head-sparsity --ffn-sparsity --min-neurons --temperature-start --alpha-start", not args.prune_epochs,
+         "with --prune-epochs 0, which prunes nothing"))
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > (1 if args.max_accuracy_drop is not None else 2):
         parser.error("give one budget, or two of --target-flops, --target-mb and --target-speedup, or --max-accuracy-drop alone")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.checkpoints import Checkpoint
-from common.cli import UserError, say, warn
+from common.cli import UserError, say
 
 USUAL = 128  # tokens, of the first model
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
@@ -27,7 +27,7 @@ def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
             say(f"--max-length {length}: {start} reads no more tokens")
         return length
     if asked > own:
-        warn(f"--max-length {asked}: the tokenizer of {start} cuts at {own} by itself")
+        say(f"--max-length {asked}: the tokenizer of {start} cuts at {own} by itself")
     return asked
 
 
