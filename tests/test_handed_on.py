@@ -143,8 +143,9 @@ def test_a_mended_tokenizer_is_another_start(stages, tmp_path):
     run = stages.copy(tmp_path / "run")
     flags = (*run.flags(TEACHER), *BRIEF[1:])
     assert call_script(TEACHER, *flags)[0] == 0 and "up to date" in call_script(TEACHER, *flags)[1]
-    mended = run.run_dir / "bert-local" / "tokenizer.json"
-    mended.write_text(mended.read_text().replace('"lowercase": true', '"lowercase": false'))
+    for file, name in (("tokenizer.json", "lowercase"), ("tokenizer_config.json", "do_lower_case")):
+        mended = run.run_dir / "bert-local" / file
+        mended.write_text(mended.read_text().replace(f'"{name}": true', f'"{name}": false'))
     code, out, err = call_script(TEACHER, *flags)
     assert code == 0 and "published" in out, err
     newest = checkpoints.load_tokenizer(run.run_dir / "teacher_model")
@@ -176,8 +177,12 @@ def test_the_identity_of_a_start_is_of_every_file_that_is_read(tmp_path, name):
                                               (ROUND_AND_TRAIN, "pruned_qkd"), (EXPORT, "pruned_qkd_onnx_int8")])
 def test_every_flag_is_in_the_key_or_has_a_reason_not_to_be(pipeline, monkeypatch, script, made):
     flags = set()
-    monkeypatch.setattr(cli.StageParser, "parse_args", lambda parser, *_: (flags.update(vars(parser.parse_known_args([])[0])),
-                                                                           argparse.ArgumentParser.parse_args(parser, []))[1])
+
+    def watched(parser, argv=None, namespace=None):
+        flags.update(action.dest for action in parser._actions if action.dest != "help")
+        return argparse.ArgumentParser.parse_args(parser, argv, namespace)
+
+    monkeypatch.setattr(cli.StageParser, "parse_args", watched)
     load_script(script).parse_args([])
     asked = set(manifests(pipeline.run_dir)[made, "published"][1]["args"])
     unseen = {"fast"} if script == EXPORT else set()  # there it is a note alone
