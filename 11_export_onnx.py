@@ -40,17 +40,21 @@ def parse_args(argv=None):
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
         parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
-    return args
+    parser.refuse_idle(("--calibration-sentences --table-bits --map-bits", args.precision == "fp32", "with --precision fp32"))
+    return parser.inheriting(args, "--checkpoint")
 
 
-def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) -> list:
+def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: bool) -> list:
     """The newest pruned checkpoint, of `seed` if there is one, or what was quantised of it, and the distilled baseline of its lineage."""
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
-    if variant == "published" and not any(c.stage == "pruned" and c.variant == variant for c in made):
-        return [checkpoints.find(run_dir, "distilled")]
+    if variant == "published" and not from_pruned and not any(c.stage == "pruned" and c.variant == variant for c in made):
+        distilled = checkpoints.find(run_dir, "distilled", seed=seed)
+        checkpoints.same_seed(distilled, seed)
+        return [distilled]
     pruned = checkpoints.find(run_dir, "pruned", variant=variant, seed=seed)
+    checkpoints.same_seed(pruned, seed)
     finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
     baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
     chosen = [pruned] if from_pruned else [*finished, pruned][:1]
@@ -58,11 +62,14 @@ def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) ->
 
 
 def main(args):
-    from common import checkpoints, data
+    from common import checkpoints, data, lengths
 
     # --- 1. load
     if args.checkpoint:
         chosen = [checkpoints.verify(path) for path in args.checkpoint]
+        for source in chosen:
+            checkpoints.same_seed(source, args.seed)
+            checkpoints.same_variant(source, args.variant)
     else:
         chosen = newest_lineage(args.run_dir, args.variant, args.seed, args.from_pruned)
     for source in chosen:
@@ -72,6 +79,7 @@ def main(args):
     corpus = data.load(args)
     for source in chosen:
         checkpoints.same_data(source, corpus.facts)
+        lengths.kept(args.max_length, source)
     for source in chosen:
         for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
             export(args, source, precision, corpus)
@@ -88,10 +96,10 @@ def in_both_forms(path: Path):
 
 def export(args, source, precision: str, corpus) -> None:
     """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
-    from common import checkpoints
+    from common import checkpoints, lengths
 
-    # What decides this file: not which others are made beside it.
-    decides = {"seed": args.seed, "max_length": args.max_length}
+    # What decides this file: not which others are made beside it. What its source handed on it keeps.
+    decides = {"seed": source.manifest["seed"], "max_length": lengths.read_by(source)}
     if precision == "int8":
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
@@ -108,8 +116,8 @@ def export(args, source, precision: str, corpus) -> None:
     from common import inference, onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(source.path / file, stage.dir / file)
+    shutil.copyfile(source.path / "config.json", stage.dir / "config.json")
+    checkpoints.save_tokenizer(checkpoints.load_tokenizer(source.path), stage.dir, asked.max_length)
     torch_model, model = in_both_forms(source.path)
     corpus.check_labels(torch_model.config.id2label, source.path)
     onnx.save(model, stage.dir / inference.ONNX_FILE)
@@ -126,7 +134,7 @@ def export(args, source, precision: str, corpus) -> None:
 
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
-        texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
+        texts = random.Random(asked.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
         model = onnx_int8.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)

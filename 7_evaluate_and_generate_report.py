@@ -32,7 +32,9 @@ def parse_args(argv=None):
     group.add_argument("--output-dir", type=Path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
                        help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--seed", True, "here: every seed's models are measured"))
+    return args
 
 
 def promised_speed(source, made: dict) -> dict:
@@ -49,7 +51,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, cores, data, facts, inference, labels, lineage, measure, report
+    from common import behaviour, checkpoints, claims, cores, data, facts, inference, labels, lengths, lineage, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -65,8 +67,10 @@ def main(args):
             whole.append(checkpoints.verify(checkpoint.path))
         except cli.UserError as error:
             skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
-    asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
+    asked = {name: getattr(args, name) for name in ("repeats", "sentences", "title", "no_accuracy")}
     asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
+    for checkpoint in whole:
+        lengths.kept(args.max_length, checkpoint)
     others = {}
     for checkpoint in whole:
         others[checkpoint.key] = []

@@ -28,9 +28,20 @@ from common.labels import listed
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
-# What places a run rather than decides its result: not part of the key.
-NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
-              "mode", "variant", "name", "after", "max_accuracy_drop", "n_seeds"}
+# Flags that aren't part of the key, each with why the result can't differ by it while the key stays the same.
+NOT_IN_KEY = {
+    "run_dir": "where the result is put",
+    "force": "makes the same again",
+    **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
+    **dict.fromkeys(("teacher", "student", "pruned", "checkpoint", "after", "from_pruned"), "the keys of the parents they choose are"),
+    **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
+    **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
+    "mode": "says --fast again, which is, with the values it stands for",
+    "precision": "the name of the stage says it",
+    "n_seeds": "each seed is a result of its own, and that is",
+    "max_accuracy_drop": "says when to stop; each model on the way is of a --target-flops of its own, which is",
+}
+MODEL_INPUTS = ["input_ids", "attention_mask"]
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": str, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
@@ -175,12 +186,13 @@ def published(run_dir: Path) -> list[Checkpoint]:
 def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None, seed: int | None = None) -> Checkpoint:
     """The checkpoint named by a flag, else the newest whole one of `stage` and of a variant; verified. Those of `seed` come first.
 
-    Raises UserError where there is none (naming the script to run), or where the named one is of another stage.
+    Raises UserError where there is none (naming the script to run), or where the named one is of another stage or variant.
     """
     if named is not None:
         checkpoint = verify(named)
         if checkpoint.stage != stage:
             raise UserError(f"{named} was made by the stage '{checkpoint.stage}', not '{stage}': give one made by {SCRIPT_OF[stage]}")
+        same_variant(checkpoint, variant)
         return checkpoint
     made = [c for c in published(run_dir) if c.stage == stage and variant in (None, c.variant)]
     if made:
@@ -198,6 +210,19 @@ def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = No
         if checkpoint.key == key:
             return verify(checkpoint.path)
     raise UserError(f"the {stage} that {child.path} was made from is not under {Path(run_dir) / 'models'}: name it with --{stage}")
+
+
+def same_variant(checkpoint: Checkpoint, asked: str | None) -> None:
+    """Refuses a checkpoint that a flag names for one of the variant that another flag names."""
+    if asked not in (None, checkpoint.variant):
+        raise UserError(f"{checkpoint.path} is of the variant '{checkpoint.variant}', not '{asked}': leave one of the two flags out")
+
+
+def same_seed(checkpoint: Checkpoint, asked: int | None) -> None:
+    """Refuses to take a checkpoint of another seed for one of the seed `asked` for: what is made of it without training is of its seed."""
+    theirs = checkpoint.manifest["seed"]
+    if asked not in (None, theirs):
+        raise UserError(f"{checkpoint.path} is of seed {theirs}, not {asked}: make one of seed {asked} first, or give --seed {theirs}")
 
 
 def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
@@ -238,6 +263,19 @@ def load_tokenizer(path: Path):
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take.
+
+    Token types aren't among it, a BERT's neither: of single texts all are 0, which it takes where it is given none.
+    """
+    tokenizer.model_max_length = max_length
+    tokenizer.model_input_names = MODEL_INPUTS
+    tokenizer.init_kwargs |= {"model_input_names": MODEL_INPUTS, "max_length": max_length}  # what is saved
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.enable_truncation(max_length)  # for who opens tokenizer.json alone
+    tokenizer.save_pretrained(folder)
 
 
 # --- writing

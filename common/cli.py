@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,6 +90,14 @@ def count_or_share(text: str) -> float:
     return value
 
 
+def tokens(text: str) -> int:
+    """A whole number of three or more: two are the marks at a sentence's ends."""
+    value = int(text)
+    if value < 3:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of three or more (two are the marks at a sentence's ends)")
+    return value
+
+
 def not_negative_count(text: str) -> int:
     """A whole number, or zero."""
     value = int(text)
@@ -118,6 +126,7 @@ class StageParser(Parser):
     def __init__(self, description: str | None):
         super().__init__(description)
         self._presets: dict[str, tuple[object, object]] = {}
+        self._typed: set[str] = set()
         shared = self.add_argument_group("shared by all stages")
         shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
         shared.add_argument("--seed", type=int, default=42, help="seed of initialisation, batches and dropout")
@@ -127,7 +136,9 @@ class StageParser(Parser):
         shared.add_argument("--data-dir", type=Path, metavar="DIR", default=None,
                             help="own data: train.tsv and dev.tsv (sentence<TAB>label, header line), labels.txt optional; "
                                  "else DIR is RUN_DIR/sst2_data")
-        shared.add_argument("--max-length", type=count, default=128, metavar="TOKENS", help="longer sentences are cut here")
+        shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
+                            help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
+                                 "model at 128, or fewer where it reads fewer")
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
@@ -175,7 +186,38 @@ class StageParser(Parser):
             if not hasattr(args, name):
                 setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
+        untold = object()
+        told = self.parse_args(argv, argparse.Namespace(**{action.dest: untold for action in self._actions}))
+        self._typed = {name for name, value in vars(told).items() if value is not untold}
         return args
+
+    def typed(self, flags: Iterable[str]) -> list[str]:
+        """Those of `flags` that the user gave, whatever a preset or a default would have said."""
+        return [flag for flag in flags if self.name_of(flag) in self._typed]
+
+    def name_of(self, flag: str) -> str:
+        """What a flag's value is called among the arguments."""
+        return self._option_string_actions[flag].dest
+
+    def inheriting(self, args: argparse.Namespace, named: str) -> argparse.Namespace:
+        """The flags of a stage that goes on with what it finds: no seed where none was typed, no variant where `named` says which model."""
+        if args.n_seeds == 1 and not self.typed(["--seed"]):
+            args = replaced(args, seed=None)
+        if getattr(args, self.name_of(named)) is not None and not self.typed(["--variant"]):
+            args = replaced(args, variant=None)
+        return args
+
+    def refuse_idle(self, *rules: tuple[str, bool, str]) -> None:
+        """Ends with one line where a flag was typed that changes nothing: `rules` are (flags, whether that is so here, why)."""
+        for flags, idle, why in rules:
+            if idle and (typed := self.typed(flags.split())):
+                self.error(f"{', '.join(typed)} {'has' if len(typed) == 1 else 'have'} no effect {why}: leave "
+                           f"{'it' if len(typed) == 1 else 'them'} out")
+
+
+def replaced(args: argparse.Namespace, **values) -> argparse.Namespace:
+    """A copy of the flags with other values."""
+    return argparse.Namespace(**vars(args) | values)
 
 
 def precision_flag(group) -> None:

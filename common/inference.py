@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cores
+from common import checkpoints, cores, lengths
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
 
 ONNX_FILE = "model.onnx"
@@ -34,7 +34,7 @@ class Classifier:
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
         # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
-        self.max_length: int = min(checkpoint.manifest["args"]["max_length"], self.config["max_position_embeddings"])
+        self.max_length: int = min(lengths.read_by(checkpoint), self.config["max_position_embeddings"])
         self.pad_token_id: int = self.config.get("pad_token_id") or 0
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
@@ -228,6 +228,7 @@ def onnx_session(model: Path | bytes, threads: int | None = None):
     """An onnxruntime session on the CPU, the graph fully optimised; `threads` None lets onnxruntime choose."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # what it has on Windows; see `common/__init__.py`
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if threads:

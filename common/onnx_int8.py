@@ -5,10 +5,10 @@ Shapes: B batch, N tokens, V vocabulary, D width.
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from common import inference
 from compact import nf4
 
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
@@ -112,7 +112,7 @@ def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, n
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = inference.onnx_session(watched.SerializeToString())
     seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, N)

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from common import model_files
 from common.cli import UserError, say
-from common.facts import read_json, sha256_file
+from common.facts import read_json, sha256_file, sha256_json
 
 NOTE = "source.json"
+READ = (".json", ".safetensors", ".txt", ".model", ".vocab", ".jinja")  # ends of files that decide what a model says of a text
+NOTES = (NOTE, "stage.json", "training_log.json", "README.txt", "requirements.txt")  # that don't
 
 # The package source, pinned: the release, and the sha256 of what is read from it.
 SENTENCES_PACKAGE = "vaderSentiment==3.3.2"
@@ -53,11 +55,12 @@ def local_model(run_dir: Path, named: Path | None, default: str) -> Path:
 
 
 def identity(folder: Path) -> str:
-    """What a stage's key says of the model that it starts from: a hash of its configuration and weights."""
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(sha256_file(path).encode())
-    return digest.hexdigest()[:16]
+    """What a stage's key says of the model that it starts from: a hash of its configuration, weights and spelling.
+
+    Of all files that a loader may read, in one part or many, whatever the tokenizer's kind calls them.
+    """
+    read = {path.name: sha256_file(path) for path in folder.iterdir() if path.suffix in READ and path.is_file()}
+    return sha256_json({name: digest for name, digest in read.items() if name not in NOTES and not name.startswith(".")})[:16]
 
 
 def refuse_mixture(model: str | Path, corpus) -> None:
