@@ -23,7 +23,7 @@ def parse_args(argv=None):
     group.add_argument("--pruned", type=Path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
     group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
-    group.add_argument("--temperature", type=cli.positive, default=2.0, help="T of the soft targets")
+    group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(1, 1), lr=3e-5)
@@ -73,7 +73,7 @@ def main(args):
     # --- 4. pack: the file's logits are the trained ones
     packed = model.packed_twin()
     gap = inspection.logits_gap(model, packed, collator([validation[i] for i in range(min(32, len(validation)))]))
-    if gap > 1e-5:
+    if not gap <= 1e-5:
         raise RuntimeError(f"the packed model's logits differ from the trained one's by {gap:.1e}")
 
     # --- 5. save

@@ -30,7 +30,7 @@ def parse_args(argv=None):
     group.add_argument("--init", type=Path, metavar="DIR", default=None,
                        help="pretrained DistilBERT or BERT to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
     group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
-    group.add_argument("--temperature", type=cli.positive, default=2.0, help="T of the soft targets")
+    group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(3, 3), lr=1e-4)

@@ -82,7 +82,7 @@ def main(args):
     files = [[lineage.row_key(c), c.key, measure.weights_sha256(c), [other.key for other in others[c.key]]] for c in whole]
     key = facts.sha256_json([asked, code["sha256"], dataset, skipped, files])
     earlier = None if args.force else report.read(output_dir / "final_report.json")
-    if earlier and earlier.get("key") == key:
+    if earlier and earlier.get("key") == key and not report.fault(earlier):
         cli.say("up to date: these checkpoints were measured by this code with these arguments (--force measures again)")
         report.show(earlier, report.write(earlier, output_dir))
         return
@@ -93,6 +93,7 @@ def main(args):
         name = lineage.row_key(checkpoint)
         try:
             classifier = inference.open_classifier(checkpoint.path, threads=threads)
+            answers = classifier.classify(corpus.dev.texts) if args.no_accuracy is None else None  # (S, K)
         except cli.UserError as error:
             skipped[name] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
             continue
@@ -100,13 +101,17 @@ def main(args):
             skipped[name] = f"its labels are {list(classifier.label_names)}, the data's {corpus.label_names}"
             continue
         models[name], classifiers[name] = checkpoint, classifier
-        if args.no_accuracy is None:
-            probabilities[name] = softmax(classifier.classify(corpus.dev.texts), axis=-1)  # (S, K)
+        if answers is not None:
+            probabilities[name] = softmax(answers, axis=-1)
             predictions[name] = probabilities[name].argmax(-1)  # (S,)
             of_seeds[name] = {checkpoint.manifest["seed"]: predictions[name]}
             for other in others[checkpoint.key]:
-                answers = inference.open_classifier(other.path, threads=threads).classify(corpus.dev.texts)
-                of_seeds[name][other.manifest["seed"]] = answers.argmax(-1)
+                try:
+                    answers = inference.open_classifier(other.path, threads=threads).classify(corpus.dev.texts)
+                except cli.UserError as error:
+                    skipped[other.path.name] = str(error).replace(f"{other.path.parent}{os.sep}", "")
+                else:
+                    of_seeds[name][other.manifest["seed"]] = answers.argmax(-1)
     if not models:
         raise cli.UserError(f"nothing to report on under {args.run_dir / 'models'}: " +
                             "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
@@ -167,7 +172,11 @@ def main(args):
     for name, row in rows.items():
         row |= figures[name] | {"half_precision": None}
         if name in halves:
-            answers = halves[name].classify(corpus.dev.texts).argmax(-1)
+            try:
+                answers = halves[name].classify(corpus.dev.texts).argmax(-1)
+            except cli.UserError:
+                row["notes"]["half_precision"] = "its numbers go beyond those of half precision"
+                continue
             row["half_precision"] = figures[f"{name} in half precision"] | {
                 "agreement": float((answers == predictions[name]).mean()) if name in predictions else None}
         else:
@@ -187,8 +196,8 @@ def main(args):
     # --- 5. the report
     versions = checkpoints.versions()
     final = {
-        "schema": 1,
-        "title": args.title or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
+        "schema": report.SCHEMA,
+        "title": " ".join((args.title or "").split()) or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
         "created": report.now(),
         "baseline": BASELINE,
         "skipped": [{"key": name, "reason": reason} for name, reason in skipped.items()],

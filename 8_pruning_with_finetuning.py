@@ -71,7 +71,7 @@ def parse_args(argv=None):
     group.add_argument("--at-batch", choices=["1", "32"], default="1", help="the batch size that --target-speedup is about")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad"], default="l2+kd_grad",
                        help="what scores heads and neurons")
-    parser.preset(group, "--prune-epochs", type=cli.not_negative, full=1.0, fast=1.0,
+    parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0,
                   help="epochs of warming up and pruning; 0 prunes nothing: behind --after the same model learns on")
     group.add_argument("--prune-from", type=cli.fraction, default=0.1, metavar="SHARE", help="share of these after which sparsity rises")
     group.add_argument("--prune-to", type=cli.weight, default=0.7, metavar="SHARE", help="share of these after which it stays")
@@ -98,8 +98,8 @@ def parse_args(argv=None):
                             "the teacher knew of them, and the rest learns to live with the rounding")
     group.add_argument("--dropout", type=cli.fraction, default=None, metavar="SHARE",
                        help="dropout while pruning and in recovery; else the student's own")
-    group.add_argument("--temperature-start", type=cli.positive, default=10.0, help="T at the first step of pruning")
-    group.add_argument("--temperature-end", type=cli.positive, default=2.0, help="T when sparsity is reached, and in recovery")
+    group.add_argument("--temperature-start", type=cli.temperature, default=10.0, help="T at the first step of pruning")
+    group.add_argument("--temperature-end", type=cli.temperature, default=2.0, help="T when sparsity is reached, and in recovery")
     group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
     group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
@@ -118,6 +118,10 @@ def parse_args(argv=None):
         parser.error("give --heads and --neurons together, a number a layer each")
     if args.heads and (targets or not args.prune_epochs):
         parser.error("give --heads and --neurons in place of a budget, and --prune-epochs above 0, in which a model is pruned to them")
+    if args.heads and not any(args.heads):
+        parser.error("--heads: one head at least has to stay: a model without any reads no text")
+    if args.prune_from >= args.prune_to:
+        parser.error(f"--prune-from {args.prune_from:g}: give less than --prune-to, which is {args.prune_to:g}")
     if not targets and not args.heads:
         args.target_flops = BUDGETS.get(args.variant)
     if (targets or args.target_flops or args.heads) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
@@ -141,6 +145,8 @@ def parse_args(argv=None):
 
 def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list:
     """The budgets (`compress.budget.Budget`) that flags ask for; none where they ask for sparsities. Refuses what can't be had."""
+    import torch
+
     from common import cores, latency_table, measure
     from compress import budget, costs
 
@@ -159,6 +165,14 @@ def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list
         if one.total <= one.prices.other:
             raise cli.UserError(f"{one.asked:g} {one.name} can't be had: what pruning doesn't touch is "
                                 f"{one.prices.other / one.unit:.4g}: ask for more" + ("" if args.prune_vocab else ", or --prune-vocab 1"))
+    whole = [torch.ones(units) for units in [*shape.heads, *shape.ffn]]
+    try:
+        if asked:
+            budget.keep_worthiest(whole, whole, asked)
+    except ValueError:
+        wanted = " and ".join(f"{one.asked:g} {one.name}" for one in asked)
+        raise cli.UserError(f"{wanted} can't be had: a single head costs more: ask for more" +
+                            ("" if args.prune_vocab else ", or --prune-vocab 1")) from None
     return asked
 
 
@@ -226,6 +240,11 @@ def refuse_what_the_model_lacks(args, config) -> None:
     asked = [*(args.heads or heads), *(args.neurons or neurons)]
     if len(asked) != 2 * depth or any(n > most for n, most in zip(asked, heads + neurons, strict=True)):
         raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {heads}, neurons {neurons}")
+    if not any(heads):
+        raise cli.UserError(f"--first-layers {depth}: no head is left in these layers, and a model without any reads no text: give more")
+    if args.min_neurons >= max(neurons) and args.ffn_sparsity and not (args.heads or budgeted(args)):
+        raise cli.UserError(f"--min-neurons {args.min_neurons}: no layer has more (neurons {neurons}), so none would be cut: give less, or "
+                            "--ffn-sparsity 0")
     wide = args.hidden_width or config.dim
     if wide > config.dim or wide % config.head_dim:
         raise cli.UserError(f"--hidden-width {wide}: the model is {config.dim} wide and its heads {config.head_dim}, give a "
@@ -233,6 +252,11 @@ def refuse_what_the_model_lacks(args, config) -> None:
     rank = rank_of(args.embedding_rank, config, wide)
     if rank and rank > wide:
         raise cli.UserError(f"--embedding-rank {rank}: the model is {wide} wide, give less")
+
+
+def budgeted(args) -> bool:
+    """Whether a budget is asked for, and not sparsities or a structure."""
+    return any(target is not None for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop))
 
 
 def rank_of(asked: float | None, config, wide: int) -> int | None:
@@ -387,13 +411,16 @@ def prune(args):
     if args.prune_epochs:
         pruner = training.make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
                                        keep_best=False, first_epoch=passed)
+        if args.prune_every >= pruner.args.max_steps:
+            cli.say(f"--prune-every {args.prune_every}: pruning takes {pruner.args.max_steps} steps, so heads and neurons are ranked once, "
+                    "at their end")
         training.fit(pruner, stage)
         rank_and_close(1.0)
 
     # --- 3. cut: what the gates zeroed leaves the model; its logits must not notice
     small = surgery.cut(model, [g.mask for g in head_gates], [g.mask for g in neuron_gates])
     gap = inspection.logits_gap(model, small, collator([validation[i] for i in range(min(32, len(validation)))]))
-    if gap > 1e-4:
+    if not gap <= 1e-4:
         raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
     small, kept_layers = surgery.without_empty_layers(small, collator([validation[i] for i in range(min(32, len(validation)))]))
     cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {before:,} -> {small.num_parameters():,} parameters")

@@ -69,7 +69,7 @@ def main(args):
         validation = data.tokenise(tokenizer, corpus.validation, length)
         collate = data.Collator(tokenizer.pad_token_id)
         gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
-        if gap > 0:
+        if not gap <= 0:
             raise RuntimeError(f"the saved model's logits differ from the packed one's by {gap:.1e}")
         stage.metrics["validation_accuracy"] = inspection.accuracy(reloaded, validation, collate)
         target = stage.publish()

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 
 from common import cli
 
+MOST_ROWS = 1000  # each takes a third of an inch of the picture
 FIELDS = (
     "report", "dataset", "key", "label", "variant", "stage", "runtime", "path", "sha256", "accuracy", "ci95_low", "ci95_high", "delta",
     "agreement", "mcnemar_p", "params", "size_mb", "total_mb", "load_ms", "gflops_128", "gflops_mean", "gmacs_16",
@@ -48,12 +49,13 @@ def flat(row: dict) -> dict:
 def main(args):
     import csv
 
-    from common import checkpoints, data, figures, measure, report
+    from common import checkpoints, data, facts, figures, measure, report
 
     # --- 1. load: rows of reports, and checkpoints that no report has a row of
     defaults = [args.run_dir / name for name in
                 ("final_report.json", "teacher_model", "student_model", "models/distilled_quantized_student")]
-    rows, found = [], []
+    reports: dict[str, dict] = {}  # each once, by what it says
+    found = []
     for path in args.paths or defaults:
         if path.is_dir():
             try:
@@ -64,9 +66,12 @@ def main(args):
             cli.say(f"skipped: {path} is missing")
         elif (read := report.read(path)) is None:
             cli.say(f"skipped: {path} is no report: give a final_report.json")
-        else:
-            rows += [row | {"report": read["title"], "dataset": read["dataset"]["name"], "data": read["dataset"]["sha256"]}
-                     for row in read["models"]]
+        elif wrong := report.fault(read):
+            cli.say(f"skipped: {path}: {wrong}")
+        elif reports.setdefault(facts.sha256_json(read), read) is not read:
+            cli.say(f"skipped: {path} is a report that was given before")
+    rows = [row | {"report": read["title"], "dataset": read["dataset"]["name"], "data": read["dataset"]["sha256"], "source": number}
+            for number, read in enumerate(reports.values(), 1) for row in read["models"]]
     known = {row["sha256"] for row in rows}
     found = [c for c in found if measure.weights_sha256(c) not in known]
 
@@ -81,35 +86,39 @@ def main(args):
             cli.say(f"accuracy left out: {error}")
     for checkpoint in {c.path: c for c in found}.values():
         theirs = checkpoint.manifest["dataset"]
-        row = {"key": checkpoint.stage + ("" if checkpoint.variant == "published" else f"@{checkpoint.variant}"),
-               "variant": checkpoint.variant, "stage": checkpoint.stage, "label": checkpoint.path.name, "path": checkpoint.path.name,
-               "sha256": measure.weights_sha256(checkpoint), "accuracy": None, "report": "measured here", "dataset": theirs["name"],
+        variant = "" if checkpoint.variant == "published" else f"@{checkpoint.variant}"
+        row = {"key": f"{checkpoint.stage}{variant}#{checkpoint.path.name}", "variant": checkpoint.variant, "stage": checkpoint.stage,
+               "label": checkpoint.path.name, "path": checkpoint.path.name, "sha256": measure.weights_sha256(checkpoint),
+               "accuracy": None, "ci95": None, "report": "measured here", "source": len(reports) + 1, "dataset": theirs["name"],
                "data": theirs["sha256"], **measure.size(checkpoint)}
         if corpus is not None:
             try:
                 checkpoints.same_data(checkpoint, corpus.facts)
                 classifier = inference.open_classifier(checkpoint.path)
                 corpus.check_labels(dict(enumerate(classifier.label_names)), checkpoint.path)
+                answers = classifier.classify(corpus.dev.texts).argmax(-1)
             except cli.UserError as error:
                 cli.say(f"accuracy of {checkpoint.path.name} left out: {str(error).replace(str(checkpoint.path), checkpoint.path.name)}")
             else:
-                row |= measure.accuracy(classifier.classify(corpus.dev.texts).argmax(-1), corpus.dev.labels)
+                row |= measure.accuracy(answers, corpus.dev.labels)
                 row |= {"runtime": classifier.runtime, "dataset": corpus.name, "data": corpus.facts["sha256"]}
         rows.append(row)
+    if len(rows) > MOST_ROWS:
+        raise cli.UserError(f"{len(rows):,} models: a picture has room for {MOST_ROWS}: give fewer reports")
     if not rows:
         raise cli.UserError("nothing left to compare: give final_report.json files or checkpoint directories, "
                             "or run python 7_evaluate_and_generate_report.py first")
 
     # --- 3. name the rows: where several reports meet, each row says whose it is
-    reports = list(dict.fromkeys(row["report"] for row in rows))
+    titles = {row["source"]: " ".join(row["report"].split()) for row in rows}  # two runs may have one title
     for row in rows:
-        name = row["key"].split("@")[0].split("_")[0]
-        number = reports.index(row["report"]) + 1
+        name, number = row["stage"].split("_")[0], row["source"]
+        row["label"] = " ".join(row["label"].split())
         row["family"] = name + ("" if row["variant"] == "published" else f"@{row['variant']}")
-        if len(reports) > 1 and row["report"] != "measured here":
+        if len(titles) > 1 and number <= len(reports):
             row |= {"key": f"{row['key']}#{number}", "family": row["family"] if number == 1 else f"{row['family']}#{number}",
                     "label": f"{row['label']} [{number}]"}
-    legend = "; ".join(f"[{i}] {title}" for i, title in enumerate(reports, 1)) if len(reports) > 1 else reports[0]
+    legend = "; ".join(f"[{i}] {title}" for i, title in titles.items()) if len(titles) > 1 else titles[rows[0]["source"]]
     if len({row["data"] for row in rows}) > 1:
         legend += " (different data sets: their accuracies don't compare)"
 
@@ -126,7 +135,7 @@ def main(args):
 
     report.replace(sheet, write_csv)
     report.replace(picture, lambda path: figures.comparison(rows, legend, path))
-    cli.say(f"{len(rows)} models of {len(reports)} source{'s' if len(reports) > 1 else ''}:\n{picture}\n{sheet}")
+    cli.say(f"{len(rows)} models of {len(titles)} source{'s' if len(titles) > 1 else ''}:\n{picture}\n{sheet}")
 
 
 if __name__ == "__main__":

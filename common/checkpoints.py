@@ -17,17 +17,20 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common import distributed
 from common.cli import UserError, say, warn
-from common.facts import a_number, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
+from common.facts import a_number, a_time, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
 from common.labels import listed
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
+IN_THE_BOX = REPOSITORY / "pretrained"  # models that came with the code: no stage on this machine made them
+AHEAD = timedelta(minutes=5)  # that another machine's clock may be
 # Flags that aren't part of the key, each with why the result can't differ by it while the key stays the same.
 NOT_IN_KEY = {
     "run_dir": "where the result is put",
@@ -43,7 +46,7 @@ NOT_IN_KEY = {
 }
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 MANIFEST = {  # the form of what is read of one
-    "schema": a_number, "stage": str, "variant": str, "created": str, "key": str, "args": dict, "seed": a_number,
+    "schema": a_number, "stage": str, "variant": str, "created": a_time, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
     "files": {str: {"bytes": a_number, "sha256": str}}, "dataset": {"name": str, "source": str, "sha256": (str, None)}}
 SCRIPT_OF = {
@@ -140,6 +143,11 @@ class Checkpoint:
     def variant(self) -> str:
         return self.manifest["variant"]
 
+    @property
+    def created(self) -> datetime:
+        """When it was published. Manifests of earlier code name no time zone: theirs is this machine's."""
+        return datetime.fromisoformat(self.manifest["created"]).astimezone(UTC)
+
     def parent_key(self, stage: str) -> str | None:
         return next((p["key"] for p in self.manifest["parents"] if p["stage"] == stage), None)
 
@@ -154,8 +162,15 @@ def read(path: Path) -> Checkpoint:
         raise UserError(f"{path} holds no stage.json, so it is no published checkpoint: give one of models/…")
     manifest = read_json(manifest_path)
     if not (has_form(manifest, MANIFEST) and (manifest["schema"] == 1 or is_sealed(manifest))):
-        raise UserError(f"{manifest_path} is damaged: run the stage that made it again with --force")
+        raise UserError(f"{manifest_path} is damaged: {remedy(path)}")
     return Checkpoint(path, manifest)
+
+
+def remedy(checkpoint: Path) -> str:
+    """What to do about a published directory that isn't whole."""
+    if checkpoint.resolve().is_relative_to(IN_THE_BOX):
+        return f"delete {IN_THE_BOX.name}/ and fetch it again (git checkout -- {IN_THE_BOX.name})"
+    return "run the stage that made it again with --force"
 
 
 def verify(path: Path) -> Checkpoint:
@@ -164,14 +179,23 @@ def verify(path: Path) -> Checkpoint:
     for name, facts in checkpoint.manifest["files"].items():
         file = checkpoint.path / name
         if not file.is_file():
-            raise UserError(f"{file} is missing: run the stage that made it again with --force")
+            raise UserError(f"{file} is missing: {remedy(checkpoint.path)}")
         if file.stat().st_size != facts["bytes"] or sha256_file(file) != facts["sha256"]:
-            raise UserError(f"{file} is damaged (its hash is not the one in stage.json): run its stage again with --force")
+            how = "its line ends were rewritten, as git does where core.autocrlf is set" if _with_other_line_ends(file, facts) \
+                else "its hash is not the one in stage.json"
+            raise UserError(f"{file} is damaged ({how}): {remedy(checkpoint.path)}")
     return checkpoint
 
 
+def _with_other_line_ends(file: Path, facts: dict) -> bool:
+    """Whether a text file is as its manifest says but for line ends of Windows."""
+    if file.suffix not in (".json", ".txt", ".py"):
+        return False
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest() == facts["sha256"]
+
+
 def published(run_dir: Path) -> list[Checkpoint]:
-    """Every readable checkpoint of a run, newest first."""
+    """Every readable checkpoint of a run, newest first; those dated in the future, which is said, behind all others."""
     found = []
     for manifest_path in (Path(run_dir) / "models").glob("[!.]*/stage.json"):
         if manifest_path.parent.is_symlink():
@@ -180,7 +204,17 @@ def published(run_dir: Path) -> list[Checkpoint]:
             found.append(read(manifest_path.parent))
         except UserError as error:
             warn(f"skipped: {error}")
-    return sorted(found, key=lambda c: (c.manifest["created"], c.path.name), reverse=True)
+    latest = datetime.now(UTC) + AHEAD
+    for checkpoint in found:
+        if checkpoint.created > latest:
+            _warn_of_the_future(checkpoint.path, checkpoint.created)
+    return sorted(found, key=lambda c: (c.created <= latest, c.created, c.path.name), reverse=True)
+
+
+@cache  # once a process
+def _warn_of_the_future(path: Path, created: datetime) -> None:
+    warn(f"{path} is dated in the future ({created:%Y-%m-%d %H:%M} UTC): until then it counts as the oldest; look at this machine's "
+         "clock and time zone, or run its stage again with --force")
 
 
 def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None, seed: int | None = None) -> Checkpoint:
@@ -342,12 +376,12 @@ class Stage:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
         hashes = {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()}
-        now = datetime.now()
+        now = datetime.now(UTC)
         manifest = {
             "schema": SCHEMA,
             "stage": self.name,
             "variant": self.variant,
-            "created": now.strftime("%Y-%m-%dT%H:%M:%S.%f"),
+            "created": now.isoformat(timespec="microseconds"),
             "key": f"{self.key}-{_contents(hashes)}",
             "args": self.asked,
             "seed": self.seed,

@@ -16,6 +16,8 @@ from common.obstacles import obstacle
 
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
 NOT_TO_BE_IMPORTED: dict[str, Any] = {"kernels": None}  # an import then ends as if it weren't installed, which both take well
+MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, nor lasts any machine
+MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
@@ -55,6 +57,8 @@ def name(text: str) -> str:
     """What files and rows can be called: letters, digits, '.', '_' and '-'."""
     if not re.fullmatch(r"[\w.-]+", text):
         raise argparse.ArgumentTypeError(f"'{text}' is more than letters, digits, '.', '_' and '-'")
+    if text.startswith((".", "-")):
+        raise argparse.ArgumentTypeError(f"'{text}' begins with '{text[0]}': a name begins with a letter, a digit or '_'")
     return text
 
 
@@ -64,6 +68,27 @@ def positive(text: str) -> float:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
     return value
+
+
+def temperature(text: str) -> float:
+    """A softmax's temperature: beyond these bounds soft targets are hard, or all alike."""
+    value = float(text)
+    if not 0.01 <= value <= 1000.0:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0.01, 1000]")
+    return value
+
+
+def passes(text: str) -> float:
+    """Epochs: a number above zero, and no typing error."""
+    value = positive(text)
+    if value > MOST_EPOCHS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_EPOCHS:,} passes over the training set")
+    return value
+
+
+def passes_or_none(text: str) -> float:
+    """As `passes`, or zero."""
+    return passes(text) if not_negative(text) else 0.0
 
 
 def not_negative(text: str) -> float:
@@ -77,8 +102,8 @@ def not_negative(text: str) -> float:
 def count(text: str) -> int:
     """A whole number of one or more."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of one or more")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of one or more" + (f", up to {MOST:,}" if value > MOST else ""))
     return value
 
 
@@ -101,8 +126,8 @@ def tokens(text: str) -> int:
 def not_negative_count(text: str) -> int:
     """A whole number, or zero."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not zero or a whole number above it")
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not zero or a whole number above it" + (f", up to {MOST:,}" if value > MOST else ""))
     return value
 
 
@@ -144,7 +169,7 @@ class StageParser(Parser):
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
         """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count."""
         group = self.add_argument_group("training")
-        self.preset(group, "--epochs", type=positive, full=epochs[0], fast=epochs[1], help=f"passes of {what} over the training set")
+        self.preset(group, "--epochs", type=passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over the training set")
         self.preset(group, "--train-sentences", type=count, full=None, fast=FAST_SENTENCES, metavar="N",
                     help="learn from a random N of the training sentences only")
         group.add_argument("--lr", type=positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")

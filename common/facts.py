@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 
@@ -37,6 +38,14 @@ def read_json(path: Path) -> dict:
 def a_number(value: object) -> bool:
     """Whether this is a number that can be drawn: neither NaN, nor infinite, nor of a hundred digits."""
     return isinstance(value, (int, float)) and -1e18 < value < 1e18
+
+
+def a_time(value: object) -> bool:
+    """Whether this is a date and a time of day that a calendar of any zone has."""
+    try:
+        return isinstance(value, str) and 1 < datetime.fromisoformat(value).year < 9999
+    except ValueError:
+        return False
 
 
 def has_form(value: object, form: type | Callable | tuple | list | dict | None) -> bool:

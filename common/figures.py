@@ -1,6 +1,8 @@
 """A report's rows as figures: everything here is drawn from the JSON and from nothing else."""
 
+import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +11,24 @@ from common.tables import number, threads
 # One look per structure, one hatch per form of the weights; shapes and hatches survive greyscale.
 FAMILIES = [("#3b3b3b", "s"), ("#0072b2", "o"), ("#d55e00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), ("#e6a700", "P"), ("#56b4e9", "X")]
 HATCHES = {"": "", "ptq": "///", "qkd": "xxx", "onnx": "...", "int8": "ooo"}
+
+
+def literally(draw: Callable) -> Callable:
+    """Makes `draw` set every text as it stands: matplotlib would read what is between two dollar signs as mathematics."""
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs):
+        import matplotlib
+
+        with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def interval(row: dict) -> tuple[float, float]:
+    """The 95 % interval of a row's accuracy, in %; of no width where the row has none."""
+    low, high = row["ci95"] or (row["accuracy"], row["accuracy"])
+    return 100 * low, 100 * high
 
 
 def looks(rows: list[dict]) -> dict[str, tuple[str, str, str]]:
@@ -50,8 +70,8 @@ def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool =
     rows = [row for row in rows if row["key"] in points]
     biggest = max(row["size_mb"] for row in rows)
     values = [x for x, _ in points.values()]
-    bounds = [100 * bound for row in rows for bound in row["ci95"]]
-    margin = 0.09 * (max(bounds) - min(bounds))
+    bounds = [bound for row in rows for bound in interval(row)]
+    margin = 0.09 * (max(bounds) - min(bounds)) or 1.0
     axis.set_xscale("log")
     axis.set_xlim(min(values) / 2, max(values) * 2)
     axis.set_ylim(min(bounds) - margin, max(bounds) + 1.5 * margin)
@@ -65,7 +85,7 @@ def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool =
     for row in sorted(rows, key=lambda r: -r["size_mb"]):
         key, (colour, marker, hatch) = row["key"], look[row["key"]]
         x, y = shown[key], points[key][1]
-        low, high = (100 * bound for bound in row["ci95"])
+        low, high = interval(row)
         axis.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colour, alpha=0.5, lw=1.1, capsize=2.5, zorder=2)
         axis.plot([x] * len(row.get("seeds", ())), [100 * seed["accuracy"] for seed in row.get("seeds", ())], "_", color=colour, ms=11,
                   mew=1.6, zorder=4)
@@ -208,10 +228,11 @@ def _canvas(width: float, height: float, columns: list[float]):
     return drawing, list(drawing.subplots(1, len(columns), width_ratios=columns, squeeze=False)[0])
 
 
+@literally
 def figure(report: dict, path: Path) -> None:
     """Accuracy against GFLOPs, and latency and size as bars beside it; bars only where no row has an accuracy."""
     rows, machine, data = report["models"], report["machine"], report["dataset"]
-    plotted = [row for row in rows if row["accuracy"] is not None and row["gflops_128"] is not None]
+    plotted = [row for row in rows if None not in (row["accuracy"], row["gflops_128"], row["size_mb"])]
     height = max(5.2, 1.7 + 0.42 * len(rows))
     drawing, axes = _canvas(16.5 if plotted else 10.5, height, [1.55, 1, 1] if plotted else [1, 1])
     drawing.suptitle(report["title"], fontsize=14, fontweight="bold", x=0.01, ha="left")
@@ -242,6 +263,7 @@ def _settle(drawing) -> None:
     drawing.set_layout_engine("none")
 
 
+@literally
 def comparison(rows: list[dict], title: str, path: Path) -> None:
     """Rows of any reports: accuracy against megabytes, and sizes as bars; a row's `family`, where given, groups the colours.
 
@@ -249,7 +271,7 @@ def comparison(rows: list[dict], title: str, path: Path) -> None:
     """
     from textwrap import wrap
 
-    plotted = [row for row in rows if row["accuracy"] is not None]
+    plotted = [row for row in rows if row["accuracy"] is not None and row["size_mb"] is not None]
     drawing, axes = _canvas(14 if plotted else 9, max(5.2, 1.7 + 0.36 * len(rows)), [1.4, 1] if plotted else [1])
     drawing.suptitle("\n".join(wrap(title, 130 if plotted else 80)), fontsize=12, fontweight="bold", x=0.01, ha="left")
     sizes = [row["size_mb"] for row in rows]

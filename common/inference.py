@@ -73,7 +73,10 @@ class Classifier:
         return False
 
     def classify(self, texts: list[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
-        """Logits (len(texts), K) in the order of `texts`; inside, texts of like length share a batch, so little is padding."""
+        """Logits (len(texts), K) in the order of `texts`; inside, texts of like length share a batch, so little is padding.
+
+        Raises UserError where one isn't finite.
+        """
         ids = self.spelt(texts)
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
         answers = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
@@ -85,6 +88,9 @@ class Classifier:
             found = tqdm(found, total=len(groups), desc=self.checkpoint.stage, unit="batch", leave=False)
         for rows, logits in zip(groups, found, strict=True):
             answers[rows] = logits
+        if len(odd := np.flatnonzero(~np.isfinite(answers).all(1))):
+            raise UserError(f"{self.checkpoint.path} answers {len(odd):,} of {len(texts):,} texts with NaN or infinite numbers, first "
+                            f"{texts[odd[0]][:40]!r}: its weights are broken, use another checkpoint")
         return answers
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
@@ -247,5 +253,5 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
     needed = {"tokenizer.json", "config.json"} | ({ONNX_FILE} if onnx else set())
     missing = needed - checkpoint.manifest["files"].keys()
     if missing:
-        raise UserError(f"{path} holds no {sorted(missing)[0]}: run the stage that made it again with --force")
+        raise UserError(f"{path} holds no {sorted(missing)[0]}: {checkpoints.remedy(checkpoint.path)}")
     return (OnnxClassifier if onnx else TorchClassifier)(checkpoint, threads)

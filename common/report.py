@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from common import figures, tables
 from common.cli import UserError, say
 from common.facts import a_number, has_form, read_json
 
+SCHEMA = 1
 MAYBE = (a_number, None)
 BATCHES = {batch: {"p50": MAYBE, "p90": MAYBE} for batch in ("1", "32")}
 WORDS = ("key", "variant", "stage", "label", "path", "sha256", "runtime")
@@ -18,17 +19,49 @@ NUMBERS = ("accuracy", "delta", "agreement", "mcnemar_p", "respelled", "params",
 ROW = {name: str for name in WORDS} | {name: MAYBE for name in NUMBERS} | {
     "ci95": ([a_number], None), "structure": ({"heads": [int], "ffn": [int], "layers": int, "vocab": int}, None), "latency_ms": BATCHES,
     "speedup": {"1": MAYBE, "32": MAYBE}}
+SEEDS = [{"seed": a_number, "accuracy": a_number}]
+SHARES = ("accuracy", "agreement", "mcnemar_p", "respelled")  # between 0 and 1
+AMOUNTS = ("params", "size_mb", "total_mb", "load_ms", "peak_rss_mb", "gflops_128", "gflops_mean", "gmacs_16", "text_to_label_ms")
+LEAST = 1e-9  # of an amount: less than this nothing takes, and no axis shows
 FORM = {"title": str, "baseline": str, "dataset": {"name": str, "sha256": str}, "models": [ROW]}  # what is read of a report
 
 
 def now() -> str:
-    return datetime.now().strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read(path: Path) -> dict | None:
     """A report, or None where there is none that can be read."""
     report = read_json(path)
     return report if has_form(report, FORM) and report["models"] else None
+
+
+def fault(report: dict) -> str | None:
+    """What nothing measured gives in a report that has the form, or a form of later code, in some words; None where all is well."""
+    schema = report.get("schema", SCHEMA)
+    if not a_number(schema) or schema > SCHEMA:
+        return f"its schema is {str(schema)[:20]!r}, this code reads {SCHEMA}: take newer code"
+    keys = [row["key"] for row in report["models"]]
+    if len(set(keys)) < len(keys):
+        return "two of its rows have one key"
+    for row in report["models"]:
+        timed = {f"{name} {batch} {quantile}".strip(): value for name in ("latency_ms", "speedup") for batch in BATCHES
+                 for quantile, value in (row[name][batch].items() if name == "latency_ms" else [("", row[name][batch])])}
+        amounts = {name: row[name] for name in AMOUNTS} | timed
+        shares = {name: row[name] for name in SHARES}
+        wrong = [f"{name} is {value:g}, and must be above 0" for name, value in amounts.items() if a_number(value) and value < LEAST]
+        wrong += [f"{name} is {value:g}, and must lie between 0 and 1" for name, value in shares.items()
+                  if value is not None and not 0 <= value <= 1]
+        if row["delta"] is not None and not -1 <= row["delta"] <= 1:
+            wrong.append(f"delta is {row['delta']:g}, and must lie between -1 and 1")
+        bounds = row["ci95"]
+        if bounds is not None and (len(bounds) != 2 or not -LEAST <= bounds[0] <= bounds[1] <= 1 + LEAST):
+            wrong.append("ci95 is no interval between 0 and 1")
+        if not has_form(row.get("seeds", []), SEEDS):
+            wrong.append("seeds is no list of seeds and their accuracy")
+        if wrong:
+            return f"{' '.join(row['key'].split())[:40]}: {wrong[0]}"
+    return None
 
 
 def write(report: dict, folder: Path) -> list[Path]:
@@ -56,7 +89,7 @@ def replace(path: Path, writer: Callable[[Path], object]) -> None:
 
 def show(report: dict, paths: list[Path]) -> None:
     """Prints the title, the table, what is missing, and the paths."""
-    say(f"\n{report['title']}\n\n{tables.table(report, 'simple')}\n")
+    say(f"\n{' '.join(report['title'].split())}\n\n{tables.table(report, 'simple')}\n")
     for line in [*tables.conditions(report), *tables.reasons(report)]:
-        say(line)
+        say(" ".join(line.split()))
     say("\n" + "\n".join(str(path) for path in paths))

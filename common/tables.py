@@ -1,8 +1,17 @@
 """A report's rows as tables and as Markdown: everything here is drawn from the JSON and from nothing else."""
 
+import re
+
 from common import claims
 
 RECALLS = 10  # classes whose recall is shown: so many columns can be read
+
+
+def escaped(text: str) -> str:
+    """One line of Markdown that shows a text as it stands, whatever signs of Markdown, HTML or a table are in it."""
+    text = re.sub(r"[\\`*\[\]~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("|", "&#124;").replace("$", "&#36;")
 
 
 def number(value: float | None, digits: int = 1, sign: str = "") -> str:
@@ -111,14 +120,16 @@ def recalls(report: dict) -> tuple[str, int]:
     if not rows or len(support) < 2 or len(support) == 2 and 2 * min(support.values()) >= max(support.values()):
         return "", 0
     worst = sorted(support, key=lambda name: sum(row["recall"].get(name) or 0 for row in rows))[:RECALLS]
-    shown = {name: f"{name.replace('|', '&#124;')} ({count})" for name, count in support.items() if name in worst}
+    shown = {name: f"{name} ({count})" for name, count in support.items() if name in worst}
     lines = [{"model": row["label"]} | {title: percent(row["recall"].get(name)) for name, title in shown.items()} for row in rows]
     return _tabulate(tabulate, lines, "github"), len(support) - len(shown)
 
 
 def _tabulate(tabulate, lines: list[dict], style: str) -> str:
+    show = escaped if style == "github" else lambda text: " ".join(text.split())
+    headers, rows = list(map(show, lines[0])), [list(map(show, line.values())) for line in lines]
     align = ["left" if name in ("model", "heads", "neurons", "made by") else "right" for name in lines[0]]
-    return tabulate(lines, headers="keys", tablefmt=style, colalign=align, disable_numparse=True)
+    return tabulate(rows, headers=headers, tablefmt=style, colalign=align, disable_numparse=True)
 
 
 def conditions(report: dict) -> list[str]:
@@ -181,12 +192,12 @@ def losses(report: dict) -> list[str]:
 
 
 def markdown(report: dict) -> str:
-    bullets = [f"- {line}" for line in conditions(report)]
-    missing = [f"- {line}" for line in reasons(report)]
-    baseline, lost, changes = _label(report, report["baseline"]), losses(report), differences(report)
-    parts = [f"# {report['title']}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)"]
+    bullets = [f"- {escaped(line)}" for line in conditions(report)]
+    missing = [f"- {escaped(line)}" for line in reasons(report)]
+    baseline, lost, changes = escaped(_label(report, report["baseline"])), losses(report), differences(report)
+    parts = [f"# {escaped(report['title'])}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)"]
     if lost:
-        parts += [f"## Is accuracy lost against '{baseline}'?", "\n".join(f"- {line}" for line in lost)]
+        parts += [f"## Is accuracy lost against '{baseline}'?", "\n".join(f"- {escaped(line)}" for line in lost)]
     if changes:
         parts += [f"## Where they differ from '{baseline}'", changes,
                   "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from common import distillation, distributed, precision
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
-from common.cli import say, warn
+from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
 
@@ -92,7 +92,7 @@ def outputs(teacher: Checkpoint, sentences: Split, max_length: int, run_dir: Pat
     """The teacher's logits for every one of `sentences`, and its hidden states after each of `layers` (1 = after the first layer).
 
     It reads them in its own spelling. Keyed by teacher, what it is shown and in which precision, so a stage that asks for the same
-    finds them. Raises UserError for a precision that this processor has no units for.
+    finds them. Raises UserError for a precision that this processor has no units for, and where the teacher answers no numbers.
     """
     precision.check(matmul_precision)
     with distributed.first_alone():
@@ -182,8 +182,13 @@ def _compute(teacher: Checkpoint, train, pad_token_id: int, folder: Path, layers
             out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
                         output_hidden_states=bool(layers))
             logits[rows] = out.logits.float().cpu().numpy()
+            if not np.isfinite(logits[rows]).all():
+                raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
             if layers and hidden is not None:
                 states = torch.stack([out.hidden_states[layer] for layer in layers], dim=2).half().cpu().numpy()  # (B, N, layers, D)
+                if not np.isfinite(states).all():
+                    raise UserError(f"{teacher.path} has hidden states beyond half precision (65,504), in which they are kept: "
+                                    "--hidden-weight 0 leaves them out")
                 for row, i in enumerate(rows):
                     hidden[offsets[i]:offsets[i + 1]] = states[row, :lengths[i]]
     if hidden is not None:

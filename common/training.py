@@ -23,6 +23,7 @@ from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
 
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
+TIMED, LONG_H = 20, 2  # steps whose time is taken, and hours from which on it is said how long the training takes
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 
 
@@ -71,9 +72,19 @@ class StageTrainer(transformers.Trainer):
     def training_step(self, *args, **kwargs):
         loss = distributed.mean(super().training_step(*args, **kwargs))
         if not torch.isfinite(loss):
-            raise UserError(f"the loss of step {self.state.global_step + 1} is {float(loss)}, at a learning rate of "
-                            f"{self._get_learning_rate():.3g}: nothing was published; try a lower --lr, or look at the data")
+            raise UserError(f"the loss of step {self.state.global_step + 1} is {float(loss)}{self._terms_of_last()}, "
+                            f"{self._what_to_do()}; nothing was published")
         return loss
+
+    def _terms_of_last(self) -> str:
+        """The terms of the last loss, as words."""
+        terms = ", ".join(f"{name} {float(values[-1]):.4g}" for name, values in self._terms.items())
+        return f" ({terms})" if terms else ""
+
+    def _what_to_do(self) -> str:
+        if self.state.global_step == 0:
+            return "before anything was learnt: look at the weights that training starts from, and at the teacher's"
+        return f"at a learning rate of {self._get_learning_rate():.3g}: try a lower --lr, or look at the data"
 
     def stage_loss(self, model, inputs, outputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The stage's loss in training; stages override it."""
@@ -97,8 +108,15 @@ class _Progress(transformers.TrainerCallback):
 
     def __init__(self, stage: Stage):
         self.stage, self.saved = stage, time.monotonic()
+        self.first: tuple[int, float] | None = None  # a step of this run, and when it ended
 
     def on_step_end(self, args, state, control, **kwargs):
+        if self.first is None:
+            self.first = state.global_step, time.monotonic()
+        elif state.global_step == self.first[0] + TIMED and args.disable_tqdm:
+            hours = (time.monotonic() - self.first[1]) / TIMED * (state.max_steps - state.global_step) / 3600
+            if hours > LONG_H:
+                say(f"  {state.max_steps:,} steps: about {hours:,.0f} hours as these go, unless patience ends it before")
         if distributed.by_the_first(lambda: time.monotonic() - self.saved > SAVE_EVERY_S):
             control.should_save = True
 

@@ -145,7 +145,8 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
 
     scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
     first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
-    One budget or two, which then both hold. Raises ValueError where no choice costs so little.
+    One budget or two, which then both hold. A head stays: a model without any reads no text, and gives one answer to all. Raises
+    ValueError where no choice costs so little.
     """
     choices, whole = _Choices(scores, alive), [torch.ones_like(score) for score in scores]
     allowed = [budget.allows(share, spent(whole, budget.prices)) for budget in budgets]
@@ -153,17 +154,24 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
 
     def least_loss(may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> list[int]:
         """The choice of least loss where a block that stays costs `per_block` more, and the first budget pays that for `paid` of them."""
-        found = []
+        found, why = [], ValueError(f"no model costs so little: {second.total / second.unit:g} {second.name}")
         for last in range(choices.depth):
+            if not choices.units[last]:
+                continue  # emptied before
             costs = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
                      for cost, count, may in zip(choices.costs(first.prices, last), choices.counts, may_stay, strict=True)]
+            costs[last][0] = np.inf  # where `last` keeps none, another one is the last
             room = allowed[0] + per_block * paid
-            chosen = allocate(choices.losses, costs, room) if len(budgets) == 1 else allocate_both(
-                choices.losses, costs, room, choices.costs(second.prices, last), allowed[1])
+            try:
+                chosen = allocate(choices.losses, costs, room) if len(budgets) == 1 else allocate_both(
+                    choices.losses, costs, room, choices.costs(second.prices, last), allowed[1])
+            except ValueError as dear:
+                why = dear
+                continue
             if chosen is not None:
                 found.append((sum_of(choices.losses, chosen), last, chosen))
         if not found:
-            raise ValueError(f"no model costs so little: {second.total / second.unit:g} {second.name}")
+            raise why
         return min(found)[-1]
 
     may_stay = np.full(len(scores), True)
