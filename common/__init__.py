@@ -1,6 +1,6 @@
 """Plumbing that two or more scripts share. Knows nothing of `compress/`.
 
-Whoever imports any of it sends nothing unasked: libraries look at these variables when they are imported themselves, and onnxruntime keeps a
+Whoever imports any of it sends nothing unasked. Libraries look at these variables when they are imported; onnxruntime keeps a
 device id and asks for its maker's host unless it finds its own then (`disable_telemetry_events()` comes too late, seen).
 """
 
