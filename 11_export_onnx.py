@@ -33,6 +33,8 @@ def parse_args(argv=None):
     group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
     group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
+    group.add_argument("--opset", type=int, choices=[23, 20], default=23,
+                       help="newest ONNX opset in the file; 23 has attention as one operator, 20 is for onnxruntime before 1.23")
     parser.seeds_flag(group)
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
@@ -75,12 +77,12 @@ def main(args):
 
 
 @functools.lru_cache(maxsize=1)
-def in_both_forms(path: Path):
+def in_both_forms(path: Path, opset: int):
     """A checkpoint as a torch model and as an ONNX graph of it, with which either precision begins."""
     from common import checkpoints, onnx_export
 
     model = checkpoints.load_model(path)
-    return model, onnx_export.export(model)
+    return model, onnx_export.export(model, opset)
 
 
 def export(args, source, precision: str, corpus) -> None:
@@ -88,7 +90,7 @@ def export(args, source, precision: str, corpus) -> None:
     from common import checkpoints
 
     # What decides this file: not which others are made beside it.
-    decides = {"seed": args.seed, "max_length": args.max_length}
+    decides = {"seed": args.seed, "max_length": args.max_length, "opset": args.opset}
     if precision == "int8":
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
@@ -97,17 +99,19 @@ def export(args, source, precision: str, corpus) -> None:
     if stage.done:
         return
 
+    import json
     import random
-    import shutil
 
     import onnx
 
     from common import inference, onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(source.path / file, stage.dir / file)
-    torch_model, model = in_both_forms(source.path)
+    config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
+    (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    torch_model, model = in_both_forms(source.path, args.opset)
+    checkpoints.save_tokenizer(checkpoints.load_tokenizer(source.path), stage.dir, asked.max_length)
+    stage.metrics["onnxruntime"] = f">={onnx_export.OLDEST_RUNTIME[onnx_export.opset_of(model)]}"
     corpus.check_labels(torch_model.config.id2label, source.path)
     onnx.save(model, stage.dir / inference.ONNX_FILE)
     at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})

@@ -29,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # What places a run rather than decides its result: not part of the key.
 NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
               "mode", "variant", "name", "after", "max_accuracy_drop", "n_seeds"}
+MODEL_INPUTS = ["input_ids", "attention_mask"]
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": str, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
@@ -220,6 +221,19 @@ def load_tokenizer(path: Path):
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take.
+
+    Token types aren't among it, a BERT's neither: of single texts all are 0, which it takes where it is given none.
+    """
+    tokenizer.model_max_length = max_length
+    tokenizer.model_input_names = MODEL_INPUTS
+    tokenizer.init_kwargs |= {"model_input_names": MODEL_INPUTS, "max_length": max_length}  # what is saved
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.enable_truncation(max_length)  # for who opens tokenizer.json alone
+    tokenizer.save_pretrained(folder)
 
 
 # --- writing
