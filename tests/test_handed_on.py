@@ -228,6 +228,7 @@ def test_another_seed_or_variant_than_the_models_own_is_refused(of_seed_3, scrip
 
 @pytest.mark.parametrize(("script", "flags", "idle"), [
     (TEACHER, "--revision main", "--revision"),
+    (TEACHER, "--model . --revision main", "--revision"),
     (TEACHER, "--model x --init y", "--init"),
     (TEACHER, "--model x --seeds 2", "--seeds"),
     (DISTIL, "--alpha 0 --temperature 3", "--temperature"),
