@@ -89,7 +89,7 @@ def card(variant: str, figures: dict) -> str:
     steps = "\n".join(f"    {step['command']}    # at {step['commit'][:12]}" for step in made["steps"])
     typed_in = "\n\nIts structure was typed in (`--heads`, `--neurons`): a person found it on this data set, not the tool." \
         if any(" --heads " in step["command"] for step in made["steps"]) else ""
-    renewed = f"\nIts code and configuration files are those of commit {figures['renewed']['commit']} \n(`python -m bench.renew`); its " \
+    renewed = f"\nIts code and configuration files are those of commit {figures['renewed']['commit']}\n(`python -m bench.renew`); its " \
               "weights and figures are as they were." if "renewed" in figures else ""
     return f"""# {data['name']}, preset *{variant}*
 
