@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, call_script, environment, load_script, tiny_bert
 
 from common import checkpoints, cli, cores, inference, sources, streams, training
@@ -377,8 +378,16 @@ def test_onnxruntime_is_given_the_cores_that_there_are(monkeypatch):
     assert inference.open_classifier(BOX).model.asked is None
 
 
+@pytest.fixture
+def own_threads():
+    """What a test lets torch take, other tests' sums don't notice."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("path", "small"), [(BOX, True), (BOX, False), (BOX.parent, True)])
-def test_a_fork_answers_as_its_parent_does(monkeypatch, path, small):
+def test_a_fork_answers_as_its_parent_does(monkeypatch, own_threads, path, small):
     if not small:
         monkeypatch.setattr(inference, "SMALL", 0.0)
     classifier = inference.open_classifier(path, threads=2)
@@ -416,7 +425,7 @@ def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys,
     rows = [{"input_ids": [2, 5, 3], "labels": 0, "length": 3}] * 40
     monkeypatch.setattr(training, "lengths", lambda dataset: [3] * len(dataset))
     args = SimpleNamespace(matmul_precision="highest", batch_size=16, patience=0, evals_per_epoch=1, lr=1e-3, weight_decay=0.0, warmup=0.0,
-                           seed=1)
+                           seed=1, max_length=48)
     stage = SimpleNamespace(work=lambda name: tmp_path)
     trainer = training.make_trainer(training.StageTrainer, stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
     assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16)
