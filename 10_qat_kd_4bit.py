@@ -9,7 +9,10 @@ while the teacher keeps teaching (Hinton et al. 2015). At the end the weights ar
 Ten minutes on two cores for the whole of SST-2 and a student of three layers; a minute with --fast on the package sentences.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -24,12 +27,14 @@ def parse_args(argv=None):
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(1, 1), lr=3e-5)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
+    return parser.inheriting(args, "--pruned")
 
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, inspection, lengths, teacher_cache, training
     from compress import qat
 
     # --- 1. load
@@ -38,6 +43,9 @@ def main(args):
     teacher = checkpoints.parent(args.run_dir, pruned, "teacher", args.teacher)
     checkpoints.same_data(pruned, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)
+    model = checkpoints.load_model(pruned.path)
+    length = lengths.trained_on(args.max_length, [pruned, teacher], model.config, encoders.load_config(teacher.path))
+    args = cli.replaced(args, max_length=length, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
     stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher], variant=pruned.variant)
     if stage.done:
         return
@@ -46,7 +54,6 @@ def main(args):
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    model = checkpoints.load_model(pruned.path)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
     taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
@@ -71,7 +78,7 @@ def main(args):
 
     # --- 5. save
     compact.save(packed, stage.dir)
-    tokenizer.save_pretrained(stage.dir)
+    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.metrics["validation_accuracy"] = inspection.accuracy(packed, validation, collator)
     target = stage.publish()
     sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (pruned.path, target)]

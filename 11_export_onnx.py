@@ -12,7 +12,10 @@ Half a minute a checkpoint on two cores.
 
 import argparse
 import functools
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -33,21 +36,27 @@ def parse_args(argv=None):
     group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
     group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
+    group.add_argument("--opset", type=int, choices=[23, 20], default=23,
+                       help="newest ONNX opset in the file; 23 has attention as one operator, 20 is for onnxruntime before 1.23")
     parser.seeds_flag(group)
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
         parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
-    return args
+    parser.refuse_idle(("--calibration-sentences --table-bits --map-bits", args.precision == "fp32", "with --precision fp32"))
+    return parser.inheriting(args, "--checkpoint")
 
 
-def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) -> list:
+def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: bool) -> list:
     """The newest pruned checkpoint, of `seed` if there is one, or what was quantised of it, and the distilled baseline of its lineage."""
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
-    if variant == "published" and not any(c.stage == "pruned" and c.variant == variant for c in made):
-        return [checkpoints.find(run_dir, "distilled")]
+    if variant == "published" and not from_pruned and not any(c.stage == "pruned" and c.variant == variant for c in made):
+        distilled = checkpoints.find(run_dir, "distilled", seed=seed)
+        checkpoints.same_seed(distilled, seed)
+        return [distilled]
     pruned = checkpoints.find(run_dir, "pruned", variant=variant, seed=seed)
+    checkpoints.same_seed(pruned, seed)
     finished = [c for stage in ("pruned_qkd", "pruned_ptq") for c in made if c.stage == stage and c.parent_key("pruned") == pruned.key]
     baseline = [c for c in made if c.stage == "distilled" and c.key == pruned.parent_key("distilled")]
     chosen = [pruned] if from_pruned else [*finished, pruned][:1]
@@ -55,11 +64,14 @@ def newest_lineage(run_dir: Path, variant: str, seed: int, from_pruned: bool) ->
 
 
 def main(args):
-    from common import checkpoints, data
+    from common import checkpoints, data, lengths
 
     # --- 1. load
     if args.checkpoint:
         chosen = [checkpoints.verify(path) for path in args.checkpoint]
+        for source in chosen:
+            checkpoints.same_seed(source, args.seed)
+            checkpoints.same_variant(source, args.variant)
     else:
         chosen = newest_lineage(args.run_dir, args.variant, args.seed, args.from_pruned)
     for source in chosen:
@@ -69,26 +81,27 @@ def main(args):
     corpus = data.load(args)
     for source in chosen:
         checkpoints.same_data(source, corpus.facts)
+        lengths.kept(args.max_length, source)
     for source in chosen:
         for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
             export(args, source, precision, corpus)
 
 
 @functools.lru_cache(maxsize=1)
-def in_both_forms(path: Path):
+def in_both_forms(path: Path, opset: int):
     """A checkpoint as a torch model and as an ONNX graph of it, with which either precision begins."""
     from common import checkpoints, onnx_export
 
     model = checkpoints.load_model(path)
-    return model, onnx_export.export(model)
+    return model, onnx_export.export(model, opset)
 
 
 def export(args, source, precision: str, corpus) -> None:
     """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
-    from common import checkpoints
+    from common import checkpoints, lengths
 
-    # What decides this file: not which others are made beside it.
-    decides = {"seed": args.seed, "max_length": args.max_length}
+    # What decides this file: not which others are made beside it. What its source handed on it keeps.
+    decides = {"seed": source.manifest["seed"], "max_length": lengths.read_by(source), "opset": args.opset}
     if precision == "int8":
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
@@ -97,17 +110,19 @@ def export(args, source, precision: str, corpus) -> None:
     if stage.done:
         return
 
+    import json
     import random
-    import shutil
 
     import onnx
 
     from common import inference, onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
-    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(source.path / file, stage.dir / file)
-    torch_model, model = in_both_forms(source.path)
+    config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
+    (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    torch_model, model = in_both_forms(source.path, args.opset)
+    checkpoints.save_tokenizer(checkpoints.load_tokenizer(source.path), stage.dir, asked.max_length)
+    stage.metrics["onnxruntime"] = f">={onnx_export.OLDEST_RUNTIME[onnx_export.opset_of(model)]}"
     corpus.check_labels(torch_model.config.id2label, source.path)
     onnx.save(model, stage.dir / inference.ONNX_FILE)
     at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})
@@ -123,7 +138,7 @@ def export(args, source, precision: str, corpus) -> None:
 
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
-        texts = random.Random(args.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
+        texts = random.Random(asked.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
         model = onnx_int8.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
         full_labels = logits.argmax(-1)

@@ -9,9 +9,15 @@ Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teache
 Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
 """
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
 from common import cli
+
+TRAINING = ("--epochs", "--train-sentences", "--lr", "--batch-size", "--weight-decay", "--warmup", "--evals-per-epoch", "--patience",
+            "--matmul-precision")
 
 
 def parse_args(argv=None):
@@ -22,15 +28,23 @@ def parse_args(argv=None):
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=Path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--revision", args.model is None or Path(args.model).is_dir(), "but on a hub id that --model gives"),
+                       ("--init --seeds", args.model is not None, "with --model, which is taken as it is"))
+    if args.model is not None and (idle := parser.typed(TRAINING)):
+        cli.say(f"{', '.join(idle)}: of no effect with --model, which is taken as it is")
+        usual = parser.parse(["--fast"] if args.fast else [])
+        args = cli.replaced(args, **{name: getattr(usual, name) for name in map(parser.name_of, idle)})  # nor on the key
+    return args
 
 
 def main(args):
-    from common import checkpoints, data, encoders, hub, inspection, sources, spelling, training
+    from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling, training
 
     # --- 1. load
     corpus = data.load(args)
     if args.model is not None:
+        cli.refuse_unspeakable(args.model)
         sources.refuse_mixture(args.model, corpus)  # before a hub is asked
         start, commit = hub.here(args.model, args.revision)
     else:
@@ -42,6 +56,7 @@ def main(args):
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
     model.config.pad_token_id = tokenizer.pad_token_id
+    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
     if args.model is not None:
         order = encoders.match_classes(model, corpus.label_names, named)
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
@@ -60,7 +75,7 @@ def main(args):
     # --- 3. save
     stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
     model.save_pretrained(stage.dir)
-    tokenizer.save_pretrained(stage.dir)
+    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     if args.model is not None:
         inspection.warn_of_a_poor_teacher(model, validation, trainer.data_collator, corpus.label_names, order)

@@ -11,7 +11,10 @@ Writes models/distilled_student_<ts>/ and the link student_model. The teacher an
 A quarter of an hour on two cores for the whole of SST-2 and three layers; three minutes with --fast on the package sentences.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -31,11 +34,13 @@ def parse_args(argv=None):
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(3, 3), lr=1e-4)
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
+    return args
 
 
 def main(args):
-    from common import checkpoints, data, distillation, encoders, sources, spelling, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, lengths, sources, spelling, teacher_cache, training
 
     # --- 1. load
     corpus = data.load(args)
@@ -51,6 +56,7 @@ def main(args):
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
+    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], start_config, encoders.load_config(teacher.path)))
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
     training.prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
@@ -82,7 +88,7 @@ def main(args):
     # --- 4. save
     stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
     student.save_pretrained(stage.dir)
-    tokenizer.save_pretrained(stage.dir)
+    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     cli.say(f"student: {student.num_parameters():,} parameters, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
             f"(its teacher: {teacher.manifest['metrics']['validation_accuracy']:.4f})")

@@ -11,7 +11,10 @@ Reads models/ and the dev set (or --data-dir's). Writes final_report.json, and f
 About two minutes on two cores with --fast and a dozen small models, ten in full.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -29,7 +32,9 @@ def parse_args(argv=None):
     group.add_argument("--output-dir", type=Path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
                        help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--seed", True, "here: every seed's models are measured"))
+    return args
 
 
 def promised_speed(source, made: dict) -> dict:
@@ -46,7 +51,7 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, data, facts, inference, labels, lineage, measure, report
+    from common import behaviour, checkpoints, claims, cores, data, facts, inference, labels, lengths, lineage, measure, report
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -62,8 +67,10 @@ def main(args):
             whole.append(checkpoints.verify(checkpoint.path))
         except cli.UserError as error:
             skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
-    asked = {name: getattr(args, name) for name in ("seed", "max_length", "repeats", "sentences", "title", "no_accuracy")}
+    asked = {name: getattr(args, name) for name in ("repeats", "sentences", "title", "no_accuracy")}
     asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
+    for checkpoint in whole:
+        lengths.kept(args.max_length, checkpoint)
     others = {}
     for checkpoint in whole:
         others[checkpoint.key] = []
@@ -197,7 +204,7 @@ def main(args):
         "code": code,
         "key": key,
         "dataset": dataset,
-        "machine": {"cpu": checkpoints.cpu_name(), "cores": os.cpu_count(), "threads": threads, "gpu": checkpoints.gpu_name()}
+        "machine": {"cpu": checkpoints.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": checkpoints.gpu_name()}
         | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
         "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},
         "models": list(rows.values()),

@@ -14,7 +14,10 @@ Twelve minutes on two cores for the whole of SST-2 and a student of three layers
 
 import argparse
 import math
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -102,6 +105,12 @@ def parse_args(argv=None):
     group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
     args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
+    parser.refuse_idle(
+        ("--from-teacher", args.after is not None, "with --after, which goes on from another model"),
+        ("--at-batch", args.target_speedup is None, "without --target-speedup"),
+        ("--temperature-start --temperature-end --augment", args.alpha_start == args.alpha_end == 0, "with --alpha-start 0 --alpha-end 0"),
+        ("--prune-lr --importance --head-sparsity --ffn-sparsity --min-neurons --temperature-start --alpha-start", not args.prune_epochs,
+         "with --prune-epochs 0, which prunes nothing"))
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > (1 if args.max_accuracy_drop is not None else 2):
         parser.error("give one budget, or two of --target-flops, --target-mb and --target-speedup, or --max-accuracy-drop alone")
@@ -117,6 +126,8 @@ def parse_args(argv=None):
         args.target_flops = BUDGETS.get(args.variant)
     if (targets or args.target_flops or args.heads) and (args.head_sparsity is not None or args.ffn_sparsity is not None):
         parser.error("give a budget (some presets have one), a structure or sparsities: one of them")
+    parser.refuse_idle(("--min-neurons", bool(targets or args.target_flops or args.heads),
+                        "under a budget (some presets have one) or a structure, which may empty whole blocks"))
     if args.spare_pieces and args.prune_vocab is None:
         parser.error("--spare-pieces spares some of what --prune-vocab cuts: give that too")
     if args.after is not None:
@@ -134,11 +145,9 @@ def parse_args(argv=None):
 
 def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list:
     """The budgets (`compress.budget.Budget`) that flags ask for; none where they ask for sparsities. Refuses what can't be had."""
-    import os
-
     import torch
 
-    from common import latency_table, measure
+    from common import cores, latency_table, measure
     from compress import budget, costs
 
     asked = []
@@ -150,7 +159,7 @@ def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list
     if args.target_mb is not None:
         asked.append(budget.Budget(costs.Bytes(shape, word_pieces), args.target_mb, 1e6, "MB in 4 bits"))
     if args.target_speedup is not None:
-        table = latency_table.of(shape, teacher, texts, args.run_dir, os.cpu_count())["batches"][args.at_batch]
+        table = latency_table.of(shape, teacher, texts, args.run_dir, cores.usable())["batches"][args.at_batch]
         asked.append(budget.Budget(costs.Latency(table), table["teacher"] / args.target_speedup, 1.0, f"ms at batch {args.at_batch}"))
     for one in asked:
         if one.total <= one.prices.other:
@@ -176,13 +185,13 @@ def main(args):
 
 def prune_until_it_costs(args) -> None:
     """Prunes to one budget after the other, until the held-out sentences and their phrases are answered too much worse."""
-    from common import checkpoints, data, inspection
+    from common import checkpoints, data, inspection, lengths
 
     corpus = data.load(args)
 
     def accuracy(checkpoint) -> float:
         tokenizer = checkpoints.load_tokenizer(checkpoint.path)
-        judged = data.tokenise(tokenizer, corpus.held_out, args.max_length)
+        judged = data.tokenise(tokenizer, corpus.held_out, lengths.read_by(checkpoint))
         return inspection.accuracy(checkpoints.load_model(checkpoint.path), judged, data.Collator(tokenizer.pad_token_id))
 
     kept, name, before, aim = None, args.variant, args.after, None
@@ -262,7 +271,19 @@ def prune(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, encoders, inspection, teacher_cache, training
+    from common import (
+        checkpoints,
+        data,
+        distillation,
+        distributed,
+        encoders,
+        facts,
+        inspection,
+        latency_table,
+        lengths,
+        teacher_cache,
+        training,
+    )
     from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary, width
 
     # --- 1. load
@@ -270,6 +291,9 @@ def prune(args):
     student, teacher = origin(args)
     checkpoints.same_data(student, corpus.facts)
     checkpoints.same_data(teacher, corpus.facts)
+    model = checkpoints.load_model(student.path)
+    length = lengths.trained_on(args.max_length, [student, teacher], model.config, encoders.load_config(teacher.path))
+    args = cli.replaced(args, max_length=length)
     tokenizer = checkpoints.load_tokenizer(student.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     kept, spelling = None, data.spelling(tokenizer)
@@ -282,7 +306,6 @@ def prune(args):
     if args.prune_vocab is not None:
         kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab,
                                       args.spare_pieces)
-    model = checkpoints.load_model(student.path)
     if args.from_teacher:
         model = encoders.distilbert_of_teacher(model, corpus.label_names)
     if args.dropout is not None:
@@ -297,7 +320,10 @@ def prune(args):
     shape.embedding_rank = rank
     asked = budgets_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
     parents = [teacher] if args.from_teacher else [student, teacher]
-    stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant)
+    decides = {}
+    if args.target_speedup is not None:  # another machine's latencies make another structure
+        decides["latencies"] = facts.sha256_file(latency_table.path_of(shape, teacher, args.run_dir))[:16]
+    stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant, decides=decides)
     if stage.done:
         return stage.done
     training.prepare(args.seed)
@@ -422,7 +448,7 @@ def prune(args):
             stage.metrics["predicted_speedup"] = args.target_speedup * one.total / spent
         cli.say(f"budget: {one.asked:.4g} {one.name} asked for, {spent / one.unit:.4g} spent")
     compact.save(small, stage.dir)
-    tokenizer.save_pretrained(stage.dir)
+    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     published = checkpoints.read(stage.publish())
     cli.say(f"pruned: held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
             f"(its student: {student.manifest['metrics']['validation_accuracy']:.4f})")

@@ -9,7 +9,10 @@ are most of a pruned model's bytes. The classifier head, biases and LayerNorms s
 Seconds. Both run on any CPU and on CUDA, at any width that pruning leaves.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -21,14 +24,14 @@ def parse_args(argv=None):
     group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     parser.seeds_flag(group)
-    return parser.parse(argv)
+    return parser.inheriting(parser.parse(argv), "--pruned")
 
 
 def main(args):
     from bitsandbytes.functional import quantize_4bit
 
     import compact
-    from common import checkpoints, data, inspection
+    from common import checkpoints, data, inspection, lengths
     from compact import nf4
 
     def pack_by_bitsandbytes(weight) -> nf4.Packed:
@@ -38,6 +41,7 @@ def main(args):
     # --- 1. load
     corpus = data.load(args)
     pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant, args.seed)
+    checkpoints.same_seed(pruned, args.seed)
     asked = [(pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None)]
     if args.student or pruned.parent_key("distilled"):  # a preset that prunes the teacher has no student
         student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)
@@ -45,7 +49,9 @@ def main(args):
     for source, name, prefix, link in asked:
         checkpoints.same_data(source, corpus.facts)
         variant = source.variant
-        stage = checkpoints.begin(args, name, prefix, corpus.facts, [source], variant=variant, link=link)
+        length = lengths.kept(args.max_length, source)
+        of_source = cli.replaced(args, seed=source.manifest["seed"], max_length=length)  # its own, since nothing is trained
+        stage = checkpoints.begin(of_source, name, prefix, corpus.facts, [source], variant=variant, link=link)
         if stage.done:
             continue
         tokenizer = checkpoints.load_tokenizer(source.path)
@@ -58,9 +64,9 @@ def main(args):
 
         # --- 3. save, and measure what was saved
         compact.save(packed, stage.dir)
-        tokenizer.save_pretrained(stage.dir)
+        checkpoints.save_tokenizer(tokenizer, stage.dir, length)
         reloaded = compact.CompactForSequenceClassification.from_pretrained(stage.dir)
-        validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
+        validation = data.tokenise(tokenizer, corpus.validation, length)
         collate = data.Collator(tokenizer.pad_token_id)
         gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
         if not gap <= 0:

@@ -8,6 +8,11 @@ among them, so stage 6 takes layers of the BERT. A second run finds everything w
 the sentences there are checked, and none are fetched.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
 from common import cli
 
 
@@ -21,7 +26,12 @@ def parse_args(argv=None):
     group.add_argument("--data-id", default="nyu-mll/glue", metavar="ID", help="data set with the columns sentence and label")
     group.add_argument("--data-config", default="sst2", metavar="NAME", help="its configuration")
     group.add_argument("--data-revision", default=None, metavar="REV", help="its branch, tag or commit; else the newest")
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--seed --max-length", True, "here, where nothing is trained"),
+                       ("--teacher-id --teacher-revision --student-id --student-revision --data-id --data-config --data-revision",
+                        args.source == "package", "with --source package"),
+                       ("--data-id --data-config --data-revision", args.data_dir is not None, "with --data-dir"))
+    return args
 
 
 def main(args):

@@ -8,7 +8,10 @@ set of --data-dir, and size). Paths that are missing are skipped, each with a li
 Seconds for reports; about ten seconds a small checkpoint on two cores.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
 
@@ -25,7 +28,9 @@ def parse_args(argv=None):
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH",
                         help="final_report.json files and checkpoint directories; else RUN_DIR/final_report.json and the links "
                              "teacher_model, student_model, models/distilled_quantized_student")
-    return parser.parse(argv)
+    args = parser.parse(argv)
+    parser.refuse_idle(("--fast --seed --max-length --force", True, "here, where nothing is trained and all is measured anew"))
+    return args
 
 
 def flat(row: dict) -> dict:

@@ -8,6 +8,7 @@ An empty line is answered with an empty label and no probability, so that answer
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -15,7 +16,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import cli
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
+from common import cli, streams
 
 STAGES = ["pruned_qkd", "pruned_ptq", "pruned", "distilled", "distilled_ptq", "teacher"]  # the most compressed lineage first
 RUNTIMES = ["_onnx_int8", "_onnx", ""]  # of each, what a CPU runs fastest
@@ -26,7 +29,7 @@ BATCHES_AT_ONCE = 32  # read, sorted by length and answered together: bounds mem
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --file or standard input")
-    parser.add_argument("--file", type=Path, default=None, help="texts, one a line, UTF-8")
+    parser.add_argument("--file", default=None, help="texts, one a line, UTF-8; a pipe too; - is standard input")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", default=None,
                         help="a checkpoint or an ONNX directory; else the newest in RUN_DIR of the first stage there is of "
                              f"{', '.join(STAGES)}: "
@@ -54,18 +57,37 @@ def choose(run_dir: Path) -> Path:
             if checkpoint.stage == stage:
                 return checkpoint.path
     if run_dir == Path(".") and IN_THE_BOX.is_dir():
-        print("nothing trained here yet: pretrained/sst2-max answers (English film reviews, positive or negative)", file=sys.stderr)
+        cli.warn("nothing trained here yet: pretrained/sst2-max answers (English film reviews, positive or negative)")
         return IN_THE_BOX
     raise cli.UserError(f"no checkpoint under {run_dir / 'models'}: run python 5_finetune_teacher.py first, or name one with --checkpoint")
 
 
 def decoded(handle, name: str) -> Iterator[str]:
-    """The lines of a binary stream without their ends. Raises UserError with name and line where one isn't UTF-8."""
-    for number, line in enumerate(handle, 1):
-        try:
+    """The lines of a binary stream without their ends. Raises UserError with name and line where one isn't UTF-8 or can't be read."""
+    number = 0
+    try:
+        for number, line in enumerate(handle, 1):
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise cli.UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
+    except UnicodeDecodeError:
+        raise cli.UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
+    except OSError as error:
+        raise cli.UserError(f"{name}:{number + 1}: can't be read ({error.strerror})") from None
+
+
+def opened(file: str | None):
+    """What texts are read from where none were given. Raises UserError where nothing can be."""
+    if file in (None, "-"):
+        if "stdin" in streams.closed:
+            raise cli.UserError("no texts, and standard input is closed: give texts, or --file")
+        return sys.stdin.buffer
+    try:
+        if os.path.isdir(file):
+            raise cli.UserError(f"{file} is a directory: --file needs a text file, one text a line")
+        return open(file, "rb")  # a pipe too, named or of the shell's <(…)
+    except FileNotFoundError:
+        raise cli.UserError(f"{file} not found: --file needs a text file, one text a line") from None
+    except OSError as error:
+        raise cli.UserError(f"{file} can't be read ({error.strerror}): --file needs a text file, one text a line") from None
 
 
 def row(text: str, label: str, probability: float | None, as_json: bool) -> str:
@@ -76,7 +98,7 @@ def row(text: str, label: str, probability: float | None, as_json: bool) -> str:
 
 
 def answer(classifier, texts: Iterator[str], args) -> None:
-    """Prints a row for each text, in order, chunk by chunk."""
+    """Prints a row for each text, in order, chunk by chunk. Raises UserError where standard output takes no more."""
     import numpy as np
 
     empty = 0
@@ -84,45 +106,41 @@ def answer(classifier, texts: Iterator[str], args) -> None:
         full = [text for text in chunk if text.strip()]
         empty += len(chunk) - len(full)
         logits = iter(classifier.classify(full, args.batch_size))
+        rows = []
         for text in chunk:
             if not text.strip():
-                print(row(text, "", None, args.json))
+                rows.append(row(text, "", None, args.json))
                 continue
             scores = next(logits)  # (K,)
             exponentials = np.exp(scores - scores.max())
             best = int(scores.argmax())
-            print(row(text, classifier.label_names[best], round(float(exponentials[best] / exponentials.sum()), 6), args.json))
-        sys.stdout.flush()
+            rows.append(row(text, classifier.label_names[best], round(float(exponentials[best] / exponentials.sum()), 6), args.json))
+        number = streams.put("".join(f"{one}\n" for one in rows), sys.stdout)
+        if number == errno.EPIPE:
+            return  # the reader has enough (… | head)
+        if number:
+            raise cli.UserError(f"standard output takes nothing more ({os.strerror(number)})")
     if empty:
-        print(f"{empty} empty {'line' if empty == 1 else 'lines'} answered with an empty label", file=sys.stderr)
+        cli.warn(f"{empty} empty {'line' if empty == 1 else 'lines'} answered with an empty label")
     if classifier.cut_short:
-        print(f"{classifier.cut_short} {'text' if classifier.cut_short == 1 else 'texts'} longer than the model's {classifier.max_length} "
-              "tokens: what follows these wasn't read", file=sys.stderr)
+        cli.warn(f"{classifier.cut_short} {'text' if classifier.cut_short == 1 else 'texts'} longer than the model's "
+                 f"{classifier.max_length} tokens: what follows these wasn't read")
 
 
 def main(args):
-    if args.file and not args.file.is_file():
-        raise cli.UserError(f"{args.file} not found: --file needs a text file, one text a line")
+    if "stdout" in streams.closed:
+        raise cli.UserError("standard output is closed: there is nowhere to answer")
+    # What the shell handed over as other bytes becomes bytes again, to be refused like a file's.
+    lines = [os.fsencode(text) for text in args.texts] or opened(args.file)
     from common import inference, memory
 
     # --- 1. load
     memory.forget_shapes()
     classifier = inference.open_classifier(args.checkpoint or choose(args.run_dir), args.threads)
-    sys.stdout.reconfigure(encoding="utf-8")
+    sys.stdout.reconfigure(encoding="utf-8", errors=streams.LEGIBLE)  # answers are data: of one encoding wherever they are read
 
     # --- 2. answer
-    try:
-        with contextlib.ExitStack() as stack:
-            if args.texts:
-                # What the shell handed over as other bytes becomes bytes again, to be refused like a file's.
-                texts = decoded((os.fsencode(text) for text in args.texts), "argument")
-            elif args.file:
-                texts = decoded(stack.enter_context(open(args.file, "rb")), str(args.file))
-            else:
-                texts = decoded(sys.stdin.buffer, "standard input")
-            answer(classifier, texts, args)
-    except BrokenPipeError:  # the reader has enough (… | head): nothing to say, and nothing left to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    answer(classifier, decoded(lines, "argument" if args.texts else args.file or "standard input"), args)
 
 
 if __name__ == "__main__":

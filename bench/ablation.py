@@ -8,12 +8,11 @@ distribution's quantiles, as NF4's). Judged on the held-out sentences and their 
 KL divergence from the teacher, which decides sooner. Stages are made under RUN_DIR/runs/trained/ and found again there.
 """
 
-import os
 import statistics
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, cores
 from compress.costs import NF4_BYTES
 
 SPARSITY = 0.7  # of heads, and of neurons
@@ -135,7 +134,7 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)
-    conditions = finished.conditions(corpus, os.cpu_count())
+    conditions = finished.conditions(corpus, cores.usable())
     judge, work = Judge(corpus, teacher), args.run_dir / "runs" / "trained" / "ablation"
     shared = ["--teacher", teacher.path, f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--train-sentences",
               args.train_sentences, "--hidden-weight", 0, "--patience", 0, "--matmul-precision", args.matmul_precision]

@@ -7,12 +7,11 @@ on a share of the training sentences. The teacher answers all of them, pruning a
 "growth" in the JSON file that bench.training_speed writes.
 """
 
-import os
 import tempfile
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, cores
 
 HEAD_WIDTH = 32
 PASSES = 0.1  # epochs of pruning, and of recovery: what a step takes doesn't depend on how many come
@@ -40,7 +39,7 @@ def main(args) -> None:
 
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
-    conditions = finished.conditions(corpus, os.cpu_count())
+    conditions = finished.conditions(corpus, cores.usable())
     known = encoders.load_config(teacher.path)
     longest = min(128, known.max_position_embeddings)
     shared = [f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--max-length", longest]

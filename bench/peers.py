@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench import finished
 from bench.presets import PRESETS, seeds_of
-from common import cli
+from common import cli, cores
 
 LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
           "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, key: str, python: str, arguments: list[str], log: Path):
         self.key, self.log = key, log
         self.process = subprocess.Popen([python, "-m", "bench.peer", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=log.open("w"), text=True)
+                                        stderr=log.open("w", encoding="utf-8"), encoding="utf-8")
         self.error: str | None = None
         self.ready = self._line()
         self.process.send_signal(signal.SIGSTOP)
@@ -111,13 +111,12 @@ def versus(row: dict, rows: list[dict]) -> dict:
 
 
 def main(args) -> None:
-    import os
 
     from common import checkpoints, measure
 
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
-    conditions = finished.conditions(corpus, args.threads or os.cpu_count())
+    conditions = finished.conditions(corpus, args.threads or cores.usable())
     pythons = dict(text.split("=", 1) for text in args.python)
     made = checkpoints.published(args.run_dir)
     asked: dict[str, list[str]] = {}
@@ -152,7 +151,7 @@ def main(args) -> None:
             minutes["torch_pruning"] = json.loads(made_before.read_text(encoding="utf-8"))["minutes"]
         workers = {}
         for key, arguments in asked.items():
-            workers[key] = Worker(key, pythons.get(key, sys.executable), [*arguments, "--threads", str(args.threads or os.cpu_count())],
+            workers[key] = Worker(key, pythons.get(key, sys.executable), [*arguments, "--threads", str(args.threads or cores.usable())],
                                   place / f"{key}.log")
             stopped.callback(workers[key].close)
             cli.say(f"{key}: {workers[key].error or 'ready'}")

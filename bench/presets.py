@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, cores
 
 PRESETS = ("near", "balanced", "max")
 
@@ -122,11 +122,9 @@ def table(results: dict) -> str:
 
 def measured(args, names: list[str] | None = None) -> dict:
     """All figures of what is called `names`, of everything with an int8 export where None; as main writes them."""
-    import os
-
     from common import checkpoints, claims, inference, measure
 
-    threads = args.threads or os.cpu_count()
+    threads = args.threads or cores.usable()
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)

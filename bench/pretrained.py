@@ -18,7 +18,7 @@ from common.checkpoints import REPOSITORY
 
 PRUNING = "8_pruning_with_finetuning.py"
 LIMIT_MB = 12  # both files together: every clone carries them
-EXPORTED = ("table_bits", "map_bits")  # what the card says of an export's command
+EXPORTED = ("table_bits", "map_bits", "opset")  # what the card says of an export's command
 
 
 def parse_args():
@@ -63,7 +63,7 @@ def typed(checkpoint, after: str | None = None) -> str:
         script, said = PRUNING, {"preset": preset, "name": named, "after": after, **beyond_its_preset(checkpoint, preset)}
     elif kind.endswith("_onnx_int8"):
         script = "11_export_onnx.py" + (" --from-pruned" if kind == "pruned_onnx_int8" else "")
-        said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED}
+        said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED if name in args}
     else:
         script = {"pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py"}[kind]
     said["seed"] = checkpoint.manifest["seed"]
@@ -89,6 +89,8 @@ def card(variant: str, figures: dict) -> str:
     steps = "\n".join(f"    {step['command']}    # at {step['commit'][:12]}" for step in made["steps"])
     typed_in = "\n\nIts structure was typed in (`--heads`, `--neurons`): a person found it on this data set, not the tool." \
         if any(" --heads " in step["command"] for step in made["steps"]) else ""
+    renewed = f"\nIts code and configuration files are those of commit {figures['renewed']['commit']}\n(`python -m bench.renew`); its " \
+              "weights and figures are as they were." if "renewed" in figures else ""
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
@@ -106,7 +108,7 @@ Made from {data['train']:,} training sentences ({data['source']}, sha256 {data['
 {steps}{typed_in}
 
 The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This card,
-its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.
+its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.{renewed}
 
 Limits: the dev figures flatter it, since dev was looked at often; what sentences held out from training say of this preset stands in the
 project's README. English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, cores
 
 SIDE = 2048  # of the square matrices whose product says what the machine can do
 
@@ -64,11 +64,10 @@ def flops_of(source: Path, classifier, texts: list[str]) -> int:
 
 
 def main(args) -> None:
-    import os
 
     from common import checkpoints, inference
 
-    threads = os.cpu_count()
+    threads = cores.usable()
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, cores
 
 EPOCHS = 3  # stage 8's default: one of pruning, two of recovery
 TOKENS = 128
@@ -94,16 +94,15 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
 
 def main(args) -> None:
-    import os
 
     import torch
 
     from common import checkpoints, data, encoders
 
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(cores.usable())
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
-    conditions = finished.conditions(corpus, os.cpu_count())
+    conditions = finished.conditions(corpus, cores.usable())
     sample = data.part(corpus.train, args.steps * args.batch_size, 0)
     longest = min(TOKENS, encoders.load_config(teacher.path).max_position_embeddings)
     made, filling = ways(teacher, sample, longest, args.batch_size)

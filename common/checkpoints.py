@@ -5,20 +5,22 @@ What was asked for, hashed over everything that decides the result, names both: 
 again. The published `key` holds what came of it too: what is made from a checkpoint is not taken for made from another try of the same.
 """
 
-import fcntl
+import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from common import distributed
 from common.cli import UserError, say, warn
@@ -29,9 +31,20 @@ SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 REPOSITORY = Path(__file__).resolve().parent.parent
 IN_THE_BOX = REPOSITORY / "pretrained"  # models that came with the code: no stage on this machine made them
 AHEAD = timedelta(minutes=5)  # that another machine's clock may be
-# What places a run rather than decides its result: not part of the key.
-NOT_IN_KEY = {"run_dir", "data_dir", "source", "force", "teacher", "student", "pruned", "checkpoint", "model", "init",
-              "mode", "variant", "name", "after", "max_accuracy_drop", "n_seeds"}
+# Flags that aren't part of the key, each with why the result can't differ by it while the key stays the same.
+NOT_IN_KEY = {
+    "run_dir": "where the result is put",
+    "force": "makes the same again",
+    **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
+    **dict.fromkeys(("teacher", "student", "pruned", "checkpoint", "after", "from_pruned"), "the keys of the parents they choose are"),
+    **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
+    **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
+    "mode": "says --fast again, which is, with the values it stands for",
+    "precision": "the name of the stage says it",
+    "n_seeds": "each seed is a result of its own, and that is",
+    "max_accuracy_drop": "says when to stop; each model on the way is of a --target-flops of its own, which is",
+}
+MODEL_INPUTS = ["input_ids", "attention_mask"]
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": a_time, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
@@ -44,6 +57,9 @@ SCRIPT_OF = {
     "pruned_ptq": "9_quantize_pruned_model.py",
     "pruned_qkd": "10_qat_kd_4bit.py",
 }
+# What a disk answers that hasn't a lock, or doesn't flush.
+UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
+_locks: dict[Path, Any] = {}  # of the directories that are this process's own
 
 
 # --- facts about the code and this machine
@@ -56,18 +72,25 @@ def code_identity() -> dict[str, str | None]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     commit = None
     if (REPOSITORY / ".git").exists() and shutil.which("git"):
-        shown = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        shown = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, encoding="utf-8",
+                               errors="replace", check=False)
         commit = shown.stdout.strip() or None
     return {"commit": commit, "sha256": digest.hexdigest()}
 
 
-def versions() -> dict[str, str]:
-    names = ["torch", "transformers", "datasets", "bitsandbytes", "numpy", "onnx", "onnxruntime"]
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+def versions() -> dict[str, str | None]:
+    """{package: version}; None of one that isn't installed, as stages that don't need it run all the same."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ["torch", "transformers", "datasets", "bitsandbytes", "numpy", "onnx", "onnxruntime"]:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -82,10 +105,16 @@ def gpu_name() -> str | None:
 def peak_rss_mb() -> float:
     """Largest resident memory of this program so far, in 10^6 bytes."""
     status = Path("/proc/self/status")  # on Linux ru_maxrss carries the parent's peak through fork and exec; VmHWM starts anew
-    for line in status.read_text().splitlines() if status.exists() else []:
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
             return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)  # macOS counts bytes
+    if sys.platform == "win32":
+        import psutil
+
+        return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
+    import resource
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
 # --- reading
@@ -191,12 +220,13 @@ def _warn_of_the_future(path: Path, created: datetime) -> None:
 def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | None = None, seed: int | None = None) -> Checkpoint:
     """The checkpoint named by a flag, else the newest whole one of `stage` and of a variant; verified. Those of `seed` come first.
 
-    Raises UserError where there is none (naming the script to run), or where the named one is of another stage.
+    Raises UserError where there is none (naming the script to run), or where the named one is of another stage or variant.
     """
     if named is not None:
         checkpoint = verify(named)
         if checkpoint.stage != stage:
             raise UserError(f"{named} was made by the stage '{checkpoint.stage}', not '{stage}': give one made by {SCRIPT_OF[stage]}")
+        same_variant(checkpoint, variant)
         return checkpoint
     made = [c for c in published(run_dir) if c.stage == stage and variant in (None, c.variant)]
     if made:
@@ -214,6 +244,19 @@ def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = No
         if checkpoint.key == key:
             return verify(checkpoint.path)
     raise UserError(f"the {stage} that {child.path} was made from is not under {Path(run_dir) / 'models'}: name it with --{stage}")
+
+
+def same_variant(checkpoint: Checkpoint, asked: str | None) -> None:
+    """Refuses a checkpoint that a flag names for one of the variant that another flag names."""
+    if asked not in (None, checkpoint.variant):
+        raise UserError(f"{checkpoint.path} is of the variant '{checkpoint.variant}', not '{asked}': leave one of the two flags out")
+
+
+def same_seed(checkpoint: Checkpoint, asked: int | None) -> None:
+    """Refuses to take a checkpoint of another seed for one of the seed `asked` for: what is made of it without training is of its seed."""
+    theirs = checkpoint.manifest["seed"]
+    if asked not in (None, theirs):
+        raise UserError(f"{checkpoint.path} is of seed {theirs}, not {asked}: make one of seed {asked} first, or give --seed {theirs}")
 
 
 def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
@@ -254,6 +297,19 @@ def load_tokenizer(path: Path):
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take.
+
+    Token types aren't among it, a BERT's neither: of single texts all are 0, which it takes where it is given none.
+    """
+    tokenizer.model_max_length = max_length
+    tokenizer.model_input_names = MODEL_INPUTS
+    tokenizer.init_kwargs |= {"model_input_names": MODEL_INPUTS, "max_length": max_length}  # what is saved
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.enable_truncation(max_length)  # for who opens tokenizer.json alone
+    tokenizer.save_pretrained(folder)
 
 
 # --- writing
@@ -300,15 +356,17 @@ class Stage:
 
     def keep_time(self) -> None:
         fresh = self.dir / "work_wall_s.new"
-        fresh.write_text(f"{self.wall_s():.1f}")
+        fresh.write_text(f"{self.wall_s():.1f}", encoding="utf-8")
         os.replace(fresh, self.dir / "work_wall_s")  # a kill in mid-write would leave an empty one
 
     def publish(self) -> Path:
         """Writes `stage.json`, flushes all files and renames the partial directory. Returns the published path.
 
-        Of several processes the first does so.
+        Of several processes the first does so. The lock is held until a reader sees the whole checkpoint.
         """
         target = distributed.by_the_first(self._publish)
+        if distributed.is_first():
+            _give_back(self.shared_dir)
         for copy in self.shared_dir.parent.glob(f"{self.shared_dir.name}_*"):
             shutil.rmtree(copy, ignore_errors=True)
         return target
@@ -339,7 +397,9 @@ class Stage:
             "wall_s": round(self.wall_s(), 1),
             "peak_rss_mb": peak_rss_mb(),
         }
-        (self.dir / "stage.json").write_text(json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n"
+        # A directory's name may hold bytes that are no text: written as JSON escapes them.
+        (self.dir / "stage.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         for path in [*files.values(), self.dir / "stage.json", self.dir]:
             _flush(path)
         target = _unique(self.run_dir / "models", f"{self.prefix}_{now:%Y%m%d_%H%M%S}")
@@ -364,15 +424,25 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     asked |= {"processes": distributed.WORLD} if distributed.WORLD > 1 else {}  # sums in another order
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
     stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
-    if not args.force:
-        stage.done = next((c for c in published(args.run_dir) if c.asked_key == key), None)
+
+    def finished() -> Checkpoint | None:
+        return None if args.force else next((c for c in published(args.run_dir) if c.asked_key == key), None)
+
+    def finished_or_claimed() -> Checkpoint | None:
+        if done := finished():
+            return done
+        again = stage.dir.exists()
+        _claim(stage.dir)
+        if done := finished():  # another process has published it since we looked
+            stage.dir.rmdir()
+            _give_back(stage.dir)
+        elif again:
+            say(f"continuing {stage.dir}")
+        return done
+
+    stage.done = distributed.by_the_first(finished_or_claimed)
     if stage.done is None:
-        if distributed.is_first():
-            again = stage.dir.exists()
-            _claim(stage.dir)
-            if again:
-                say(f"continuing {stage.dir}")
-        else:
+        if not distributed.is_first():
             shutil.rmtree(stage.dir, ignore_errors=True)
             stage.dir.mkdir(parents=True)
         distributed.wait()
@@ -383,26 +453,52 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
         if link:
             point(args.run_dir / link, stage.done.path)
     if (stage.dir / "work_wall_s").is_file():
-        stage.earlier_s = float((stage.dir / "work_wall_s").read_text())
+        stage.earlier_s = float((stage.dir / "work_wall_s").read_text(encoding="utf-8"))
     return stage
 
 
 def _claim(folder: Path) -> None:
-    """Makes a stage's directory this process's own until it ends, however it ends. Raises UserError while another works there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "work_lock", os.O_WRONLY | os.O_CREAT)  # never closed: that would give it up
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise UserError(f"another process is at work in {folder}: wait for it, or stop it; the same command then goes on") from None
+    """Makes a stage's directory this process's own until it publishes or ends, however it ends.
+
+    The lock lies beside the directory, which is renamed under it. Raises UserError while another process works there.
+    """
+    import filelock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.absolute() not in _locks:  # else it is ours since an earlier try
+        lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(f"another process is at work in {folder}: wait for it, or stop it; the same command then goes on") from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            warn(f"{folder.parent} takes no locks ({error.strerror}): don't start this command there a second time before it ends")
+        _locks[folder.absolute()] = lock
+    folder.mkdir(exist_ok=True)
+
+
+def _give_back(folder: Path) -> None:
+    """Ends the claim to a directory, with its file: who waits for one that is gone looks again."""
+    lock = _locks.pop(folder.absolute())
+    with contextlib.suppress(OSError):  # Windows removes no file that is open, and it does no harm there
+        Path(lock.lock_file).unlink()
+    lock.release()
 
 
 def point(link: Path, target: Path) -> None:
-    """Moves a symbolic link to `target` atomically."""
+    """Moves a symbolic link to `target` atomically. A warning where there can be none: nothing but the name is missing then."""
     fresh = link.with_name(f".{link.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
-    os.replace(fresh, link)
+    try:
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+        os.replace(fresh, link)
+    except (OSError, NotImplementedError) as error:  # Windows without the right to, a disk of FAT, a directory of that name
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        why = getattr(error, "strerror", None) or error
+        warn(f"{link} can't be made a link to {target} ({why}): name that path itself where it is asked for")
 
 
 def _contents(hashes: dict[str, dict]) -> str:
@@ -418,8 +514,13 @@ def _unique(folder: Path, name: str) -> Path:
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32" and path.is_dir():
+        return  # opened there are files alone
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:  # of a directory on some network's disks
+            raise
     finally:
         os.close(handle)

@@ -1,15 +1,17 @@
 """Flags and presets that the stages share, one-line errors, logging. Imports nothing heavy: a wrong flag fails at once."""
 
 import argparse
+import errno
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from common import distributed
+from common import cores, distributed, streams
 from common.obstacles import obstacle
 
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
@@ -113,6 +115,14 @@ def count_or_share(text: str) -> float:
     return value
 
 
+def tokens(text: str) -> int:
+    """A whole number of three or more: two are the marks at a sentence's ends."""
+    value = int(text)
+    if value < 3:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of three or more (two are the marks at a sentence's ends)")
+    return value
+
+
 def not_negative_count(text: str) -> int:
     """A whole number, or zero."""
     value = int(text)
@@ -125,7 +135,11 @@ class Parser(argparse.ArgumentParser):
     """argparse with defaults in the help and a wrong flag as one line."""
 
     def __init__(self, description: str | None):
+        streams.prepare()
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+
+    def _print_message(self, message: str, file=None) -> None:
+        streams.put(message, file or sys.stderr)  # argparse would leave what nobody takes for the end, where it changes the exit code
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (--help lists the flags)\n")
@@ -137,6 +151,7 @@ class StageParser(Parser):
     def __init__(self, description: str | None):
         super().__init__(description)
         self._presets: dict[str, tuple[object, object]] = {}
+        self._typed: set[str] = set()
         shared = self.add_argument_group("shared by all stages")
         shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
         shared.add_argument("--seed", type=int, default=42, help="seed of initialisation, batches and dropout")
@@ -146,7 +161,9 @@ class StageParser(Parser):
         shared.add_argument("--data-dir", type=Path, metavar="DIR", default=None,
                             help="own data: train.tsv and dev.tsv (sentence<TAB>label, header line), labels.txt optional; "
                                  "else DIR is RUN_DIR/sst2_data")
-        shared.add_argument("--max-length", type=count, default=128, metavar="TOKENS", help="longer sentences are cut here")
+        shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
+                            help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
+                                 "model at 128, or fewer where it reads fewer")
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
@@ -194,7 +211,38 @@ class StageParser(Parser):
             if not hasattr(args, name):
                 setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
+        untold = object()
+        told = self.parse_args(argv, argparse.Namespace(**{action.dest: untold for action in self._actions}))
+        self._typed = {name for name, value in vars(told).items() if value is not untold}
         return args
+
+    def typed(self, flags: Iterable[str]) -> list[str]:
+        """Those of `flags` that the user gave, whatever a preset or a default would have said."""
+        return [flag for flag in flags if self.name_of(flag) in self._typed]
+
+    def name_of(self, flag: str) -> str:
+        """What a flag's value is called among the arguments."""
+        return self._option_string_actions[flag].dest
+
+    def inheriting(self, args: argparse.Namespace, named: str) -> argparse.Namespace:
+        """The flags of a stage that goes on with what it finds: no seed where none was typed, no variant where `named` says which model."""
+        if args.n_seeds == 1 and not self.typed(["--seed"]):
+            args = replaced(args, seed=None)
+        if getattr(args, self.name_of(named)) is not None and not self.typed(["--variant"]):
+            args = replaced(args, variant=None)
+        return args
+
+    def refuse_idle(self, *rules: tuple[str, bool, str]) -> None:
+        """Ends with one line where a flag was typed that changes nothing: `rules` are (flags, whether that is so here, why)."""
+        for flags, idle, why in rules:
+            if idle and (typed := self.typed(flags.split())):
+                self.error(f"{', '.join(typed)} {'has' if len(typed) == 1 else 'have'} no effect {why}: leave "
+                           f"{'it' if len(typed) == 1 else 'them'} out")
+
+
+def replaced(args: argparse.Namespace, **values) -> argparse.Namespace:
+    """A copy of the flags with other values."""
+    return argparse.Namespace(**vars(args) | values)
 
 
 def precision_flag(group) -> None:
@@ -205,21 +253,40 @@ def precision_flag(group) -> None:
 
 
 def say(text: str) -> None:
-    """One line for the user; of several processes the first speaks."""
-    if distributed.is_first():
-        print(text, flush=True)
+    """One line for the user; of several processes the first speaks. Where nobody reads any more the work goes on."""
+    number = streams.put(f"{text}\n", sys.stdout) if distributed.is_first() else 0
+    if number not in (0, errno.EPIPE):
+        warn(f"standard output takes nothing more ({os.strerror(number)}): going on without a word there")
 
 
 def warn(text: str) -> None:
     """One line beside the output, for what a user should know and no program reads."""
     if distributed.is_first():
-        print(text, file=sys.stderr, flush=True)
+        streams.put(f"{text}\n", sys.stderr)
+
+
+def refuse_unspeakable(path: str | Path) -> None:
+    """Raises UserError for a path that libraries of Rust and C++ can't open: they ask for its UTF-8, whatever the system's."""
+    try:
+        asked_for = str(path).encode()
+    except UnicodeEncodeError:  # bytes that Python couldn't decode
+        asked_for = b""
+    if asked_for != os.fsencode(path):
+        raise UserError(f"{path}: a path that isn't UTF-8, which libraries can't open: rename it, or, where the name is fine and the "
+                        "locale isn't, put PYTHONUTF8=1 before the command")
+
+
+def refuse_without_docstrings() -> None:
+    """Raises UserError where Python was told to leave out docstrings: transformers makes its classes of them."""
+    if sys.flags.optimize > 1:
+        raise UserError("Python runs without docstrings here (-OO, or PYTHONOPTIMIZE=2), and transformers can't: leave that out")
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     """Calls a stage, once a seed; what the user can mend, a full disk too, ends as one line on standard error, exit code 2,
     and Ctrl-C as one, exit code 130.
     """
+    streams.prepare()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises a kernel from a hub at every import
     # Bars and the libraries' chatter are for people: a log file gets our own lines only.
@@ -228,20 +295,34 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what fails in the end is said once, by us
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files: a screen that is named there may not be here
+    if cores.usable() < len(cores.bound()):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores.usable()))  # torch heeds the cores it is bound to, and no share of them
+    if "error" in sys.warnoptions:
+        warnings.simplefilter("default")  # libraries warn of what they will change: no reason to end a training
     sys.modules.update(NOT_TO_BE_IMPORTED)
     try:
+        if hasattr(args, "mode"):  # a stage
+            refuse_without_docstrings()
+        for value in vars(args or argparse.Namespace()).values():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    refuse_unspeakable(path)
         for more in range(getattr(args, "n_seeds", 1)):
             main(argparse.Namespace(**vars(args) | {"seed": args.seed + more}) if more else args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except Exception as error:
-        mendable = obstacle(error)
+        mendable = None if getattr(error, "name", None) in NOT_TO_BE_IMPORTED else obstacle(error)
         if mendable is None:
             raise
-        print(f"error: {mendable}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(mendable)
     except KeyboardInterrupt:
         stage = hasattr(args, "mode")
-        print("stopped" + (": the same command goes on from what is saved" if stage else ""), file=sys.stderr)
+        streams.put("stopped" + (": the same command goes on from what is saved\n" if stage else "\n"), sys.stderr)
         sys.exit(130)
+
+
+def _refuse(why: str) -> NoReturn:
+    streams.put(f"error: {why}\n", sys.stderr)
+    sys.exit(2)

@@ -150,7 +150,7 @@ def piece_counts(tokenizer, texts: list[str]):
     """How often the texts, special tokens included, use each id of the tokenizer's vocabulary: int (V,)."""
     import torch
 
-    ids = [i for sentence in tokenizer(texts)["input_ids"] for i in sentence]
+    ids = [i for sentence in tokenizer(texts, verbose=False)["input_ids"] for i in sentence]
     return torch.bincount(torch.tensor(ids), minlength=len(tokenizer))
 
 

@@ -5,7 +5,9 @@ that were under way alone.
 """
 
 import hashlib
+import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from common.facts import sha256_file
 from common.sources import fresh, note, write_tsv
 
 PROBE_S = 10  # the hub answers within this, or counts as out of reach
+STEERING = ("HF_ENDPOINT", "HF_TOKEN", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
 SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                "added_tokens.json", "vocab.txt"]  # of a model: all but its weights
@@ -27,28 +30,39 @@ Answer = TypeVar("Answer")
 
 def problem(repo_id: str) -> str | None:
     """None where the hub answers for the model `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    except ValueError as error:  # they read the environment where they are imported
+        return f"the hub can't be reached ({_reason(error)})"
 
     if not model_files.is_id(repo_id):
         return f"{repo_id} is no id of a hub (owner/name)"
-    answer: list[str | None] = []
+    answers: list[Exception | None] = []
 
     def ask() -> None:
         try:
             _patiently(lambda: HfApi().model_info(repo_id, timeout=PROBE_S))
-            answer.append(None)
-        except OfflineModeIsEnabled:
-            answer.append("the hub can't be reached (HF_HUB_OFFLINE is set)")
-        except RepositoryNotFoundError:
-            answer.append(f"the hub has no public model {repo_id}")
-        except (HTTPError, OSError, ValueError) as error:
-            answer.append(f"the hub can't be reached ({_reason(error)})")
+            answers.append(None)
+        except Exception as error:  # judged by who asked: a thread has nobody to raise to
+            answers.append(error)
 
     probe = threading.Thread(target=ask, daemon=True)  # a name server may hang longer than any time-out covers
     probe.start()
     probe.join(PROBE_S)
-    return answer[0] if answer else f"the hub can't be reached (no answer within {PROBE_S} seconds)"
+    if not answers:
+        return f"the hub can't be reached (no answer within {PROBE_S} seconds)"
+    failure = answers[0]
+    if failure is None:
+        return None
+    if isinstance(failure, OfflineModeIsEnabled):
+        return "the hub can't be reached (HF_HUB_OFFLINE is set)"
+    if isinstance(failure, RepositoryNotFoundError):
+        return f"the hub has no public model {repo_id}"
+    invalid = sys.modules[HTTPError.__module__.split(".")[0]].InvalidURL  # of a proxy; the library of HTTP changes with the hub's client
+    if isinstance(failure, (HTTPError, invalid, OSError, ValueError, ImportError)):  # the last for a proxy of SOCKS, which takes an extra
+        return f"the hub can't be reached ({_reason(failure)})"
+    raise failure
 
 
 def here(named: str, revision: str | None) -> tuple[Path, str | None]:
@@ -176,7 +190,10 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+    """An error in one line, and what of the environment decides how the hub is reached: it may be the cause."""
+    steering = [name for name in STEERING if os.environ.get(name) or os.environ.get(name.lower())]
+    heeded = f"; {', '.join(steering)} {'is' if len(steering) == 1 else 'are'} set" if steering else ""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}{heeded}"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Any published checkpoint as a classifier of texts: the same few methods whether torch or onnxruntime does the work."""
 
 import copy
+import ctypes
 import json
 import math
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints
-from common.cli import UserError
+from common import checkpoints, cores, lengths
+from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
 
 ONNX_FILE = "model.onnx"
 SMALL = 4e6  # multiply-adds a token, below which a model is: `near` has 2.4 million, an unpruned BERT of 6 layers, 384 wide, 10.6
@@ -33,7 +34,7 @@ class Classifier:
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
         # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
-        self.max_length: int = min(checkpoint.manifest["args"]["max_length"], self.config["max_position_embeddings"])
+        self.max_length: int = min(lengths.read_by(checkpoint), self.config["max_position_embeddings"])
         self.pad_token_id: int = self.config.get("pad_token_id") or 0
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
@@ -102,12 +103,14 @@ class TorchClassifier(Classifier):
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
         super().__init__(checkpoint)
+        refuse_without_docstrings()
         import torch
 
         import compact
 
         if threads:
             torch.set_num_threads(threads)
+        self.process = os.getpid()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = compact.load(checkpoint.path).eval().to(self.device)
         if hasattr(self.model, "open_table"):
@@ -116,6 +119,9 @@ class TorchClassifier(Classifier):
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         import torch
 
+        if self.process != os.getpid():  # a fork has none of its parent's threads, and waits for them for ever
+            torch.set_num_threads(1)
+            self.process = os.getpid()
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
             return self.model(**tensors).logits.float().cpu().numpy()
@@ -154,11 +160,25 @@ class OnnxModel:
     """
 
     def __init__(self, model: Path | bytes, multiply_adds: float, threads: int | None = None):
-        self.file, self.threads, self.small = model, threads or os.cpu_count() or 1, multiply_adds < SMALL
-        self.session = onnx_session(model, 1 if self.small else threads)
+        self.file, self.threads, self.small = model, threads or cores.usable(), multiply_adds < SMALL
+        # Left to itself onnxruntime takes a thread a core of the machine, and complains of those that it may not bind one to.
+        self.asked = threads or (None if self.threads == os.cpu_count() else self.threads)
+        self._open()
+
+    def _open(self) -> None:
+        """Opens what has threads."""
+        self.process = os.getpid()
+        self.session = onnx_session(self.file, 1 if self.small else self.asked)
         self.cores = one_a_core(self.threads)
 
+    def _heed_fork(self) -> None:
+        """A fork has none of its parent's threads: whoever asks one of them for something, or to end, waits for ever."""
+        if self.process != os.getpid():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))  # so that it never ends here
+            self._open()
+
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        self._heed_fork()
         shares = min(self.threads, len(batch["input_ids"])) if self.small else 1
         if shares == 1:
             return self.session.run(["logits"], batch)[0]
@@ -169,6 +189,7 @@ class OnnxModel:
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order; a batch a core, whatever the model's size."""
+        self._heed_fork()
         if self.threads == 1 or len(batches) < 2:
             return map(self.logits, batches)
         return self._alone(self.session if self.small else onnx_session(self.file, 1), batches)
@@ -182,10 +203,10 @@ def one_a_core(threads: int) -> ThreadPoolExecutor:
 
     Two that wake at once may else start on the same core, which they leave only milliseconds later: a batch then takes twice as long.
     """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []  # Linux has it
-    if len(cores) != threads:
+    free = cores.bound()
+    if len(free) != threads:
         return ThreadPoolExecutor(threads)
-    return ThreadPoolExecutor(threads, initializer=lambda: os.sched_setaffinity(0, {cores.pop()}))
+    return ThreadPoolExecutor(threads, initializer=lambda: os.sched_setaffinity(0, {free.pop()}))
 
 
 def shared_out(mask: np.ndarray, shares: int) -> list[tuple[np.ndarray, int]]:
@@ -213,6 +234,7 @@ def onnx_session(model: Path | bytes, threads: int | None = None):
     """An onnxruntime session on the CPU, the graph fully optimised; `threads` None lets onnxruntime choose."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # what it has on Windows; see `common/__init__.py`
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     if threads:
@@ -225,6 +247,7 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
 
     `threads` None leaves the runtime's own choice. Raises UserError where the directory is no whole checkpoint.
     """
+    refuse_unspeakable(path)
     onnx = (Path(path) / ONNX_FILE).is_file() or str(checkpoints.read(path).stage).endswith(("_onnx", "_onnx_int8"))
     checkpoint = checkpoints.verify(path)  # first of all: the library that reads tokenizer.json dies on a damaged one
     needed = {"tokenizer.json", "config.json"} | ({ONNX_FILE} if onnx else set())

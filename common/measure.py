@@ -7,6 +7,7 @@ input (a JSON list) and prints {load_ms, peak_rss_mb}: memory and loading are on
 """
 
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -220,7 +221,10 @@ def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict
 def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict, dict]:
     """({load_ms, peak_rss_mb}, {field: why it is null}) of a fresh process that opens `path` and answers `texts` (S,)."""
     command = [sys.executable, "-m", "common.measure", str(Path(path).resolve()), "--threads", str(threads)]
-    child = subprocess.run(command, cwd=checkpoints.REPOSITORY, input=json.dumps(texts), capture_output=True, text=True, check=False)
+    # As PYTHONSAFEPATH leaves the working directory out.
+    search_path = os.pathsep.join([str(checkpoints.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = subprocess.run(command, cwd=checkpoints.REPOSITORY, input=json.dumps(texts), capture_output=True, encoding="utf-8",
+                           errors="replace", check=False, env=os.environ | {"PYTHONPATH": search_path})
     if child.returncode == 0:
         return json.loads(child.stdout.splitlines()[-1]), {}
     last = (child.stderr.strip().splitlines() or ["no message"])[-1].replace(str(Path(path).resolve()), Path(path).name)

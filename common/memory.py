@@ -1,13 +1,13 @@
 """What a training will take of memory, and what there is: one that can't end doesn't begin."""
 
+import contextlib
 import os
-import resource
-from pathlib import Path
+import sys
 
 from common import distributed
 from common.cli import UserError
+from common.cores import GROUP
 
-GROUP = Path("/sys/fs/cgroup")  # of a container: its own limit
 granted = 0  # bytes that an earlier training of this process was let have: what it freed its allocator keeps for the next
 
 
@@ -54,12 +54,14 @@ def free() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    left = [psutil.virtual_memory().available]
+    left = [sys.maxsize]
+    with contextlib.suppress(OSError, psutil.Error):  # Linux without /proc doesn't say
+        left.append(psutil.virtual_memory().available)
+        own = psutil.Process().rlimit(psutil.RLIMIT_AS)[0] if hasattr(psutil, "RLIMIT_AS") else psutil.RLIM_INFINITY  # Windows has none
+        if own != psutil.RLIM_INFINITY:
+            left.append(own - psutil.Process().memory_info().vms)
     limit, used, parts = (GROUP / name for name in ("memory.max", "memory.current", "memory.stat"))
-    if limit.is_file() and used.is_file() and parts.is_file() and limit.read_text().strip() != "max":
-        cached = dict(line.split() for line in parts.read_text().splitlines())["inactive_file"]  # files, which give way
-        left.append(int(limit.read_text()) - int(used.read_text()) + int(cached))
-    own = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if own != resource.RLIM_INFINITY:
-        left.append(own - psutil.Process().memory_info().vms)
+    if limit.is_file() and used.is_file() and parts.is_file() and limit.read_text(encoding="utf-8").strip() != "max":
+        cached = dict(line.split() for line in parts.read_text(encoding="utf-8").splitlines())["inactive_file"]  # files, which give way
+        left.append(int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")) + int(cached))
     return max(0, min(left)) // distributed.WORLD

@@ -12,16 +12,17 @@ from typing import cast
 import numpy as np
 import onnx
 import torch
+from transformers import DistilBertConfig
 
-from compact.modeling_compact import EmptyAttention
+from compact.modeling_compact import CompactConfig, EmptyAttention
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
+ATTENTION = 23  # the first opset that has Attention
+OLDEST_RUNTIME = {20: "1.18.0", ATTENTION: "1.23.0"}  # the oldest onnxruntime that opens a file of each opset, and answers alike: as tried
 
 
 class _Stock(torch.nn.Module):
     """(input_ids, attention_mask) -> logits of a stock model, which is handed the mask as its attention adds it: no mask code is traced."""
-
-    opset = 20
 
     def __init__(self, model):
         super().__init__()
@@ -37,12 +38,10 @@ class _Compact(torch.nn.Module):
     """(input_ids, attention_mask) -> logits of a compact model in full precision, its attention in as few operators as there are for it.
 
     Launching them is much of what a small model's answer takes: maps that read the same tokens become one, `joined`, and attention
-    is ONNX's own operator.
+    is ONNX's own operator where the opset has it.
     """
 
-    opset = 23  # the first that has Attention
-
-    def __init__(self, model):
+    def __init__(self, model, opset: int):
         super().__init__()
         blocks = [layer.attention for layer in model.layers() if not isinstance(layer.attention, EmptyAttention)]
         for attention in blocks:
@@ -50,13 +49,15 @@ class _Compact(torch.nn.Module):
             attention.joined = _side_by_side([attention.k_lin, attention.v_lin] if first_only
                                              else [attention.q_lin, attention.k_lin, attention.v_lin])
         model.attend = self.attend
+        self.mix = _mixed_by_one_operator if opset >= ATTENTION else _mixed_by_operators
+        if opset >= ATTENTION:
+            model.attended_to = lambda real, _: real[:, None, None]
         self.model = model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return self.model.logits(input_ids, attention_mask)
 
-    @staticmethod
-    def attend(attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, hidden_from: torch.Tensor,
+    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, attended_to: torch.Tensor,
                first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """What the compact model's own `attend` gives."""
         if isinstance(attention, EmptyAttention):
@@ -64,10 +65,22 @@ class _Compact(torch.nn.Module):
         asking = x.index_select(0, place[:, 0]) if first_only else x
         *query, key, value = torch.nn.functional.embedding(place, attention.joined(x)).split(attention.q_lin.out_features, dim=-1)
         query = attention.q_lin(asking)[:, None] if first_only else query[0]  # (B, 1 or N, H·d); key and value (B, N, H·d)
-        hidden = hidden_from if first_only else hidden_from.expand(-1, -1, place.shape[1], -1)  # the runtime asks for one row a query
-        mixed = torch.onnx.ops.attention(query, key, value, hidden, q_num_heads=attention.n_heads, kv_num_heads=attention.n_heads,
-                                         scale=attention.scaling)[0].flatten(0, 1)
+        mixed = self.mix(attention, query, key, value, attended_to).flatten(0, 1)
         return attention.out_lin(mixed if first_only else mixed.index_select(0, token)), asking
+
+
+def _mixed_by_one_operator(attention, query, key, value, real: torch.Tensor) -> torch.Tensor:
+    """Attention of n queries to the real tokens (B, 1, 1, N): (B, n, H·d) of query (B, n, H·d), key and value (B, N, H·d)."""
+    rows = real if query.shape[1] == 1 else real.expand(-1, -1, key.shape[1], -1)  # the runtime asks for one row a query
+    return torch.onnx.ops.attention(query, key, value, rows, q_num_heads=attention.n_heads, kv_num_heads=attention.n_heads,
+                                    scale=attention.scaling)[0]
+
+
+def _mixed_by_operators(attention, query, key, value, added: torch.Tensor) -> torch.Tensor:
+    """The same by plain operators, of what is added to the scores (B, 1, 1, N)."""
+    query, key, value = (part.unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    weights = (torch.matmul(query * attention.scaling, key.transpose(2, 3)) + added).softmax(-1)  # (B, H, n, N)
+    return torch.matmul(weights, value).transpose(1, 2).flatten(2)
 
 
 @torch.no_grad()
@@ -79,22 +92,24 @@ def _side_by_side(maps: list[torch.nn.Linear]) -> torch.nn.Linear:
     return joined
 
 
-def export(model) -> onnx.ModelProto:
+def export(model, opset: int = ATTENTION) -> onnx.ModelProto:
     """A torch classifier as an ONNX model with dynamic B and N: input_ids, attention_mask int64 (B, N) -> logits float32 (B, K).
 
-    The mask is 1 at real tokens and 0 at padding. A 4-bit model is exported as its full-precision twin: ONNX has no such grid.
+    `opset`, a key of OLDEST_RUNTIME, is the newest that the file may use. The mask is 1 at real tokens and 0 at padding. A 4-bit model is
+    exported as its full-precision twin: ONNX has no such grid.
     Nothing of this machine (paths, stack traces) stays in the result.
     """
     compact = hasattr(model, "full_precision_twin")
     model = (model.full_precision_twin() if compact else model).float().cpu().eval()
-    logits = (_Compact if compact else _Stock)(model)
+    opset = opset if compact else min(OLDEST_RUNTIME)
+    logits = _Compact(model, opset) if compact else _Stock(model)
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
     ids = torch.ones(2, 9, dtype=torch.int64)
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.max_position_embeddings)}
     with _quiet():
         program = torch.onnx.export(logits, (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
-                                    opset_version=logits.opset, input_names=["input_ids", "attention_mask"], output_names=["logits"],
+                                    opset_version=opset, input_names=["input_ids", "attention_mask"], output_names=["logits"],
                                     dynamic_shapes={"input_ids": axes, "attention_mask": axes})
     return _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
 
@@ -118,6 +133,22 @@ def _mapped_before_lookup(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(ordered)
     return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a file asks for."""
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
+def configuration(config: dict) -> dict:
+    """The config.json beside an ONNX file, of the one beside the torch checkpoint: it needs no code, and any tool knows its `model_type`.
+
+    A compact model is a DistilBERT but for how wide its layers are, which stays there as `heads` and `ffn`.
+    """
+    if config["model_type"] != CompactConfig.model_type:
+        return config
+    return {name: value for name, value in config.items() if name not in ("auto_map", "weight_bits")} | {
+        "model_type": DistilBertConfig.model_type, "architectures": ["DistilBertForSequenceClassification"]}
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,12 +5,13 @@ Shapes: B batch, N tokens, V vocabulary, D width.
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from common import inference, onnx_export
 from compact import nf4
 
+RUNTIMES_OWN = "com.microsoft"  # the domain of onnxruntime's own operators
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
 BIAS_LEVELS = 2**30  # that a bias may count in the scale of its product, an int32
 WORTH_A_PRODUCT = 0.3  # evening out costs a product at run time: share of the error that it must come below
@@ -39,6 +40,10 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
     samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
     smoothing = {x: _smoothing(values, np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
                  for x, values in samples.items()}
+    # onnxruntime 1.23, the first that opens opset 23, lacks its QuantizeLinear: there onnxruntime's own is taken, the same kernel.
+    domain = RUNTIMES_OWN if onnx_export.opset_of(model) >= onnx_export.ATTENTION else ""
+    if domain:
+        quantised.opset_import.append(helper.make_opsetid(domain, 1))
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     for node in quantised.graph.node:
@@ -56,7 +61,7 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
             if (smoothing[x] != 1).any():
                 smooth, constants[f"{x}_smoothing"] = f"{x}_smooth", 1 / smoothing[x]
                 nodes.append(helper.make_node("Mul", [x, f"{x}_smoothing"], [smooth]))
-            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"]),
+            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"], domain=domain),
                       helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
         # Named after the product, not the weight: two layers may share a weight and smooth it differently.
         bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(dense[out].shape[1], np.float32)
@@ -112,7 +117,7 @@ def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, n
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = inference.onnx_session(watched.SerializeToString())
     seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, N)

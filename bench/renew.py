@@ -1,0 +1,66 @@
+"""Gives a model in the box today's surroundings: code, configuration and tokenizer files. Its weights stay, byte for byte.
+
+    python -m bench.renew pretrained/sst2-max
+
+The two manifests are sealed anew, and they and the card say at which commit that was. To be run when compact/ has changed.
+"""
+
+import json
+from pathlib import Path
+
+from bench import pretrained
+from common import cli
+
+
+def parse_args():
+    parser = cli.Parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a model as bench.pretrained leaves it")
+    return parser.parse_args()
+
+
+def renew(folder: Path, code: dict):
+    """One directory, of a torch checkpoint or an ONNX file, in today's surroundings: a Checkpoint. Raises UserError where it is damaged."""
+    import onnx
+
+    import compact
+    from common import checkpoints, facts, inference, measure, onnx_export
+
+    old = checkpoints.verify(folder)
+    tokenizer = checkpoints.load_tokenizer(folder)
+    manifest = old.manifest | {"renewed": code}
+    if (folder / inference.ONNX_FILE).is_file():
+        config = onnx_export.configuration(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        opset = onnx_export.opset_of(onnx.load(folder / inference.ONNX_FILE))
+        manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={onnx_export.OLDEST_RUNTIME[opset]}"}
+    else:
+        compact.save_code(folder)
+    checkpoints.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
+    files = {name: folder / name for name in sorted({*old.manifest["files"], *(path.name for path in folder.glob("tokenizer*.json"))})}
+    manifest["files"] = {name: {"bytes": path.stat().st_size, "sha256": facts.sha256_file(path)} for name, path in files.items()}
+    (folder / "stage.json").write_text(json.dumps(facts.sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    new = checkpoints.verify(folder)
+    if measure.weights(new) != measure.weights(old):
+        raise RuntimeError(f"internal error: the weights in {folder} changed")
+    return new
+
+
+def main(args) -> None:
+    from common import checkpoints, measure
+
+    code = checkpoints.code_identity()
+    places = {"checkpoint": args.folder, "onnx": args.folder / "onnx"}
+    for place in places.values():
+        checkpoints.verify(place)  # both, before either is touched
+    renewed = {name: renew(place, code) for name, place in places.items()}
+    card = args.folder / "card.json"
+    figures = json.loads(card.read_text(encoding="utf-8")) | {"renewed": code}
+    for name, checkpoint in renewed.items():
+        figures[name] |= measure.size(checkpoint)
+    card.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (args.folder / "README.md").write_text(pretrained.card(renewed["checkpoint"].variant, figures), encoding="utf-8")
+    print(f"{args.folder}: code and configuration of today, weights as they were")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())

@@ -1,0 +1,63 @@
+"""How many tokens of a text a model reads: what a flag says, what its parent read, and at most what its position table holds."""
+
+from pathlib import Path
+
+from common.checkpoints import Checkpoint
+from common.cli import UserError, say
+
+USUAL = 128  # tokens, of the first model
+UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
+
+
+def read_by(checkpoint: Checkpoint) -> int:
+    """The tokens of a text that a checkpoint was trained to read."""
+    return checkpoint.manifest["args"]["max_length"]
+
+
+def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
+    """The length for a model that begins the lineage: `asked` for, else the usual one, or fewer where `start` reads fewer, said so.
+
+    Raises UserError where more is asked for than the configuration has positions for.
+    """
+    positions = _positions(asked, config)
+    own = tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else positions
+    if asked is None:
+        length = min(USUAL, positions, own)
+        if length < USUAL:
+            say(f"--max-length {length}: {start} reads no more tokens")
+        return length
+    if asked > own:
+        say(f"--max-length {asked}: the tokenizer of {start} cuts at {own} by itself")
+    return asked
+
+
+def trained_on(asked: int | None, parents: list[Checkpoint], *configs) -> int:
+    """The length for a model that trains on: `asked` for, else that of the first of `parents`. Where another read another one is said.
+
+    `configs` are those of all who read the sentences, of a teacher too. Raises UserError where one has too few positions for `asked`.
+    """
+    positions = min(_positions(asked, config) for config in configs)
+    theirs = read_by(parents[0])
+    length = min(theirs, positions) if asked is None else asked
+    if asked is None and length < theirs:
+        say(f"--max-length {length}: the model reads no more tokens")
+    for other in {parent.key: parent for parent in parents}.values():
+        if read_by(other) != length:
+            say(f"--max-length {length}: {other.path} was trained with {read_by(other)}")
+    return length
+
+
+def kept(asked: int | None, source: Checkpoint) -> int:
+    """The length for what is made of a checkpoint without training. Raises UserError where another is asked for."""
+    if asked not in (None, read_by(source)):
+        raise UserError(f"--max-length {asked}: {source.path} was trained with {read_by(source)}, and nothing trains here: leave it out")
+    return read_by(source)
+
+
+def _positions(asked: int | None, config) -> int:
+    from common import encoders
+
+    longest = encoders.longest_input(config)
+    if asked is not None and asked > longest:
+        raise UserError(f"--max-length {asked}: the model reads at most {longest} tokens")
+    return longest

@@ -1,0 +1,504 @@
+"""Wherever these programs run: terminals of other encodings, closed and full streams, machines without a venv, a lock, a GPU that works."""
+
+import argparse
+import ast
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, call_script, environment, load_script, tiny_bert
+
+from common import checkpoints, cli, cores, inference, sources, streams, training
+from common.obstacles import obstacle
+
+BOX = REPOSITORY / "pretrained/sst2-max/onnx"
+SCRIPTS = sorted(path.name for path in REPOSITORY.glob("*.py"))
+ENCODINGS = ["ascii", "latin-1", "cp1252", "cp437", "gbk", "shift-jis"]
+
+
+def shell(line: str, cwd: Path = REPOSITORY, **env: str) -> subprocess.CompletedProcess:
+    """A line of bash in which $PY is this Python and $AT the repository."""
+    return subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, encoding="utf-8", check=False, timeout=120,
+                          env=environment(PY=sys.executable, AT=str(REPOSITORY), **env))
+
+
+def one_line(done) -> str:
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (done.returncode, done.stderr)
+    return done.stderr
+
+
+def labels(done) -> list[str]:
+    assert done.returncode == 0 and "Traceback" not in done.stderr, (done.returncode, done.stderr)
+    return [line.split("\t")[0] for line in done.stdout.splitlines()]
+
+
+# --- encodings
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_printed_in_any_encoding(monkeypatch, script, encoding):
+    paper = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(paper, encoding=encoding))
+    with pytest.raises(SystemExit) as ended:
+        load_script(script).parse_args(["--help"])
+    assert ended.value.code == 0 and "usage: " in paper.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_messages_are_printed_in_any_encoding(monkeypatch, encoding):
+    paper = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(paper, encoding=encoding))
+    cli.run(lambda args: cli.say("Δ −0.3 × … 评论 \udcff é"), argparse.Namespace(seed=1))
+    said = paper.getvalue().decode(encoding)
+    assert said.count("\n") == 1 and "\\udcff" in said
+    if encoding == "ascii":
+        assert said == "delta -0.3 x ... \\u8bc4\\u8bba \\udcff \\xe9\n"
+
+
+def test_a_real_terminal_of_ascii_shows_help_and_a_refusal(tmp_path):
+    line = "$PY 6_distill_student.py --help && $PY predict.py --run-dir $RUN x"
+    done = shell(line, PYTHONIOENCODING="ascii", RUN=str(tmp_path / "评论"))
+    assert done.returncode == 2 and "alpha*T^2*KL" in done.stdout
+    assert "\\u8bc4\\u8bba" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_answers_are_utf8_whatever_the_terminal_is():
+    assert shell("$PY predict.py 评论", PYTHONIOENCODING="ascii").stdout.endswith("\t评论\n")
+
+
+def test_a_stage_publishes_under_a_name_of_another_script(stages, tmp_path):
+    run = stages.copy(tmp_path / "评论", "teacher", "distilled", "pruned")
+    flags = " ".join(f"'{flag}'" for flag in run.flags("9_quantize_pruned_model.py"))
+    done = shell(f"$PY 9_quantize_pruned_model.py {flags} >$OUT", PYTHONIOENCODING="ascii", OUT=str(tmp_path / "log"))
+    assert done.returncode == 0 and run.checkpoint("pruned_ptq").is_dir(), done.stderr
+    assert "published" in (tmp_path / "log").read_text() and "\\u8bc4\\u8bba" in (tmp_path / "log").read_text()
+
+
+def test_a_path_that_is_no_text_is_refused_before_any_work(tmp_path):
+    named = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    code, _, err = call_script("5_finetune_teacher.py", "--run-dir", named)
+    assert code == 2 and "a path that isn't UTF-8" in err and err.count("\n") == 1
+    done = shell("$PY -X utf8=0 predict.py --run-dir 评论 x", LC_ALL="C")
+    assert "PYTHONUTF8=1" in one_line(done)
+
+
+def test_a_manifest_keeps_a_name_that_is_no_text(tmp_path):
+    args = SimpleNamespace(run_dir=tmp_path, seed=1, mode="fast", force=False)
+    dataset = {"name": "caf\udce9 评论", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
+    stage = checkpoints.begin(args, "teacher", "finetuned_teacher", dataset, [])
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    assert checkpoints.verify(stage.publish()).manifest["dataset"] == dataset
+
+
+def test_no_file_and_no_process_is_read_in_the_machines_encoding():
+    """Files are ruff's matter (PLW1514)."""
+    folders = [REPOSITORY, *(REPOSITORY / name for name in ("common", "compact", "compress", "bench"))]
+    for path in (path for folder in folders for path in folder.glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            given = {keyword.arg for keyword in call.keywords} if isinstance(call, ast.Call) else set()
+            assert not given & {"text", "universal_newlines"} or "encoding" in given, f"{path.name}:{call.lineno}"
+
+
+# --- closed, full and broken streams
+
+@pytest.mark.parametrize(("line", "answers"), [
+    ("$PY predict.py lovely <&-", 1), ("$PY predict.py lovely 2>&-", 1), ("$PY predict.py lovely <&- 2>&-", 1),
+    ("$PY predict.py lovely 2>/dev/full", 1), ("echo lovely | $PY predict.py --file /dev/stdin", 1),
+    ("echo lovely | $PY predict.py --file -", 1), ("$PY predict.py --file <(echo lovely; echo dull)", 2),
+    ("echo lovely | $PY predict.py 2>&-", 1), ("$PY predict.py --file /dev/null", 0),
+    ("mkfifo $PIPE; (echo lovely >$PIPE &); $PY predict.py --file $PIPE", 1)])
+def test_texts_are_answered_whichever_streams_there_are(tmp_path, line, answers):
+    assert labels(shell(line, PIPE=str(tmp_path / "pipe"))) == ["positive", "negative"][:answers]
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("$PY predict.py --checkpoint $BOX <&-", "standard input is closed"),
+    ("$PY predict.py --checkpoint $BOX x >&-", "standard output is closed"),
+    ("$PY predict.py --checkpoint $BOX x >/dev/full", "standard output takes nothing more (No space left on device)"),
+    ("$PY predict.py --checkpoint $BOX x 1</dev/null", "standard output takes nothing more"),
+    ("$PY predict.py --file .", ". is a directory"), ("$PY predict.py --file nowhere", "nowhere not found"),
+    ("$PY predict.py --file $(printf 'a%.0s' {1..400})", "can't be read (File name too long)")])
+def test_predict_says_in_one_line_what_it_cannot_read_or_write(line, says):
+    assert says in one_line(shell(line, BOX=str(BOX)))
+
+
+@pytest.mark.parametrize("line", ["$PY predict.py x <&- >&- 2>&-", "$PY predict.py --no-such-flag 2>/dev/full",
+                                  "$PY 6_distill_student.py --lr 0 2>&-"])
+def test_an_exit_code_is_kept_where_nobody_can_be_told(line):
+    assert shell(line).returncode == 2
+
+
+@pytest.mark.parametrize("line", ["$PY 8_pruning_with_finetuning.py --help | head -1; exit ${PIPESTATUS[0]}",
+                                  "$PY predict.py --help >/dev/full", "$PY predict.py --help >&-"])
+def test_help_ends_well_where_nobody_reads_it(line):
+    done = shell(line)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+WORK = """
+import argparse, os, sys
+from pathlib import Path
+from common import cli
+def main(args):
+    cli.say("first")
+    kept = open(os.environ["KEPT"], "w", encoding="utf-8")
+    assert kept.fileno() > 2
+    for number in range(2000):
+        cli.say(f"line {number} of a long training")
+        cli.warn("and what else there is")
+    kept.write("whole")
+cli.run(main, argparse.Namespace(seed=1))
+"""
+
+
+@pytest.mark.parametrize("streams", ["| head -1 >/dev/null; exit ${PIPESTATUS[0]}", "2>&1 | head -1 >/dev/null; exit ${PIPESTATUS[0]}",
+                                     ">/dev/full", ">/dev/full 2>/dev/full", "<&- >&- 2>&-", "<&- 2>&-", ">&-"])
+def test_work_goes_on_where_nobody_reads_what_it_says(tmp_path, streams):
+    done = shell(f"$PY -c \"$WORK\" {streams}", WORK=WORK, KEPT=str(tmp_path / "kept"), PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "kept").read_text() == "whole"
+    if streams == ">/dev/full":
+        assert done.stderr.count("standard output takes nothing more (No space left on device)") == 1
+
+
+def test_a_stage_publishes_though_all_three_streams_are_closed(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", "distilled", "pruned")
+    flags = " ".join(f"'{flag}'" for flag in run.flags("9_quantize_pruned_model.py"))
+    assert shell(f"$PY 9_quantize_pruned_model.py {flags} <&- >&- 2>&-").returncode == 0
+    assert checkpoints.verify(run.checkpoint("pruned_ptq"))
+
+
+# --- other Pythons
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_python_without_the_libraries_is_told_what_to_do(tmp_path, script):
+    done = shell(f"$PY -S {script} --run-dir {tmp_path}" + (" x" if script == "predict.py" else ""))
+    if script == "download_model.py":  # says no before it needs one
+        assert "Traceback" not in done.stderr and done.returncode == 2
+    else:
+        said = one_line(done)
+        assert "has no module" in said and "source .venv/bin/activate" in said and "requirements.txt" in said
+
+
+@pytest.mark.parametrize(("broken", "says"), [
+    ("from .gone import x", "has no module numpy.gone"), ("raise ImportError('\\n\\nlibblas is of another machine\\n')", "can't import"),
+    ("raise OSError('libcudart.so.12: cannot open shared object file: No such file or directory')", "libcudart.so.12"),
+    ("import _lzma_that_is_gone", "has no module _lzma_that_is_gone")])
+def test_a_library_that_fails_in_the_middle_is_told_so(tmp_path, broken, says):
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy/__init__.py").write_text(broken + "\n")
+    assert says in one_line(shell("$PY predict.py x", PYTHONPATH=str(tmp_path)))
+
+
+@pytest.mark.parametrize("mistake", ["from common import nothing_of_the_kind", "from common.cli import nothing_of_the_kind",
+                                     "import common.gone", "raise ImportError('ours')"])
+def test_a_mistaken_import_of_our_own_raises(mistake):
+    code = compile(mistake, str(REPOSITORY / "predict.py"), "exec")
+    with pytest.raises(ImportError):
+        cli.run(lambda args: exec(code, {}), argparse.Namespace(seed=1))
+
+
+def test_an_older_python_is_told_so_and_reads_as_far():
+    for path in [*REPOSITORY.glob("*.py"), REPOSITORY / "common/__init__.py"]:
+        ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+    older = "import runpy, sys; sys.version_info = (3, 10, 13); sys.argv = ['predict.py', 'x']; runpy.run_path('predict.py')"
+    assert "too old: take 3.11 or newer" in one_line(shell(f'$PY -c "{older}"'))
+
+
+@pytest.mark.parametrize("how", ["$PY -I", "$PY -E -s", "PYTHONSAFEPATH=1 $PY", "PYTHONOPTIMIZE=2 $PY", "PYTHONWARNINGS=error $PY",
+                                 "OMP_NUM_THREADS=x $PY", "env -u HOME TMPDIR=/nowhere TZ=nowhere LC_ALL=de_DE $PY", "taskset -c 0 $PY"])
+def test_predict_answers_from_anywhere_however_python_is_started(tmp_path, how):
+    (tmp_path / "gone").mkdir()
+    done = shell(f"cd gone && rmdir ../gone && {how} $AT/predict.py lovely", cwd=tmp_path)
+    assert labels(done) == ["positive"]
+
+
+@pytest.mark.parametrize("line", ["$PY -OO 5_finetune_teacher.py", "PYTHONOPTIMIZE=2 $PY predict.py --checkpoint pretrained/sst2-max x"])
+def test_a_python_without_docstrings_is_refused_where_transformers_needs_them(line):
+    assert "PYTHONOPTIMIZE=2" in one_line(shell(line))
+
+
+def test_predict_needs_nothing_that_windows_lacks():
+    away = "import runpy, sys; sys.modules |= dict.fromkeys(['fcntl', 'resource', 'pwd', 'grp', 'termios']); sys.argv[1:] = ['lovely']"
+    assert labels(shell(f"$PY -c \"{away}; runpy.run_path('predict.py', run_name='__main__')\"")) == ["positive"]
+
+
+def test_a_screen_that_is_named_but_not_there_is_not_asked_for():
+    line = "from common import cli; cli.run(lambda args: __import__('common.figures').figures._canvas(2, 2, [1]), None)"
+    done = shell(f"$PY -c \"{line}\"", MPLBACKEND="TkAgg-that-is-gone")
+    assert done.returncode == 0, done.stderr
+
+
+# --- locks, links, disks
+
+DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
+
+
+def begun(run_dir: Path) -> checkpoints.Stage:
+    args = SimpleNamespace(run_dir=run_dir, seed=1, mode="fast", force=False)
+    return checkpoints.begin(args, "teacher", "finetuned_teacher", DATASET, [], link="teacher_model")
+
+
+def another_process(run_dir: Path, before: str = "") -> subprocess.CompletedProcess:
+    """`begun` in one: says whether it found the stage done."""
+    args = {"run_dir": str(run_dir), "seed": 1, "mode": "fast", "force": False}
+    code = f"""
+import sys; {before}
+from pathlib import Path
+from types import SimpleNamespace
+from common import checkpoints, cli
+args = SimpleNamespace(**{args} | dict(run_dir=Path({str(run_dir)!r})))
+cli.run(lambda _: print(checkpoints.begin(args, "teacher", "finetuned_teacher", {DATASET}, []).done is not None), None)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, env=environment(),
+                          cwd=REPOSITORY)
+
+
+def test_nobody_claims_what_is_being_published(tmp_path, monkeypatch):
+    stage, others = begun(tmp_path), []
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    real = checkpoints.sealed
+
+    def sealed(facts):  # behind the hashes, before the renaming
+        others.append(another_process(tmp_path))
+        return real(facts)
+
+    monkeypatch.setattr(checkpoints, "sealed", sealed)
+    stage.publish()
+    assert "another process is at work" in one_line(others[0])
+    assert another_process(tmp_path).stdout.splitlines()[-1] == "True", "and afterwards it is found"
+    assert [path.name for path in (tmp_path / "models").glob(".*")] == []
+
+
+def test_what_another_process_publishes_while_we_wait_is_not_made_again(tmp_path, monkeypatch):
+    stage = begun(tmp_path)
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    real, looks = checkpoints.published, []
+
+    def published(run_dir):
+        looks.append(run_dir)
+        return real(run_dir) if len(looks) > 1 else []
+
+    target = stage.publish()
+    monkeypatch.setattr(checkpoints, "published", published)
+    assert begun(tmp_path).done.path == target and [path.name for path in (tmp_path / "models").glob(".*")] == []
+
+
+def test_two_processes_keep_apart_without_locks_of_the_system(tmp_path):
+    stage = begun(tmp_path)
+    assert stage.done is None and another_process(tmp_path).returncode == 2
+    away = another_process(tmp_path / "else", "sys.modules['fcntl'] = None")
+    assert (away.returncode, away.stdout.splitlines()[-1]) == (0, "False"), away.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_worked_on_with_a_warning(tmp_path, monkeypatch, capsys, number):
+    import filelock
+
+    def acquire(self, *args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    stage = begun(tmp_path)
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    assert stage.publish().is_dir() and "takes no locks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("why", ["no right", "none there", "a directory"])
+def test_a_link_that_cannot_be_made_ends_nothing(tmp_path, monkeypatch, capsys, why):
+    def symlink_to(self, *args, **kwargs):
+        raise NotImplementedError("os.symlink() not available") if why == "none there" else PermissionError(errno.EPERM, "not permitted")
+
+    if why == "a directory":
+        (tmp_path / "teacher_model/inside").mkdir(parents=True)
+    else:
+        monkeypatch.setattr(Path, "symlink_to", symlink_to)
+    stage = begun(tmp_path)
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    target = stage.publish()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "teacher_model can't be made a link" in said and str(target) in said
+    assert begun(tmp_path).done.path == target and not list(tmp_path.glob(".*new"))
+
+
+def test_a_disk_that_flushes_no_directories_is_written_to(tmp_path, monkeypatch):
+    def fsync(handle):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    stage = begun(tmp_path)
+    (stage.dir / "model.safetensors").write_bytes(b"weights")
+    assert stage.publish().is_dir()
+
+
+def test_a_package_that_is_not_installed_ends_no_run(monkeypatch):
+    import importlib.metadata
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: real("no-such-package" if name == "bitsandbytes" else name))
+    assert checkpoints.versions()["bitsandbytes"] is None and checkpoints.versions()["torch"]
+
+
+# --- processors and GPUs
+
+def test_threads_follow_the_cores_that_a_process_may_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 9}, raising=False)
+    monkeypatch.setattr(cores, "GROUP", tmp_path)
+    assert cores.usable() == 4
+    for limit, granted in (("150000 100000", 2), ("max 100000", 4), ("1000 100000", 1), ("800000 100000", 4)):
+        (tmp_path / "cpu.max").write_text(limit + "\n")
+        assert cores.usable() == granted
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("300000\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert cores.usable() == 3
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
+    assert cores.usable() == 4
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores.usable() == 64
+
+
+def test_onnxruntime_is_given_the_cores_that_there_are(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(cores, "usable", lambda: 3)
+    model = inference.open_classifier(BOX).model
+    assert (model.threads, model.asked) == (3, 3)
+    monkeypatch.setattr(cores, "usable", lambda: 64)
+    assert inference.open_classifier(BOX).model.asked is None
+
+
+@pytest.mark.parametrize(("path", "small"), [(BOX, True), (BOX, False), (BOX.parent, True)])
+def test_a_fork_answers_as_its_parent_does(monkeypatch, path, small):
+    if not small:
+        monkeypatch.setattr(inference, "SMALL", 0.0)
+    classifier = inference.open_classifier(path, threads=2)
+    texts = ["a lovely film that one wants to see again", "dull and long"] * 40
+    here = classifier.classify(texts)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:  # as a worker of multiprocessing does
+        try:
+            os.write(writing, classifier.classify(texts).astype(np.float32).tobytes())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    watch = threading.Timer(30, os.kill, (child, 9))  # one that waits for ever
+    watch.start()
+    with os.fdopen(reading, "rb") as pipe:
+        there = np.frombuffer(pipe.read(), np.float32)
+    os.waitpid(child, 0)
+    watch.cancel()
+    assert there.size, "the fork waited for ever"
+    np.testing.assert_allclose(there.reshape(here.shape), here, atol=1e-5)
+    assert (classifier.classify(texts) == here).all()
+
+
+def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys, tokenizer):
+    made = training.transformers.TrainingArguments
+
+    def with_two(**settings):
+        arguments = made(**settings)
+        assert arguments.n_gpu == 0
+        arguments._n_gpu = 2  # as a machine with two would have it
+        return arguments
+
+    monkeypatch.setattr(training.transformers, "TrainingArguments", with_two)
+    rows = [{"input_ids": [2, 5, 3], "labels": 0, "length": 3}] * 40
+    monkeypatch.setattr(training, "lengths", lambda dataset: [3] * len(dataset))
+    args = SimpleNamespace(matmul_precision="highest", batch_size=16, patience=0, evals_per_epoch=1, lr=1e-3, weight_decay=0.0, warmup=0.0,
+                           seed=1)
+    stage = SimpleNamespace(work=lambda name: tmp_path)
+    trainer = training.make_trainer(training.StageTrainer, stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
+    assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16)
+    assert "one of 2 GPUs is used: torchrun --standalone --nproc-per-node 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be reported later"),
+    RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 35: CUDA driver version is insufficient for CUDA runtime version"),
+    RuntimeError("The NVIDIA driver on your system is too old (found version 10010)."), RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), RuntimeError("No CUDA GPUs are available"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), RuntimeError("HIP error: invalid device function"),
+    RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"),
+    RuntimeError("Found no NVIDIA driver on your system."), OSError("libcudnn.so.9: cannot open shared object file"),
+    RuntimeError("CUDA error: the provided PTX was compiled with an unsupported toolchain.")])
+def test_a_gpu_that_cannot_be_used_is_told_with_the_way_around_it(error):
+    said = obstacle(error)
+    assert "CUDA_VISIBLE_DEVICES=" in said and str(error).splitlines()[0] in said and "\n" not in said
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert triggered"), KeyError("CUDNN_STATUS_"),
+                                   RuntimeError("CUDA error: an illegal memory access was encountered")])
+def test_a_programs_own_error_on_a_gpu_raises(error):
+    assert obstacle(error) is None
+
+
+def test_a_gpus_memory_that_a_smaller_batch_would_fit_is_told_so():
+    assert "smaller --batch-size" in obstacle(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+
+
+def test_no_directory_for_temporary_files_is_one_line():
+    assert "TMPDIR" in obstacle(FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/nowhere']"))
+
+
+# --- the way to the hub, and to pip's packages
+
+@pytest.mark.parametrize(("variable", "value", "reason"), [
+    ("ALL_PROXY", "socks5://127.0.0.1:9", "socksio"), ("ALL_PROXY", "socks://127.0.0.1:9", "Unknown scheme"),
+    ("HTTPS_PROXY", "http://127.0.0.1:port", "Invalid port"), ("HTTPS_PROXY", "http://127.0.0.1:9", "refused"),
+    ("SSL_CERT_FILE", "/nowhere.pem", "No such file"), ("SSL_CERT_FILE", "/etc/hostname", "no certificate"),
+    ("HF_ENDPOINT", "http://[x", "IPv6")])
+def test_a_way_to_the_hub_that_is_closed_is_told_with_the_true_reason(variable, value, reason):
+    done = shell("$PY -c 'from common import hub; print(hub.problem(\"some/model\"))'", HF_HUB_OFFLINE="0", **{variable: value})
+    said = done.stdout.splitlines()[-1]
+    assert "Traceback" not in done.stderr and said.startswith("the hub can't be reached (") and reason in said, done
+    assert variable in said and "no answer" not in said
+
+
+def test_an_error_of_the_probe_that_nobody_foresaw_raises(monkeypatch):
+    import huggingface_hub
+
+    from common import hub
+
+    def model_info(self, *args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    with pytest.raises(KeyError, match="a bug"):
+        hub.problem("some/model")
+
+
+def test_pip_that_cannot_reach_its_index_is_told_with_the_true_reason(tmp_path):
+    line = "$PY download_model.py --source package --run-dir $RUN"
+    said = shell(line, RUN=str(tmp_path), ALL_PROXY="socks5://127.0.0.1:9", HTTPS_PROXY="socks5://127.0.0.1:9", PIP_CONFIG_FILE="/dev/null",
+                 PIP_FIND_LINKS="", PIP_INDEX_URL="https://pypi.invalid/simple")
+    assert "Missing dependencies for SOCKS support" in one_line(said)
+
+
+@pytest.mark.parametrize(("said", "why"), [
+    ("WARNING: Retrying (Retry(total=0)) after connection broken by 'ProxyError('Cannot connect to proxy.', E('<a.b at 0x7f>: refused'))'\n"
+     "ERROR: Could not find a version\nERROR: No matching distribution", "ProxyError('Cannot connect to proxy.'"),
+    ("Could not fetch URL https://x/: There was a problem confirming the ssl certificate: expired - skipping\nERROR: No matching",
+     "problem confirming the ssl certificate: expired"),
+    ("ERROR: Exception:\nTraceback (most recent call last):\n  File\npip._vendor.requests.exceptions.InvalidURL: Failed to parse",
+     "InvalidURL: Failed to parse"), ("/usr/bin/python3: No module named pip", "No module named pip"), ("", "no archive"),
+    ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n    Expected sha256 5d", "THESE PACKAGES DO NOT MATCH THE HASHES")])
+def test_what_pip_says_of_its_failure_is_one_true_line(said, why):
+    assert why in sources._why(said) and "\n" not in sources._why(said)
+
+
+def test_closed_streams_are_known_by_name():
+    line = "import json, sys; from common import streams; streams.prepare(); open(sys.argv[1], 'w').write(json.dumps([*streams.closed]))"
+    done = shell(f"$PY -c \"{line}\" /dev/fd/5 <&- 2>&- 5>&1")
+    assert json.loads(done.stdout) == ["stdin", "stderr"] and streams.closed == []
