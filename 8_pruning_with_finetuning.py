@@ -40,8 +40,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--preset", "--variant", dest="variant", choices=PRESETS, default="published",
                        help="the operating point: sets the flags below, and what it makes is known by its name")
-    group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
-    group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
+    group.add_argument("--student", type=cli.path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
+    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--first-layers", type=cli.count, default=None, metavar="N",
                        help="prune its first N layers, the others go at once: fewer layers of more heads and neurons for the same budget")

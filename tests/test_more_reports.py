@@ -1,6 +1,7 @@
 """What reached others' tools and not these: a clone of another system's line ends, reports from elsewhere, numbers that are none."""
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment, report_of, rewrite_manifest, run_script
+from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment, load_script, report_of, rewrite_manifest, run_script
 from test_errors import DISTIL, PRUNE, QAT, TEACHER, refused
 
-from common import checkpoints, facts, inspection, onnx_export, report, tables, training
+import compact
+from common import checkpoints, facts, inference, inspection, obstacles, onnx_export, report, tables, training
 from common.cli import UserError
 
 COMPARE = "evaluate_plot.py"
@@ -260,7 +262,14 @@ def test_a_loss_that_is_none_at_the_first_step_is_not_blamed_on_the_learning_rat
     (PRUNE, "--temperature-end 0.001", "--temperature-end"), (TEACHER, "--epochs 1e9", "more than 10,000 passes"),
     (PRUNE, "--prune-epochs 20000", "--prune-epochs"), (PRUNE, "--prune-epochs -1", "--prune-epochs"),
     (TEACHER, "--batch-size 99999999999999999999", "up to 1,000,000,000"), (TEACHER, "--patience 99999999999999999999", "--patience"),
-    ("predict.py", "--batch-size 99999999999999999999 x", "--batch-size")])
+    ("predict.py", "--batch-size 99999999999999999999 x", "--batch-size"),
+    *((script, f"--threads {count}{more}", "--threads") for script, more in (("predict.py", " x"), (REPORT, ""))
+      for count in (3000, 99999999999999999999, 0)),
+    *((script, f"--seed {seed}", f"--seed: {seed} is outside 0…4294967295") for script in (TEACHER, PRUNE) for seed in (-1, 2**32)),
+    (DISTIL, "--seed 4294967295 --seeds 2", "the last would be 4294967296"), (QAT, "--seed 4294967290 --seeds 7", "begin with a smaller"),
+    *((script, flags, "the name is empty") for script, flags in (
+        (TEACHER, "--data-dir="), (TEACHER, "--run-dir="), (TEACHER, "--init="), (DISTIL, "--teacher="), (PRUNE, "--student="),
+        (REPORT, "--output-dir="), ("predict.py", "--file="), ("predict.py", "--checkpoint= x"), ("download_model.py", "--run-dir=")))])
 def test_a_flag_that_cannot_be_meant_is_refused_at_once(script, flags, says):
     code, out, err = call_script(script, *flags.split())
     assert (code, out) == (2, "") and err.startswith("error: ") and says in err and err.count("\n") == 1
@@ -285,3 +294,112 @@ def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch,
             now[0] += 0.5
         out = capsys.readouterr().out
         assert out.startswith(said) and out.count("\n") == bool(said)
+
+
+def test_the_last_seed_of_all_is_taken():
+    args = load_script(DISTIL).parse_args(["--seed", "4294967294", "--seeds", "2"])
+    assert (args.seed, args.n_seeds) == (2**32 - 2, 2)
+
+
+# --- one side, and what a text's end is
+
+
+def test_a_tokenizer_that_cuts_at_the_left_is_turned_round_and_it_is_said(stages, tmp_path):
+    run = stages.copy(tmp_path / "run")
+    for name, change in {"side": ("tokenizer_config.json", {"truncation_side": "left"}), "section": (
+            "tokenizer.json", {"truncation": {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}})}.items():
+        model = shutil.copytree(stages.checkpoint("teacher"), tmp_path / name)
+        file, said = model / change[0], change[1]
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | said), encoding="utf-8")
+        (model / "stage.json").unlink()
+        code, out, err = call_script(TEACHER, "--fast", "--run-dir", run.run_dir, "--data-dir", run.data_dir, "--model", model, "--force")
+        assert code == 0 and f"{model}: its tokenizer cuts long texts at their beginning; here all are cut at their end" in out, err
+        made = checkpoints.find(run.run_dir, "teacher").path
+        text = "lovely film " + "dull story " * 60
+        read = inference.open_classifier(made)
+        trained = checkpoints.load_tokenizer(made)(text, truncation=True, max_length=read.max_length)["input_ids"]
+        assert trained == read.spelt([text])[0] == checkpoints.load_tokenizer(made)(text)["input_ids"][:read.max_length - 1] + trained[-1:]
+    older = shutil.copytree(made, tmp_path / "older")  # of code that kept the side
+    file = older / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"truncation_side": "left"}), encoding="utf-8")
+    assert checkpoints.load_tokenizer(older)(text, truncation=True, max_length=read.max_length)["input_ids"] == trained
+
+
+def test_a_cut_is_counted_though_the_library_names_no_overflow(stages):
+    read = inference.open_classifier(stages.checkpoint("teacher"))
+    exact = "film " * (read.max_length - 2)
+    texts = [exact, exact + "film", "film", "a" * 200_000, ""]
+    read.spelt(texts)
+    assert read.cut_short == 2, "one word more, and more characters than are looked at"
+    real = read.tokenizer
+
+    class Silent:
+        def encode_batch(self, texts):
+            return [SimpleNamespace(ids=encoding.ids, overflowing=[]) for encoding in real.encode_batch(texts)]
+
+    read.tokenizer, read.cut_short = Silent(), 0
+    read.spelt(texts)
+    assert read.cut_short == 2
+
+
+# --- what is handed to predict.py as if it were texts
+
+
+@pytest.mark.parametrize(("content", "hints"), [
+    ("a fine film\rdull\rgood", [":1: carriage returns"]), ("fine\r\ndull\r\n", []), ("fine\nso\rso\nno\rno\n", [":2: carriage returns"]),
+    ('{"text": "fine"}\n{"text": "dull"}\n', [":1: its lines look like JSON"]), ('[{"text": "fine"}]', [":1: its lines look like JSON"]),
+    ("{fine}\n", []), ("sentence\tlabel\nfine\tpositive\n", [":1: its first line looks like a table's header"]),
+    ('"text","label"\nfine,1\n', [":1: its first line looks like a table's header"]), ("Long text, short label\n", []),
+    ("text\nfine\n", [])])
+def test_what_looks_like_no_texts_is_said_once_and_answered(content, hints, capsys):
+    predict = load_script("predict.py")
+    texts = list(predict.watched(predict.decoded(io.BytesIO(content.encode()), "reviews"), "reviews"))
+    assert texts == [line.rstrip("\r") for line in content.removesuffix("\n").split("\n")]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(hints) and all(line.startswith("reviews" + hint) for line, hint in zip(said, hints, strict=True))
+
+
+# --- files where directories are expected, and the other way round
+
+
+@pytest.mark.parametrize(("script", "place"), [(DISTIL, "models"), (COMPARE, "results"), (REPORT, "final_report.md"), (REPORT, "models")])
+def test_what_stands_in_the_way_is_named(pipeline, tmp_path, script, place):
+    run = pipeline.copy(tmp_path / "run", "teacher")
+    at = run.run_dir / place
+    flags = [*run.flags(script)]
+    if place == "models":
+        model = shutil.move(run.checkpoint("teacher"), tmp_path / "teacher")
+        shutil.rmtree(at)
+        flags += ["--teacher", model] if script == DISTIL else []
+    if place.endswith(".md"):
+        flags += REPORT_FLAGS
+        at.mkdir()
+    else:
+        at.write_text("")
+    line = said_by(script, [RESULTS, *flags[-4:]] if script == COMPARE else flags)
+    assert str(at) in line or script == REPORT and place == "models" and "nothing to report on" in line
+
+
+def test_a_path_longer_than_a_disk_takes_or_in_a_circle_is_named(tmp_path):
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for path in (tmp_path / ("x" * 300), tmp_path / "round"):
+        try:
+            (path / "models").mkdir(parents=True)
+        except OSError as error:
+            assert obstacles.obstacle(error).count("\n") == 0 and "name another place" in obstacles.obstacle(error)
+    assert obstacles.obstacle(FileExistsError(17, "File exists", str(tmp_path))) is None, "a directory that is there: a bug"
+
+
+# --- a model without any head
+
+
+def test_a_model_without_any_head_is_none(stages, tmp_path):
+    with pytest.raises(ValueError, match="keep one at least"):
+        compact.CompactConfig(n_layers=2, heads=[0, 0])
+    older = shutil.copytree(stages.checkpoint("pruned"), tmp_path / "older")  # as earlier code let it be made
+    config = older / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"heads": [0, 0]}), encoding="utf-8")
+    files = checkpoints.read(older).manifest["files"]
+    rewrite_manifest(older, files=files | {"config.json": {"bytes": config.stat().st_size, "sha256": facts.sha256_file(config)}})
+    with pytest.raises(UserError, match="has no head left, so it gives one answer to all texts"):
+        inference.open_classifier(older)

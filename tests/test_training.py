@@ -34,6 +34,7 @@ def begin(run_dir, **more):
             "evals_per_epoch": 2,
             "patience": 2,
             "matmul_precision": "highest",
+            "max_length": 32,
         }
         | more
     )
