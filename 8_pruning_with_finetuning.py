@@ -242,7 +242,7 @@ def refuse_what_the_model_lacks(args, config) -> None:
         raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {heads}, neurons {neurons}")
     if not any(heads):
         raise cli.UserError(f"--first-layers {depth}: no head is left in these layers, and a model without any reads no text: give more")
-    if args.min_neurons >= max(neurons) and args.ffn_sparsity and not (args.heads or budgeted(args)):
+    if args.prune_epochs and args.min_neurons >= max(neurons) and args.ffn_sparsity and not (args.heads or budgeted(args)):
         raise cli.UserError(f"--min-neurons {args.min_neurons}: no layer has more (neurons {neurons}), so none would be cut: give less, or "
                             "--ffn-sparsity 0")
     wide = args.hidden_width or config.dim
