@@ -20,8 +20,8 @@ from common import cli
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("quantisation-aware training")
-    group.add_argument("--pruned", type=Path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
-    group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the pruned one's own")
+    group.add_argument("--pruned", type=cli.path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
+    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")
     group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")

@@ -25,7 +25,7 @@ AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch'
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("export")
-    group.add_argument("--checkpoint", type=Path, nargs="+", metavar="DIR", default=None,
+    group.add_argument("--checkpoint", type=cli.path, nargs="+", metavar="DIR", default=None,
                        help="what to export; else the newest pruned_qkd (else pruned_ptq, pruned) of --variant "
                             "and the distilled student it came from")
     group.add_argument("--variant", default="published", help="the operating point whose newest lineage is exported")

@@ -26,7 +26,7 @@ def parse_args(argv=None):
     group.add_argument("--model", metavar="PATH_OR_ID", default=None,
                        help="a fine-tuned BERT or DistilBERT to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
-    group.add_argument("--init", type=Path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
+    group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
     args = parser.parse(argv)
     parser.refuse_idle(("--revision", args.model is None or Path(args.model).is_dir(), "but on a hub id that --model gives"),

@@ -26,8 +26,8 @@ def layer_list(text: str) -> list[int]:
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("distillation")
-    group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
-    group.add_argument("--init", type=Path, metavar="DIR", default=None,
+    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
+    group.add_argument("--init", type=cli.path, metavar="DIR", default=None,
                        help="pretrained DistilBERT or BERT to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
     group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
     group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")

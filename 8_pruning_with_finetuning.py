@@ -40,8 +40,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--preset", "--variant", dest="variant", choices=PRESETS, default="published",
                        help="the operating point: sets the flags below, and what it makes is known by its name")
-    group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
-    group.add_argument("--teacher", type=Path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
+    group.add_argument("--student", type=cli.path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
+    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--first-layers", type=cli.count, default=None, metavar="N",
                        help="prune its first N layers, the others go at once: fewer layers of more heads and neurons for the same budget")
@@ -242,7 +242,7 @@ def refuse_what_the_model_lacks(args, config) -> None:
         raise cli.UserError(f"--heads and --neurons ask for what isn't there: the model has heads {heads}, neurons {neurons}")
     if not any(heads):
         raise cli.UserError(f"--first-layers {depth}: no head is left in these layers, and a model without any reads no text: give more")
-    if args.min_neurons >= max(neurons) and args.ffn_sparsity and not (args.heads or budgeted(args)):
+    if args.prune_epochs and args.min_neurons >= max(neurons) and args.ffn_sparsity and not (args.heads or budgeted(args)):
         raise cli.UserError(f"--min-neurons {args.min_neurons}: no layer has more (neurons {neurons}), so none would be cut: give less, or "
                             "--ffn-sparsity 0")
     wide = args.hidden_width or config.dim

@@ -20,8 +20,8 @@ from common import cli
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("quantisation")
-    group.add_argument("--pruned", type=Path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
-    group.add_argument("--student", type=Path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
+    group.add_argument("--pruned", type=cli.path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
+    group.add_argument("--student", type=cli.path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     parser.seeds_flag(group)
     return parser.inheriting(parser.parse(argv), "--pruned")

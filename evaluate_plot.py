@@ -25,7 +25,7 @@ FIELDS = (
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH",
+    parser.add_argument("paths", nargs="*", type=cli.path, metavar="PATH",
                         help="final_report.json files and checkpoint directories; else RUN_DIR/final_report.json and the links "
                              "teacher_model, student_model, models/distilled_quantized_student")
     args = parser.parse(argv)

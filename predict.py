@@ -12,6 +12,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +30,15 @@ BATCHES_AT_ONCE = 32  # read, sorted by length and answered together: bounds mem
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --file or standard input")
-    parser.add_argument("--file", default=None, help="texts, one a line, UTF-8; a pipe too; - is standard input")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", default=None,
+    parser.add_argument("--file", type=cli.named, default=None, help="texts, one a line, UTF-8; a pipe too; - is standard input")
+    parser.add_argument("--checkpoint", type=cli.path, metavar="DIR", default=None,
                         help="a checkpoint or an ONNX directory; else the newest in RUN_DIR of the first stage there is of "
                              f"{', '.join(STAGES)}: "
                              "its int8 ONNX export before its fp32 one before the torch model, the published variant before others; "
                              "where nothing was trained yet, pretrained/sst2-max, a model of film reviews")
-    parser.add_argument("--run-dir", type=Path, default=Path("."), metavar="DIR", help="where models/ stands")
+    parser.add_argument("--run-dir", type=cli.path, default=Path("."), metavar="DIR", help="where models/ stands")
     parser.add_argument("--batch-size", type=cli.count, default=32, metavar="TEXTS", help="texts a batch; answers don't depend on it")
-    parser.add_argument("--threads", type=cli.count, default=None, metavar="N", help="CPU threads; else the runtime's own choice")
+    parser.add_argument("--threads", type=cli.threads, default=None, metavar="N", help="CPU threads; else the runtime's own choice")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tab-separated columns")
     args = parser.parse_args(argv)
     if args.texts and args.file:
@@ -72,6 +73,36 @@ def decoded(handle, name: str) -> Iterator[str]:
         raise cli.UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
     except OSError as error:
         raise cli.UserError(f"{name}:{number + 1}: can't be read ({error.strerror})") from None
+
+
+def watched(texts: Iterator[str], name: str) -> Iterator[str]:
+    """The texts, with a word about those that look like something else than a text a line."""
+    hints = {
+        "carriage returns stand inside a line, which ends with a line feed here: it is answered as one text (tr '\\r' '\\n' parts it)":
+            lambda text, number: "\r" in text,
+        "its lines look like JSON: each is answered as it stands, names and brackets too; hand over the texts alone": _is_json,
+        "its first line looks like a table's header: each line is answered as it stands, with all columns": _is_header}
+    for number, text in enumerate(texts, 1):
+        for hint in [hint for hint, fits in hints.items() if fits(text, number)]:
+            cli.warn(f"{name}:{number}: {hint}")
+            del hints[hint]
+        yield text
+
+
+def _is_json(text: str, number: int) -> bool:
+    if number > 1 or not text.startswith(("{", "[{")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_header(text: str, number: int) -> bool:
+    cells = [cell.strip(' "').lower() for cell in re.split(r"[\t,;]", text)]
+    names = all(cell.isidentifier() for cell in cells)
+    return number == 1 and len(cells) > 1 and names and not {"sentence", "text", "label"}.isdisjoint(cells)
 
 
 def opened(file: str | None):
@@ -140,7 +171,9 @@ def main(args):
     sys.stdout.reconfigure(encoding="utf-8", errors=streams.LEGIBLE)  # answers are data: of one encoding wherever they are read
 
     # --- 2. answer
-    answer(classifier, decoded(lines, "argument" if args.texts else args.file or "standard input"), args)
+    name = "argument" if args.texts else args.file or "standard input"
+    texts = decoded(lines, name)
+    answer(classifier, texts if args.texts else watched(texts, name), args)
 
 
 if __name__ == "__main__":

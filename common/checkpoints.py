@@ -184,6 +184,9 @@ def verify(path: Path) -> Checkpoint:
             how = "its line ends were rewritten, as git does where core.autocrlf is set" if _with_other_line_ends(file, facts) \
                 else "its hash is not the one in stage.json"
             raise UserError(f"{file} is damaged ({how}): {remedy(checkpoint.path)}")
+    heads = read_json(checkpoint.path / "config.json").get("heads")
+    if isinstance(heads, list) and not any(heads):  # as earlier code let it
+        raise UserError(f"{checkpoint.path} has no head left, so it gives one answer to all texts: prune less")
     return checkpoint
 
 
@@ -296,7 +299,9 @@ def load_model(path: Path):
 def load_tokenizer(path: Path):
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    tokenizer.truncation_side = "right"  # as `inference` cuts; of earlier code some say otherwise
+    return tokenizer
 
 
 def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:

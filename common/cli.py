@@ -17,6 +17,8 @@ from common.obstacles import obstacle
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
 NOT_TO_BE_IMPORTED: dict[str, Any] = {"kernels": None}  # an import then ends as if it weren't installed, which both take well
 MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, nor lasts any machine
+LAST_SEED = 2**32 - 1  # as numpy has it
+THREADS_A_CORE = 8
 MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
@@ -67,6 +69,34 @@ def positive(text: str) -> float:
     value = float(text)
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return value
+
+
+def named(text: str) -> str:
+    """A name that isn't empty, as that of a shell's variable is that isn't set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """A path; an empty one would be taken for the directory that one works in."""
+    return Path(named(text))
+
+
+def seed(text: str) -> int:
+    """A whole number that numpy's generators take."""
+    value = int(text)
+    if not 0 <= value <= LAST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is outside 0…{LAST_SEED}")
+    return value
+
+
+def threads(text: str) -> int:
+    """A whole number of one or more, within reason: threads without a core wait for each other, and a thousand stop a machine."""
+    value, usable = count(text), cores.usable()
+    if value > THREADS_A_CORE * usable:
+        raise argparse.ArgumentTypeError(f"{text} are too many for {usable} core{'s' if usable > 1 else ''}: {usable} or fewer are fastest")
     return value
 
 
@@ -154,11 +184,11 @@ class StageParser(Parser):
         self._typed: set[str] = set()
         shared = self.add_argument_group("shared by all stages")
         shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
-        shared.add_argument("--seed", type=int, default=42, help="seed of initialisation, batches and dropout")
-        shared.add_argument("--run-dir", type=Path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
+        shared.add_argument("--seed", type=seed, default=42, help="seed of initialisation, batches and dropout")
+        shared.add_argument("--run-dir", type=path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
         shared.add_argument("--source", choices=["auto", "hub", "package"], default="auto",
                             help="where models and data come from; auto asks the hub for at most 10 seconds")
-        shared.add_argument("--data-dir", type=Path, metavar="DIR", default=None,
+        shared.add_argument("--data-dir", type=path, metavar="DIR", default=None,
                             help="own data: train.tsv and dev.tsv (sentence<TAB>label, header line), labels.txt optional; "
                                  "else DIR is RUN_DIR/sst2_data")
         shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
@@ -211,6 +241,9 @@ class StageParser(Parser):
             if not hasattr(args, name):
                 setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
+        last = args.seed + getattr(args, "n_seeds", 1) - 1
+        if last > LAST_SEED:
+            self.error(f"--seed {args.seed} --seeds {args.n_seeds}: the last would be {last}, beyond {LAST_SEED}: begin with a smaller one")
         untold = object()
         told = self.parse_args(argv, argparse.Namespace(**{action.dest: untold for action in self._actions}))
         self._typed = {name for name, value in vars(told).items() if value is not untold}

@@ -39,13 +39,20 @@ class Classifier:
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
+        self.uncut = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
+        self.uncut.no_truncation()
         self.cut_short = 0  # texts so far whose end no model saw
 
     def spelt(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, at most `max_length`; what is longer is counted in `cut_short`."""
         encodings = self.tokenizer.encode_batch([text[:LONGEST] for text in texts])
-        self.cut_short += sum(bool(encoding.overflowing) for encoding in encodings)
+        self.cut_short += sum(len(text) > LONGEST or len(encoding.ids) == self.max_length and self._goes_on(text, encoding)
+                              for text, encoding in zip(texts, encodings, strict=True))
         return [encoding.ids for encoding in encodings]
+
+    def _goes_on(self, text: str, encoding) -> bool:
+        """Whether a text has more tokens than these; some versions of the library leave `overflowing` empty where it has."""
+        return bool(encoding.overflowing) or len(self.uncut.encode(text).ids) > len(encoding.ids)
 
     def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest."""

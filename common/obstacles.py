@@ -3,6 +3,7 @@ used, a library that isn't there. Libraries raise these as whatever they like.
 """
 
 import errno
+import os
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def obstacle(error: BaseException) -> str | None:
     if number in (errno.ENOSPC, errno.EDQUOT) or \
             any(words in text and isinstance(error, kind) for words, kind in DISK.items()):
         return "no space left on the disk: free some, and the same command goes on from what is saved"
+    if isinstance(error, OSError) and (taken := _taken(error)):
+        return taken
     if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:
         return "no directory for temporary files can be written: name one with TMPDIR=DIR"
     if isinstance(error, (RuntimeError, OSError, AssertionError)) and any(words in text for words in GPU):
@@ -45,6 +48,21 @@ def obstacle(error: BaseException) -> str | None:
         return "not enough memory: try a smaller --batch-size or --max-length, and the same command goes on from what is saved"
     if isinstance(error, ImportError) or isinstance(error, OSError) and any(words in text for words in NO_LIBRARY):
         return _not_installed(error)
+    return None
+
+
+def _taken(error: OSError) -> str | None:
+    """What of another kind stands at a path, or above it; None where nothing does."""
+    named = [Path(os.fsdecode(name)) for name in (error.filename2, error.filename) if isinstance(name, (str, bytes))]
+    if isinstance(error, IsADirectoryError) and named:
+        return f"{named[0]} is a directory, and a file is to stand there: move it away"
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        for path in named:
+            for place in (path, *path.parents):
+                if os.path.lexists(place) and not place.is_dir():
+                    return f"{place} is no directory, and one is to stand there: move it away, or name another place"
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and named:
+        return f"{str(named[0])[:200]}: {error.strerror}: name another place"
     return None
 
 

@@ -58,7 +58,15 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     if tokenizer_class is OF_ANY and own_class:
         say(f"{named}: its tokenizer.json spells otherwise than a {own_class.__name__}, and stays as it is")
     _give_padding(tokenizer, config, named)
+    if _cuts_at_the_left(folder):
+        say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
     return tokenizer
+
+
+def _cuts_at_the_left(folder: Path) -> bool:
+    truncation = read_json(folder / "tokenizer.json").get("truncation")
+    direction = truncation.get("direction") if isinstance(truncation, dict) else None
+    return read_json(folder / "tokenizer_config.json").get("truncation_side") == "left" or direction == "Left"
 
 
 def refuse_another_vocabulary(tokenizer, rows: int, teachers, texts: list[str], named: str | Path, teacher: str | Path) -> None:

@@ -87,3 +87,10 @@ def test_unknown_labels_leave_the_teacher_alone_to_speak():
     assert terms["soft"] == half_terms["soft"] == none_terms["soft"]
     expected = torch.nn.functional.cross_entropy(student[:2], torch.tensor([0, 1]), reduction="sum") / 4
     assert np.isclose(float(half_terms["hard"]), float(expected)) and known > none
+
+
+def test_a_tiny_set_gives_what_it_can_and_ends():
+    words = ["good", "bad", "dull"]
+    drawn = augmentation.new_sentences(words, [], torch.randn(3, 8), {word: i for i, word in enumerate(words)}, 200_000)
+    assert 5 < len(drawn) < 1000 and len(set(drawn)) == len(drawn)
+    assert {word for text in drawn for word in text.split()} <= {*words, ",", "and", "but"}

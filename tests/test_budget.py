@@ -176,3 +176,21 @@ def test_two_budgets_are_met_half_way_too_and_a_second_that_cannot_be_had_is_ref
     assert budget.spent(masks, latency) <= 0.7 * whole and budget.spent(masks, PRICES) <= 0.95 * WHOLE
     with pytest.raises(ValueError, match="ms"):
         budget.keep_worthiest(scores(), ALL, [*asked(0.9), budget.Budget(latency, 0.05, 1.0, "ms")])
+
+
+@pytest.mark.parametrize("share", [0.06, 0.1, 0.3])
+def test_a_head_stays_however_little_it_is_worth(share):
+    worthless = [torch.full((4,), 1e-9), torch.full((4,), 1e-9), *scores()[2:]]
+    masks = budget.keep_worthiest(worthless, ALL, asked(share))
+    assert masks[0].any() or masks[1].any(), "else the model gives one answer to all texts"
+    assert budget.spent(masks, PRICES) <= share * WHOLE
+    emptied = [torch.zeros(0), worthless[1], *worthless[2:]]
+    masks = budget.keep_worthiest(emptied, [torch.ones(len(score)) for score in emptied], asked(share))
+    assert masks[1].any()
+
+
+def test_a_budget_below_a_single_head_is_refused():
+    least = PRICES.other + PRICES.head(of_last=True)
+    assert sum(int(mask.sum()) for mask in budget.keep_worthiest(scores(), ALL, [budget.Budget(PRICES, 1.01 * least, 1, "FLOPs")])[:2]) == 1
+    with pytest.raises(ValueError, match="the budget is"):
+        budget.keep_worthiest(scores(), ALL, [budget.Budget(PRICES, 0.99 * least, 1, "FLOPs")])

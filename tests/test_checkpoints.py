@@ -1,13 +1,15 @@
 """A stage's directory: whole or not there, found again by its key, never changed afterwards."""
 
 import json
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import rewrite_manifest
 
-from common import checkpoints
+from common import checkpoints, facts, report
 from common.cli import UserError
 from common.facts import sha256_file
 
@@ -221,3 +223,57 @@ def test_two_published_within_a_second_have_names_of_their_own(tmp_path):
     assert len(paths) == 4 and [c.path for c in checkpoints.published(tmp_path)] == sorted(
         paths, key=lambda p: checkpoints.read(p).manifest["created"], reverse=True
     )
+
+
+@pytest.fixture
+def zone(monkeypatch):
+    """A function that moves this process to another time zone."""
+    def move(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_names_and_dates_are_in_utc_and_the_newest_is_so_in_any_time_zone(tmp_path, zone):
+    zone("Asia/Shanghai")
+    before = datetime.now(UTC).replace(microsecond=0)
+    older = made(tmp_path)
+    zone("America/Los_Angeles")
+    newer = made(tmp_path, lr=9.0)
+    assert [c.path for c in checkpoints.published(tmp_path)] == [newer.path, older.path]
+    for checkpoint in (older, newer):
+        named = datetime.strptime("_".join(checkpoint.path.name.split("_")[2:4]), "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
+        assert before <= named <= checkpoint.created < named + timedelta(seconds=1) < datetime.now(UTC) + timedelta(seconds=2)
+        assert checkpoint.manifest["created"].endswith("+00:00")
+    assert report.now().endswith("+00:00")
+
+
+def test_dates_of_earlier_code_are_local_ones(tmp_path, zone):
+    zone("Asia/Shanghai")
+    older, newer = made(tmp_path), made(tmp_path, lr=9.0)
+    rewrite_manifest(older.path, created="2026-11-01T09:00:00.000001")  # at one o'clock in UTC
+    rewrite_manifest(newer.path, created="2026-11-01T02:00:00.000001+00:00")
+    assert [c.path for c in checkpoints.published(tmp_path)] == [newer.path, older.path]
+
+
+def test_a_checkpoint_dated_in_the_future_is_said_and_is_not_the_newest(tmp_path, capsys):
+    future, older, newer = made(tmp_path), made(tmp_path, lr=8.0), made(tmp_path, lr=9.0)
+    rewrite_manifest(future.path, created="2099-01-01T00:00:00.000000+00:00")
+    assert [c.path for c in checkpoints.published(tmp_path)] == [newer.path, older.path, future.path]
+    checkpoints.published(tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{future.path} is dated in the future (2099-01-01 00:00 UTC)" in said
+    assert checkpoints.find(tmp_path, "teacher").path == newer.path
+    assert checkpoints.find(tmp_path, "teacher", future.path).path == future.path, "named, it is taken"
+
+
+@pytest.mark.parametrize("created", ["yesterday", "", "99999-01-01T00:00:00", "2026-13-01T00:00:00", "0001-01-01T00:00:00"])
+def test_a_date_that_is_none_is_damage(tmp_path, created):
+    checkpoint = made(tmp_path)
+    manifest = checkpoint.manifest | {"created": created}
+    (checkpoint.path / "stage.json").write_text(json.dumps(facts.sealed(manifest)), encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoints.read(checkpoint.path)

@@ -10,7 +10,7 @@ import compact
 from common import inference, onnx_export
 from compress import surgery
 
-STRUCTURES = [([4, 4], [48, 48]), ([2, 0], [0, 9]), ([0, 3], [5, 0]), ([0, 0], [7, 7])]
+STRUCTURES = [([4, 4], [48, 48]), ([2, 0], [0, 9]), ([0, 3], [5, 0]), ([0, 1], [7, 7])]
 
 
 def model_of(heads, neurons):

@@ -12,7 +12,7 @@ import compact
 from compress import masking, surgery
 
 # Uneven heads and odd widths: (kept heads, kept neurons) a layer.
-SHAPES = [([1, 4], [13, 48]), ([3, 2], [1, 31]), ([4, 1], [47, 7]), ([0, 2], [5, 0]), ([3, 0], [48, 9]), ([1, 0], [0, 0]), ([0, 0], [7, 7])]
+SHAPES = [([1, 4], [13, 48]), ([3, 2], [1, 31]), ([4, 1], [47, 7]), ([0, 2], [5, 0]), ([3, 0], [48, 9]), ([1, 0], [0, 0]), ([0, 1], [7, 7])]
 
 
 def masks_of(heads, neurons, seed=0):

@@ -34,6 +34,7 @@ def begin(run_dir, **more):
             "evals_per_epoch": 2,
             "patience": 2,
             "matmul_precision": "highest",
+            "max_length": 32,
         }
         | more
     )
@@ -163,7 +164,7 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path, tokenizer):
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, batch_size=16)
     with torch.no_grad():
         trainer.model.classifier.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"the loss of step 1 is nan, at a learning rate of 0\.001"):
+    with pytest.raises(UserError, match="the loss of step 1 is nan, before anything was learnt"):
         training.fit(trainer, stage)
     assert not list(stage.work("train").glob("checkpoint-*"))
 

@@ -29,6 +29,8 @@ class CompactConfig(DistilBertConfig):
         self.weight_bits, self.embedding_rank = weight_bits, embedding_rank
         if len(self.heads) != self.n_layers or len(self.ffn) != self.n_layers:
             raise ValueError(f"heads {self.heads} and ffn {self.ffn} need one number for each of {self.n_layers} layers")
+        if not any(self.heads):
+            raise ValueError(f"heads {self.heads}: a model without any reads no text, and gives one answer to all: keep one at least")
         if weight_bits not in (4, 32):
             raise ValueError(f"weight_bits is 4 or 32, not {weight_bits}")
 
@@ -257,9 +259,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         x = x + embeddings.position_embeddings(column)
         x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
         attended_to = self.attended_to(real, x.dtype)
-        last = max((i for i, heads in enumerate(self.config.heads) if heads), default=-1)
-        if last < 0:
-            x = x.index_select(0, place[:, 0])
+        last = max(i for i, heads in enumerate(self.config.heads) if heads)
         for i, layer in enumerate(self.layers()):
             attended, x = self.attend(layer.attention, x, token, place, attended_to, first_only=i == last)
             x = layer.sa_layer_norm(attended + x)
