@@ -10,6 +10,7 @@ Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide en
 """
 
 import sys
+import os
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
@@ -29,7 +30,7 @@ def parse_args(argv=None):
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
     args = parser.parse(argv)
-    parser.refuse_idle(("--revision", args.model is None or Path(args.model).is_dir(), "but on a hub id that --model gives"),
+    parser.refuse_idle(("--revision", args.model is None or os.path.isdir(args.model), "but on a hub id that --model gives"),
                        ("--init --seeds", args.model is not None, "with --model, which is taken as it is"))
     if args.model is not None and (idle := parser.typed(TRAINING)):
         cli.say(f"{', '.join(idle)}: of no effect with --model, which is taken as it is")
