@@ -9,8 +9,8 @@ Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teache
 Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
 """
 
-import sys
 import os
+import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
