@@ -20,6 +20,7 @@ BODY = re.compile(r"((bert|distilbert)\.)?(embeddings|encoder|transformer|pooler
 HARMLESS = re.compile(r"cls\.|vocab_(transform|layer_norm|projector)\.")  # what a body was pretrained with, of no use to its classes
 CLASSIFIER = {f"{layer}.{kind}" for layer in ("pre_classifier", "classifier") for kind in ("weight", "bias")}
 SHOWN = 3  # of many names of weights
+NEGLIGIBLE = 1e-6  # of a variance: hidden states differ by less than 1e-5 then
 
 # BERT's name -> DistilBERT's, inside one layer
 LAYER_NAMES = {
@@ -214,9 +215,13 @@ def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
     """A DistilBERT made of a BERT's embeddings and the `layers` named, its head new (Sanh et al. 2019, section 3).
 
     DistilBERT has no token types: BERT's row 0 is folded into the position table, which is exact for single sentences.
-    With all layers its last hidden states equal BERT's.
+    With all layers its last hidden states equal BERT's, where BERT's LayerNorm adds as little to a variance as DistilBERT's, 1e-12;
+    where it adds more, that is said.
     """
     source = bert.config
+    if source.layer_norm_eps > NEGLIGIBLE:
+        say(f"LayerNorm adds {source.layer_norm_eps:g} to a variance in this BERT, and 1e-12 in DistilBERT's layout: it begins near the "
+            "BERT, not as its copy")
     config = transformers.DistilBertConfig(
         vocab_size=source.vocab_size, dim=source.hidden_size, n_layers=len(layers), n_heads=source.num_attention_heads,
         hidden_dim=source.intermediate_size, max_position_embeddings=source.max_position_embeddings, activation=source.hidden_act,

@@ -27,6 +27,13 @@ def test_with_all_layers_the_last_hidden_states_are_berts():
     assert gap <= 1e-5
 
 
+def test_a_bert_that_the_layout_cannot_hold_exactly_is_said_to_be_one(capsys):
+    near = encoders.distilbert_from_bert(tiny_bert(layer_norm_eps=1e-3), [0, 1, 2, 3], ["a", "b"])
+    assert near.config.n_layers == 4 and "LayerNorm adds 0.001" in capsys.readouterr().out
+    encoders.distilbert_from_bert(tiny_bert(layer_norm_eps=1e-7), [0], ["a", "b"])
+    assert capsys.readouterr().out == ""
+
+
 def test_layers_chosen_are_the_layers_taken():
     bert = tiny_bert(layers=4)
     student = encoders.distilbert_from_bert(bert, [0, 3], ["a", "b", "c"])

@@ -200,6 +200,7 @@ def of_seed_3(stages, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_made_without_training_keeps_seed_and_variant(of_seed_3):
     run, pruned = of_seed_3, of_seed_3.checkpoint("pruned", "near")
     assert of(run, ROUND, "--pruned", pruned)[0] == 0

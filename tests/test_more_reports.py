@@ -220,6 +220,7 @@ def test_nan_is_within_no_tolerance():
     assert onnx_export.largest_difference(well, Model(0.0, 1.0), [numbers]) == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["teacher", "pruned"])
 def test_a_model_that_answers_no_number_is_refused_by_all_who_ask_it(stages, tmp_path, stage):
     run = stages.copy(tmp_path / "run", "teacher")

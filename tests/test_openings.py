@@ -73,6 +73,7 @@ def test_an_onnx_folder_says_the_oldest_runtime_that_opens_it(pipeline):
         assert opset < 23 or ("", "QuantizeLinear") not in operators, "1.23 has none of opset 23"
 
 
+@pytest.mark.slow
 def test_a_file_of_an_older_opset_answers_alike():
     model = tiny_compact()
     batches = [{name: value.numpy() for name, value in random_batch(seed=seed).items()} for seed in range(4)]
@@ -93,6 +94,7 @@ def left(batch: dict) -> dict:
     return {name: torch.stack([row.roll(n) for row, n in zip(value, shifts, strict=True)]) for name, value in batch.items()}
 
 
+@pytest.mark.slow
 def test_padding_before_a_sentence_is_left_out_in_the_exported_file_too():
     model, batch = tiny_compact(), random_batch()
     session = inference.onnx_session(onnx_export.export(model).SerializeToString())

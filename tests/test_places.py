@@ -75,6 +75,7 @@ def test_answers_are_utf8_whatever_the_terminal_is():
     assert shell("$PY predict.py 评论", PYTHONIOENCODING="ascii").stdout.endswith("\t评论\n")
 
 
+@pytest.mark.slow
 def test_a_stage_publishes_under_a_name_of_another_script(stages, tmp_path):
     run = stages.copy(tmp_path / "评论", "teacher", "distilled", "pruned")
     flags = " ".join(f"'{flag}'" for flag in run.flags("9_quantize_pruned_model.py"))
@@ -170,6 +171,7 @@ def test_work_goes_on_where_nobody_reads_what_it_says(tmp_path, streams):
         assert done.stderr.count("standard output takes nothing more (No space left on device)") == 1
 
 
+@pytest.mark.slow
 def test_a_stage_publishes_though_all_three_streams_are_closed(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled", "pruned")
     flags = " ".join(f"'{flag}'" for flag in run.flags("9_quantize_pruned_model.py"))
