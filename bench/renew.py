@@ -1,10 +1,12 @@
 """Gives a model in the box today's surroundings: code, configuration and tokenizer files. Its weights stay, byte for byte.
 
-    python -m bench.renew pretrained/sst2-max
+    python -m bench.renew pretrained/sst2-max [--data-dir DIR]
 
-The two manifests are sealed anew, and they and the card say at which commit that was. To be run when compact/ has changed.
+The two manifests are sealed anew, and they and the card say at which commit that was. To be run when compact/ has changed. With the data
+that the model was made from, its held-out sentences and phrases are answered again, for the card.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from common import cli
 def parse_args():
     parser = cli.Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a model as bench.pretrained leaves it")
+    parser.add_argument("--data-dir", type=Path, default=None, help="the data it was made from: train.tsv and dev.tsv")
     return parser.parse_args()
 
 
@@ -46,7 +49,7 @@ def renew(folder: Path, code: dict):
 
 
 def main(args) -> None:
-    from common import checkpoints, measure
+    from common import checkpoints, data, measure
 
     code = checkpoints.code_identity()
     places = {"checkpoint": args.folder, "onnx": args.folder / "onnx"}
@@ -57,6 +60,12 @@ def main(args) -> None:
     figures = json.loads(card.read_text(encoding="utf-8")) | {"renewed": code}
     for name, checkpoint in renewed.items():
         figures[name] |= measure.size(checkpoint)
+    if args.data_dir:
+        corpus = data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=Path("."), source="auto"))
+        for name, checkpoint in renewed.items():
+            checkpoints.same_data(checkpoint, corpus.facts)
+            figures[name] |= pretrained.of_held_out(checkpoint, corpus)
+        figures["held_out"] = len(corpus.held_out)
     card.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (args.folder / "README.md").write_text(pretrained.card(renewed["checkpoint"].variant, figures), encoding="utf-8")
     print(f"{args.folder}: code and configuration of today, weights as they were")
