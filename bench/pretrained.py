@@ -105,7 +105,7 @@ def card(variant: str, figures: dict) -> str:
     typed_in = "\n\nIts structure was set by hand (`--heads`, `--neurons`): a person picked it for this data set, the tool didn't search." \
         if any(" --heads " in step["command"] for step in made["steps"]) else ""
     renewed = f"\nIts code and configuration files are those of commit {figures['renewed']['commit']}\n(`python -m bench.renew`); its " \
-              "weights and figures are as they were." if "renewed" in figures else ""
+              "weights are as they were." if "renewed" in figures else ""
     return f"""# {data['name']}, preset *{variant}*
 
 Says whether an English sentence about a film is positive or negative. Distilled from a fine-tuned BERT and pruned from it.
@@ -126,9 +126,9 @@ The teacher is a BERT of {made['layers']} layers, {made['width']} wide. This car
 its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['code']['commit']}.{renewed}
 
 Limits: the dev figures are optimistic, since dev was looked at often; how far three seeds of this preset are behind their teacher on
-sentences held out from training stands in the project's README. English, single sentences of reviews, two classes and no "neutral"; what is no review gets a label too. Its vocabulary is
-that of the training sentences, so other text is spelled in more pieces. It repeats its teacher's mistakes and its training set's
-leanings, and adds some of its own: it is no judge of people.
+sentences held out from training stands in the project's README. English, single sentences of reviews, two classes and no "neutral";
+what is no review gets a label too. Its vocabulary is that of the training sentences, so other text is spelled in more pieces. It
+repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people.
 """
 
 
@@ -155,7 +155,8 @@ def main(args) -> None:
 
     steps = [(pruned[0],), *((made, before.variant) for before, made in itertools.pairwise(pruned)), (source,), (export,)]
     figures = {name: answered(part) for name, part in parts.items()}
-    figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "held_out": len(corpus.held_out), "code": checkpoints.code_identity(),
+    figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "held_out": len(corpus.held_out),
+                "code": checkpoints.code_identity(),
                 "structure": measure.structure(measure.countable_twin(source.path)),
                 "made": {"steps": [{"command": typed(*step), "commit": step[0].manifest["code"]["commit"]} for step in steps],
                          "layers": shape["num_hidden_layers"], "width": shape["hidden_size"]}}
