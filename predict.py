@@ -168,7 +168,8 @@ def main(args):
     # --- 1. load
     memory.forget_shapes()
     classifier = inference.open_classifier(args.checkpoint or choose(args.run_dir), args.threads)
-    sys.stdout.reconfigure(encoding="utf-8", errors=streams.LEGIBLE)  # answers are data: of one encoding wherever they are read
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's takes any text as it is
+        sys.stdout.reconfigure(encoding="utf-8", errors=streams.LEGIBLE)  # answers are data: of one encoding wherever they are read
 
     # --- 2. answer
     name = "argument" if args.texts else args.file or "standard input"

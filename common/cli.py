@@ -172,7 +172,7 @@ class Parser(argparse.ArgumentParser):
         streams.put(message, file or sys.stderr)  # argparse would leave what nobody takes for the end, where it changes the exit code
 
     def error(self, message: str):
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        _refuse(f"{message} (--help lists the flags)")
 
 
 class StageParser(Parser):
@@ -357,5 +357,6 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
 
 
 def _refuse(why: str) -> NoReturn:
-    streams.put(f"error: {why}\n", sys.stderr)
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in why)  # one line, whatever is in a file's name
+    streams.put(f"error: {shown}\n", sys.stderr)
     sys.exit(2)

@@ -71,7 +71,8 @@ def read_tsv(path: Path, label_names: list[str] | None = None, count: bool = Tru
     the sentences and the names. Raises UserError with file and line for whatever is wrong in the file.
     """
     if not path.is_file():
-        raise UserError(f"{path} not found: the data directory needs train.tsv and dev.tsv (python download_model.py makes one)")
+        there = "is no file" if os.path.lexists(path) else "not found"  # a directory, a pipe, or a link to nothing
+        raise UserError(f"{path} {there}: the data directory needs train.tsv and dev.tsv (python download_model.py makes one)")
     rows = tsv.read(path)
     if not rows:
         raise UserError(f"{path} holds no sentences: fill it with sentence<TAB>label lines")
@@ -99,7 +100,7 @@ def load(args) -> Corpus:
             raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
                             f"run download_model.py --source {args.source} first")
     named = None
-    if (folder / "labels.txt").is_file():
+    if os.path.lexists(folder / "labels.txt"):
         named = labels.in_file(folder / "labels.txt")
     elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
         name, named = "GLUE SST-2", ["negative", "positive"]

@@ -74,6 +74,11 @@ def _refuse_impossible(config, named: str | Path) -> None:
     activation = config.activation if config.model_type == "distilbert" else config.hidden_act
     if activation not in ACT2FN:
         wrong.append(f"activation '{activation}'")
+    shares = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
+              "seq_classif_dropout")
+    wrong += [f"{name} {share}" for name in shares if (share := getattr(config, name, None)) is not None and not 0 <= share < 1]
+    if not 0 <= getattr(config, "layer_norm_eps", 0) < 1:
+        wrong.append(f"layer_norm_eps {config.layer_norm_eps}")
     if wrong:
         raise UserError(f"config.json of {named} is damaged ({', '.join(wrong)}): fetch or copy it again")
 
@@ -148,7 +153,7 @@ def _refuse_other_outputs(described: dict, config, tensors: dict, named: str | P
     if problem not in (None, "single_label_classification"):
         raise UserError(f"{named} is no classifier of one class a text (problem_type '{problem}' in its config.json): {instead}")
     head = tensors.get("classifier.weight")
-    if head is None:
+    if head is None or head.dim() != 2:
         return  # `_compare` says so
     if len(head) == 1:
         raise UserError(f"{named} has a single output (a regression, or one probability): {instead}")
@@ -156,7 +161,7 @@ def _refuse_other_outputs(described: dict, config, tensors: dict, named: str | P
     if len(names) != len(head):
         raise UserError(f"config.json of {named} names {len(names)} classes, and its head has {len(head)}: put the names of all into "
                         "id2label")
-    if None in names or not all(map(str.strip, names)) or len(set(names)) < len(names):
+    if not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
         raise UserError(f"config.json of {named} has the id2label {config.id2label}: number its classes from 0, and give each a name of "
                         "its own")
 

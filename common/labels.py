@@ -14,6 +14,7 @@ from common.cli import UserError, say
 from common.tsv import decoded, shown, visible
 
 MOST_CLASSES = 1000
+MOST_DIGITS = 100  # a float has 17, a database's key 20
 NAMED = 10  # names in a message
 
 
@@ -39,9 +40,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 def number(label: str) -> Decimal | None:
-    """A label's value where it is a number (1, -1, 01, 1.0); None for a name, and for what has more digits than any class."""
+    """A label's value where it is a number (1, -1, 01, 1.0); None for a name, and for what has more digits than any number."""
     digits = label.removeprefix("-").removeprefix("+").replace(".", "", 1)
-    return Decimal(label) if digits.isascii() and digits.isdecimal() and len(digits) <= 15 and not label.startswith("-+") else None
+    return Decimal(label) if digits.isascii() and digits.isdecimal() and len(digits) <= MOST_DIGITS and not label.startswith("-+") else None
 
 
 def _look(label: str) -> str:
@@ -56,6 +57,8 @@ def _unwritable(label: str) -> bool:
 
 def in_file(path: Path) -> list[str]:
     """The names in labels.txt, a line each. Raises UserError where it names no class, or one class twice."""
+    if not path.is_file():
+        raise UserError(f"{path} is no file: it names the classes, a line each, or isn't there")
     names: list[str] = []
     lines: dict[str | Decimal, int] = {}
     for line, text in enumerate(decoded(path).split("\n"), 1):

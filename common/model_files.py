@@ -107,7 +107,10 @@ def weight_files(folder: Path, named: str | Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
-        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        for link in (folder / WEIGHTS, folder / INDEX):
+            if link.is_symlink() and not link.exists():
+                raise UserError(f"{link.name} of {named} is a link to {os.readlink(link)}, which isn't there: fetch or copy it again")
+        others = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
         has = f" (but {', '.join(others[:3])}: rename what is meant)" if others else ""
         raise UserError(f"{named} holds no {WEIGHTS}{has}: weights in other forms can hold code, and are not opened; save_pretrained "
                         "writes one of a model that you trust")
@@ -135,10 +138,11 @@ def weights(folder: Path, named: str | Path) -> dict:
             reason = str(error).splitlines()[0]
             raise UserError(f"{file.name} of {named} is damaged or cut short ({reason}): fetch or copy it again") from None
     for name, tensor in tensors.items():
-        if tensor.element_size() == 1 and tensor.dtype != torch.bool:
+        if name.endswith("_ids"):  # position_ids and token_type_ids: counted up again
+            continue
+        if tensor.element_size() == 1 or not tensor.is_floating_point():
             raise UserError(f"{named} is quantised ({name} is of {tensor.dtype}): give the model in full precision")
-        if tensor.is_floating_point():
-            tensors[name] = tensor.float()
-            if not torch.isfinite(tensors[name]).all():
-                raise UserError(f"{named} is broken: {name} holds NaN or infinite numbers; give an earlier checkpoint")
+        tensors[name] = tensor.float()
+        if not torch.isfinite(tensors[name]).all():
+            raise UserError(f"{named} is broken: {name} holds NaN or infinite numbers; give an earlier checkpoint")
     return tensors

@@ -17,6 +17,7 @@ from common.facts import read_json
 OF_BERT = {"BertTokenizer": transformers.BertTokenizer, "BertTokenizerFast": transformers.BertTokenizer,
            "DistilBertTokenizer": transformers.DistilBertTokenizer, "DistilBertTokenizerFast": transformers.DistilBertTokenizer}
 OF_ANY = transformers.PreTrainedTokenizerFast  # keeps tokenizer.json as it is
+SHORTEST = 3  # tokens: two are the marks at a sentence's ends
 JUDGED = 1000  # real sentences that are compared
 HARD = ["Straße ÉCOLE naïve İstanbul ǅ", "ﬁne ½ ① ™", "中文字符 日本語テスト 한국어", "a\tb\nc\u00a0d\u200be\x00f\ufffdg", "é e\u0301",
         "it's don't, e-mail@x.org (a/b) #tag $5.00", "… — “quoted” «so» ¿no?", "🙂 👍🏽 x", "  two  blanks  ", "The THE the",
@@ -40,6 +41,7 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
         wordpiece = described["model"].get("type", "WordPiece") == "WordPiece"
         classes = [own_class, OF_ANY] if own_class and wordpiece else [OF_ANY]
     elif (folder / "vocab.txt").is_file() and own_class:
+        _refuse_damaged_pieces((folder / "vocab.txt").read_bytes(), named)
         classes = [own_class]
     elif declared and declared not in OF_BERT:
         raise UserError(f"the tokenizer of {named} ({declared}) has no fast form (no tokenizer.json), which all stages read: give a model "
@@ -58,6 +60,7 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     if tokenizer_class is OF_ANY and own_class:
         say(f"{named}: its tokenizer.json spells otherwise than a {own_class.__name__}, and stays as it is")
     _give_padding(tokenizer, config, named)
+    _check_length(tokenizer, named)
     if _cuts_at_the_left(folder):
         say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
     return tokenizer
@@ -93,6 +96,26 @@ def _opened(content: bytes, named: str | Path) -> Tokenizer:
         return Tokenizer.from_str(content.decode("utf-8"))
     except Exception as error:  # the library raises nothing more special
         raise UserError(f"tokenizer.json of {named} is damaged ({str(error).splitlines()[0]}): fetch or copy it again") from None
+
+
+def _refuse_damaged_pieces(content: bytes, named: str | Path) -> None:
+    """Raises UserError for a vocab.txt whose pieces other programs would read as others: not in UTF-8, or behind a byte-order mark."""
+    try:
+        begins_with_mark = content.decode("utf-8").startswith("\ufeff")
+    except UnicodeDecodeError:
+        raise UserError(f"vocab.txt of {named} isn't UTF-8: fetch or copy it again") from None
+    if begins_with_mark:
+        raise UserError(f"vocab.txt of {named} begins with a byte-order mark, as no piece does: save it as UTF-8 without one")
+
+
+def _check_length(tokenizer, named: str | Path) -> None:
+    """Raises UserError for a length at which no text can be cut; 1e30 and 512.0, as other programs write JSON, become whole numbers."""
+    length = tokenizer.model_max_length
+    if isinstance(length, float) and length.is_integer():
+        length = tokenizer.model_max_length = int(length)
+    if not isinstance(length, int) or length < SHORTEST:
+        raise UserError(f"the tokenizer of {named} has the model_max_length {length!r}: give it a whole number of {SHORTEST} or more in "
+                        "its tokenizer_config.json, or leave it out")
 
 
 def _taken(tokenizer_class, folder: Path, named: str | Path):

@@ -14,6 +14,12 @@ from common.cli import UserError, say
 SENTENCE, LABEL = "sentence", "label"
 CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n]*))(\t|\r?\n|\Z)')  # in quotes, or without any; then what ends it
 WRAPPED = re.compile(r'"[^"]*(?:""[^"]*)*"')
+AS_TEXT = "text with tabs between the columns,"
+NO_TEXT = {b"PK\x03\x04": f"a workbook or a zip archive: export its sheet as {AS_TEXT}",
+           b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": f"a workbook (.xls): export its sheet as {AS_TEXT}",
+           b"\x1f\x8b": f"compressed (gzip): unpack it to {AS_TEXT}", b"\x28\xb5\x2f\xfd": f"compressed (zstd): unpack it to {AS_TEXT}",
+           b"\xfd7zXZ\0": f"compressed (xz): unpack it to {AS_TEXT}", b"PAR1\x15": f"a Parquet file: write it as {AS_TEXT}",
+           b"SQLite format 3\0": f"a database (SQLite): write its table as {AS_TEXT}"}
 SHOWN = 60  # characters of a cell in a message
 Row = tuple[int, list[str]]  # the line that it begins on, and its cells
 
@@ -32,8 +38,9 @@ def visible(text: str) -> bool:
 def decoded(path: Path) -> str:
     """A text file's content without its byte-order mark. Raises UserError where it isn't UTF-8 with line feeds."""
     content = path.read_bytes()
-    if content.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} is a workbook or a zip archive: export its sheet as text with tabs between the columns, in UTF-8")
+    for start, what in NO_TEXT.items():
+        if content.startswith(start):
+            raise UserError(f"{path} is {what} in UTF-8")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in content[:4096] and _every_other_is_nul(content[:4096]):
         raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'): save the file as UTF-8")
     try:

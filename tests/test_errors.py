@@ -34,6 +34,13 @@ def corrupt(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+# --- one line
+
+@pytest.mark.parametrize("flags", [("--data-dir", "a\nb\x1b[31m"), ("--epochs", "a\nb\x1b[31m")])
+def test_a_name_with_a_line_break_is_said_in_one_line(tmp_path, flags):
+    assert r"a\nb\x1b[31m" in refused(TEACHER, ("--run-dir", tmp_path, *flags), tmp_path)
+
+
 # --- nothing there yet
 
 

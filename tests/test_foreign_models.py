@@ -9,7 +9,7 @@ import torch
 from conftest import call_script, listing, run_script, tiny_bert, tiny_distilbert, write_data
 from safetensors.torch import load_file, save_file
 
-from common import data, encoders, model_files, spelling
+from common import data, encoders, lengths, model_files, spelling
 from common.cli import UserError
 
 TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
@@ -195,6 +195,12 @@ def test_a_model_in_another_precision_becomes_float32(place, tokenizer, save, tm
 # --- files
 
 
+def dead(path: Path) -> None:
+    """Puts a link to nothing in a file's place."""
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
@@ -204,6 +210,10 @@ FILES = {
     "half of the weights": (lambda d: cut(d / "model.safetensors", 9000), "model.safetensors of .* is damaged or cut short"),
     "a page instead of them": (lambda d: (d / "model.safetensors").write_text("<html>" * 99),
                                "model.safetensors of .* is damaged or cut short"),
+    "a link to no weights": (lambda d: dead(d / "model.safetensors"), "model.safetensors of .* is a link to nowhere, which isn't there"),
+    "whole numbers as weights": (lambda d: rewrite(d, lambda t: {k: v.to(torch.int16) for k, v in t.items()}), "quantised .*int16"),
+    "truths as weights": (lambda d: rewrite(d, lambda t: {k: v > 0 for k, v in t.items()}), "quantised .*bool"),
+    "complex weights": (lambda d: rewrite(d, lambda t: {k: v.to(torch.complex64) for k, v in t.items()}), "quantised .*complex64"),
     "a pickle alone": (lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"), "holds no model.safetensors"),
     "another name": (lambda d: (d / "model.safetensors").rename(d / "model.fp16.safetensors"), "but model.fp16.safetensors"),
     "an adapter": (lambda d: (d / "adapter_config.json").write_text("{}"), "is a PEFT adapter: merge it"),
@@ -213,6 +223,9 @@ FILES = {
     "a word for a width": (lambda d: edit(d / "config.json", hidden_size="wide"), "config.json of .* is damaged .*hidden_size"),
     "no layers": (lambda d: edit(d / "config.json", num_hidden_layers=0), "config.json of .* is damaged .*layers 0"),
     "five heads": (lambda d: edit(d / "config.json", num_attention_heads=5), "is damaged .*5 heads of a width of 32"),
+    "a dropout of two": (lambda d: edit(d / "config.json", hidden_dropout_prob=2.0), "is damaged .*hidden_dropout_prob 2.0"),
+    "a dropout below nought": (lambda d: edit(d / "config.json", classifier_dropout=-0.1), "is damaged .*classifier_dropout -0.1"),
+    "a variance below nought": (lambda d: edit(d / "config.json", layer_norm_eps=-1.0), "is damaged .*layer_norm_eps -1.0"),
     "no such activation": (lambda d: edit(d / "config.json", hidden_act="snake"), "is damaged .*'snake'"),
     "more layers than in the file": (lambda d: edit(d / "config.json", num_hidden_layers=6), "has no bert.encoder.layer.4"),
     "fewer layers than in the file": (lambda d: edit(d / "config.json", num_hidden_layers=3), "has bert.encoder.layer.3"),
@@ -364,8 +377,22 @@ TOKENIZERS = {
     "more tokens than rows": (lambda d: added(d, "splendid"), r"has ids up to 150 \('splendid'\), and the model has rows for 150 tokens"),
     "nothing in front": (lambda d: spelt(d, post_processor=None), "puts no token in front of a text"),
     "no unknown token": (lambda d: spelt(d, model={"unk_token": "<nothing>"}), "can't spell every text"),
+    "a length in words": (lambda d: edit(d / "tokenizer_config.json", model_max_length="64"), "has the model_max_length '64'"),
+    "a length of nought": (lambda d: edit(d / "tokenizer_config.json", model_max_length=0), "has the model_max_length 0"),
+    "a length of two": (lambda d: edit(d / "tokenizer_config.json", model_max_length=2), "has the model_max_length 2"),
+    "a length below nought": (lambda d: edit(d / "tokenizer_config.json", model_max_length=-1), "has the model_max_length -1"),
+    "pieces in Latin-1": (lambda d: pieces(d, "latin-1"), "vocab.txt of .* isn't UTF-8"),
+    "pieces in UTF-16": (lambda d: pieces(d, "utf-16"), "vocab.txt of .* isn't UTF-8"),
+    "pieces behind a mark": (lambda d: pieces(d, "utf-8-sig"), "vocab.txt of .* begins with a byte-order mark"),
     "settings that are none": (lambda d: edit(d / "tokenizer_config.json", added_tokens_decoder={"1": 1}), "can't be opened"),
 }
+
+
+def pieces(folder: Path, encoding: str) -> None:
+    """Leaves a vocab.txt in an encoding as all that there is of a tokenizer."""
+    content = (folder.parent / "vocab.txt").read_text().removesuffix("\n")
+    (folder / "vocab.txt").write_bytes(content.replace("lovely", "caf\u00e9").encode(encoding))
+    (folder / "tokenizer.json").unlink()
 
 
 def added(folder: Path, token: str) -> None:
@@ -411,6 +438,22 @@ SPELLINGS = {
     "short words alone": ({"model": {"max_input_chars_per_word": 6}}, True),
     "as the class does": ({}, False),
 }
+
+
+@pytest.mark.parametrize(("written", "read"), [(1e30, 64), (32.0, 32), (32, 32), (None, 64)])
+def test_a_length_is_a_whole_number_whoever_wrote_the_settings(fine_tuned, written, read):
+    folder = fine_tuned()
+    edit(folder / "tokenizer_config.json", model_max_length=written)
+    config = encoders.load_config(folder)
+    tokenizer = spelling.load(folder, config, ["a lovely film"])
+    length = lengths.of_start(None, config, tokenizer, folder)
+    assert length == read and isinstance(length, int)
+
+
+def test_a_head_of_no_dimensions_is_refused(place, fine_tuned):
+    folder = fine_tuned()
+    rewrite(folder, lambda tensors: tensors | {"classifier.weight": torch.tensor(1.0)})
+    assert "classifier.weight is () in the file and (2, 32) by config.json" in refused(place, TEACHER, "--model", folder)
 
 
 @pytest.mark.parametrize("kind", SPELLINGS)
@@ -546,6 +589,7 @@ def test_a_model_of_other_outputs_is_refused_with_a_way_on(place, fine_tuned, se
 @pytest.mark.parametrize(("id2label", "says"), [
     ({"0": "LABEL_0", "1": "LABEL_1"}, "write the data's names into id2label"), ({"0": "bad", "1": "good"}, "labels.txt"),
     ({"0": "negative", "1": "negative"}, "a name of its own"), ({"0": "", "1": "positive"}, "a name of its own"),
+    ({"0": 0, "1": 1}, "a name of its own"),
     ({"0": "negative", "2": "positive"}, "number its classes from 0"), ({"zero": "negative", "one": "positive"}, "is damaged"),
     ({"0": "negative", "1": "neutral", "2": "positive"}, "names 3 classes, and its head has 2"),
     (None, "write the data's names into id2label"),

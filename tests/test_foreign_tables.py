@@ -1,11 +1,15 @@
 """Tables that others wrote: spreadsheets, pandas, old Macs, other scripts. Read in the one right way, or refused with file and line."""
 
 import csv
+import gzip
 import io
+import lzma
+import os
 import random
 import time
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
@@ -74,6 +78,10 @@ REFUSED = {
     "UTF-16, big end first": (b"\xfe\xff" + (HEADER + "a\tx\n").encode("utf-16-be"), "", "is UTF-16"),
     "UTF-16 without a mark": ((HEADER + "a\tx\n").encode("utf-16-le"), "", "is UTF-16"),
     "a workbook": (b"PK\x03\x04\x14\0\x06\0", "", "workbook"),
+    "a workbook of old": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "", "a workbook (.xls)"),
+    "gzip": (gzip.compress(HEADER.encode()), "", "compressed (gzip): unpack it"),
+    "xz": (lzma.compress(HEADER.encode()), "", "compressed (xz): unpack it"),
+    "Parquet": (b"PAR1\x15\x04\x15\x10", "", "a Parquet file"),
     "a carriage return alone": ("sentence\tlabel\ra\tx\rb\ty\r", "", "old Mac"),
     "a carriage return alone, and a line feed": ("sentence\tlabel\ra\tx\rb\ty\n", "", "old Mac"),
     "a carriage return in mid-file": (HEADER + "a\tx\rb\ty\nc\tx\n", 2, "carriage return"),
@@ -186,6 +194,8 @@ NUMBERS = {
     "written in two ways": (["1", "01", "1.0", "0"], ["0", "1"]),
     "truths": (["True", "False"], ["False", "True"]),
     "large": (["20240131", "20240201"], ["20240131", "20240201"]),
+    "thirds": (["0.6666666666666666", "0.3333333333333333", "0"], ["0", "0.3333333333333333", "0.6666666666666666"]),
+    "keys": (["12345678901234567890", "2"], ["2", "12345678901234567890"]),
 }
 
 
@@ -233,6 +243,16 @@ def test_labels_that_differ_in_blanks_or_form_are_one_class_and_said(table, caps
     assert "alone are one class: 'caf\u00e9', 'x'\n" in capsys.readouterr().out
     data.read_tsv(table(HEADER + "a\tx \nb\ty \n"))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "dev.tsv", "labels.txt"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")], ids=["directory", "pipe", "dead link"])
+def test_what_stands_where_a_file_should_is_not_said_to_be_missing(tmp_path, name, make):
+    write_both(tmp_path, NAMES, NAMES)
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is no file"):
+        corpus_of(tmp_path)
 
 
 LABELS_FILES = {

@@ -69,6 +69,25 @@ def test_half_precision_and_other_masks(attention):
         assert (model.bfloat16()(**batch).logits.float() - exact).abs().max() <= 0.05
 
 
+@pytest.mark.parametrize("shape", [(5, 3), (1, 13), (5, 1), (13, 5), (5, 20)])
+def test_a_mask_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="attention_mask is .* and input_ids"):
+        model_of([2, 1], [9, 9])(ragged()["input_ids"], torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_an_id_that_is_no_rows_is_refused_and_padding_is_not_looked_at(bits):
+    torch.manual_seed(0)
+    base = tiny_compact()
+    model = compact.CompactForSequenceClassification(compact.CompactConfig(**base.config.to_dict() | {"weight_bits": bits})).eval()
+    batch = ragged()
+    for wrong in (-1, -100, 10**6):
+        with pytest.raises(IndexError):
+            model(**batch | {"input_ids": torch.full_like(batch["input_ids"], wrong)})
+    padded = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)
+    assert torch.equal(model(**batch).logits, model(**batch | {"input_ids": padded}).logits)
+
+
 def test_labels_give_a_loss_as_any_classifier_of_the_library():
     model, batch = model_of([2, 1], [9, 9]), ragged()
     out = model(**batch, labels=torch.tensor([0, 1, 0, 1, 1]))

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from conftest import REPOSITORY, environment, manifests, run_script
+from conftest import REPOSITORY, call_script, environment, manifests, run_script
 
 from common import inference
 from common.cli import UserError
@@ -152,3 +152,10 @@ def test_a_damaged_file_is_named_before_a_library_dies_on_it(pipeline, tmp_path,
     (spoilt / name).write_bytes((spoilt / name).read_bytes()[:-9])
     with pytest.raises(UserError, match=f"{name} is damaged"):
         inference.open_classifier(spoilt, threads=1)
+
+
+def test_a_notebook_that_shows_what_is_printed_has_the_answers():
+    texts = ["a gripping film", "caf\u00e9 \u65e5"]
+    code, out, err = call_script("predict.py", "--checkpoint", REPOSITORY / "pretrained/sst2-max/onnx", *texts)
+    assert code == 0, err
+    assert [line.split("\t")[2] for line in out.splitlines()] == texts

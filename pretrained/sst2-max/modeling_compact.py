@@ -121,6 +121,8 @@ class NF4Embedding(_Packed4bit):
         self.register_buffer("precision", torch.empty(0), persistent=False)  # no values: it is converted as the model is
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if (ids < 0).any():  # which would count from the table's end
+            raise IndexError(f"a token's id is {int(ids.min())}: ids count from 0")
         return unpack_rows(self.packed, self.shape[1], ids).to(self.precision.dtype)
 
 
@@ -212,7 +214,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
 
         `token_type_ids` are taken, as a BERT tokenizer gives them, and not looked at: DistilBERT knows no token types. Where padding
-        stands before a sentence the answer is the one without it. Raises ValueError where a text is longer than the position table.
+        stands before a sentence the answer is the one without it. Raises ValueError where a text is longer than the position table, and
+        where the mask is of another shape than the ids.
         """
         config = self.config
         attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -224,6 +227,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, output_attentions=attentions,
                                    output_hidden_states=hidden, return_dict=as_dict, **more)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if mask.shape != input_ids.shape:
+            raise ValueError(f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)}: both are (texts, tokens)")
         empty_rows = ~mask.bool().any(-1, keepdim=True)
         if empty_rows.any():  # read as their first token, whatever it is
             mask = mask.bool() | (empty_rows & (torch.arange(mask.shape[1], device=mask.device) == 0))
