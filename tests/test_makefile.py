@@ -100,7 +100,8 @@ def test_scripts_take_a_directory_whose_name_begins_with_a_dash(stubbed):
 
 
 def test_an_interpreter_and_an_index_of_any_name_reach_the_shell_whole():
-    make = ["make", "--dry-run", "--always-make", "test", "PYTHON=/opt/my $python's/bin/python3", "TORCH_INDEX=https://a/b?c=1&d=2"]
+    make = ["make", "--no-print-directory", "--dry-run", "--always-make", "test",
+            "PYTHON=/opt/my $python's/bin/python3", "TORCH_INDEX=https://a/b?c=1&d=2"]
     lines = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.splitlines()
     assert shlex.split(lines[0]) == ["/opt/my $python's/bin/python3", "-m", "venv", ".venv"]
     assert "https://a/b?c=1&d=2" in shlex.split(lines[1])
