@@ -1,7 +1,6 @@
 """Pruning to a budget: presets from the teacher itself, one after another, to a speed, and as far as accuracy allows."""
 
 import json
-import os
 import re
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, call_script, load_script, manifests, rows_of, tiny_compact
 
-from common import checkpoints, data, latency_table, measure
+from common import checkpoints, cores, data, latency_table, measure
 from common.facts import sealed
 from compact import nf4
 from compress import costs
@@ -116,7 +115,7 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
 @pytest.mark.slow
 def test_a_speed_that_was_asked_for_stands_in_the_report_beside_the_one_reached(stages, tmp_path, monkeypatch):
     run = stages.copy(tmp_path / "run", "teacher")
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cores, "usable", lambda: 1)
     made_up_latencies(run)
     flags = ("--target-flops", 0.6, "--target-speedup", 2, "--at-batch", 32, "--augment", 50, "--epochs", 0.2)
     for script, more in (("8_pruning_with_finetuning.py", ("--preset", "max", *flags)),
