@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from conftest import REPOSITORY, environment
 
@@ -70,6 +71,7 @@ def test_thesaurus_knows_the_nearest_by_cosine():
     assert thesaurus.other(",", random.Random(1)) == ","
 
 
+@pytest.mark.slow
 def test_same_sentences_in_every_process():
     script = ("import torch; from tests.test_augmentation import *; "
               "print(augmentation.new_sentences(TEXTS, list({*INSIDE, (1, 'is a'), (1, 'in every way')}), TABLE, VOCABULARY, 40))")

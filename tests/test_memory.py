@@ -55,7 +55,8 @@ def test_memory_does_not_grow_with_every_shape_that_is_met(imports, before):
     assert grown_by(imports, before) < 40
 
 
-@pytest.mark.parametrize(("sentences", "tokens"), [(32, 64), pytest.param(2, 512, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("sentences", "tokens"), [pytest.param(32, 64, marks=pytest.mark.slow),
+                                                     pytest.param(2, 512, marks=pytest.mark.long)])
 def test_what_training_takes_is_foretold(sentences, tokens):
     done = subprocess.run([sys.executable, "-c", MEASURE, str(sentences), str(tokens), "512"], cwd=REPOSITORY, env=environment(),
                           capture_output=True, text=True, check=True)

@@ -210,6 +210,7 @@ def test_long_lists_keep_their_order_on_several_cores(pipeline, dev):
     assert np.allclose(one, several, atol=1e-5) and len(np.unique(one.round(4), axis=0)) > len(dev) / 4
 
 
+@pytest.mark.slow
 def test_maps_of_4_bits_become_the_int8_ones_when_the_file_is_opened():
     from compact import nf4
 

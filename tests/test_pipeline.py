@@ -250,6 +250,7 @@ def test_latency_rows_are_positive_and_ordered(pipeline):
         assert row["text_to_label_ms"] > 0
 
 
+@pytest.mark.slow
 def test_half_precision_is_timed_where_it_pays(pipeline, tmp_path, monkeypatch):
     """As on a GPU, but on the CPU: each torch row is answered and timed in float16 too."""
     assert {row["half_precision"] for row in rows_of(pipeline).values()} == {None}

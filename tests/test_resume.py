@@ -92,6 +92,7 @@ def test_a_signal_loses_nothing_where_the_best_look_is_not_kept(stages, tmp_path
     assert [path.parent.name for path in models.glob(".partial_*/work_prune/*/WHOLE")] == [f"checkpoint-{step}"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_not_at_work_in_one_directory(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     script, flags = SCRIPTS["distilled"], run.flags(SCRIPTS["distilled"])
