@@ -34,8 +34,10 @@ def parse_args(argv=None):
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, lengths, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, inspection, lengths
     from compress import qat
+    from training import teacher_cache
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -49,7 +51,7 @@ def main(args):
     stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher], variant=pruned.variant)
     if stage.done:
         return
-    training.prepare(args.seed)
+    prepare(args.seed)
     tokenizer = checkpoints.load_tokenizer(pruned.path)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
     train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
@@ -62,13 +64,13 @@ def main(args):
     qat.fake_quantised(model)
 
     # --- 3. train through the rounding
-    class Distiller(training.StageTrainer):
+    class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if layers else 0.0)
 
-    trainer = training.make_trainer(Distiller, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
-    training.fit(trainer, stage)
+    trainer = make_trainer(Distiller, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
+    fit(trainer, stage)
 
     # --- 4. pack: the file's logits are the trained ones
     packed = model.packed_twin()

@@ -90,7 +90,8 @@ def main(args):
 @functools.lru_cache(maxsize=1)
 def in_both_forms(path: Path, opset: int):
     """A checkpoint as a torch model and as an ONNX graph of it, with which either precision begins."""
-    from common import checkpoints, onnx_export
+    from common import checkpoints
+    from deploy import onnx_export
 
     model = checkpoints.load_model(path)
     return model, onnx_export.export(model, opset)
@@ -115,7 +116,8 @@ def export(args, source, precision: str, corpus) -> None:
 
     import onnx
 
-    from common import inference, onnx_export, onnx_int8
+    from common import inference
+    from deploy import onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
     config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))

@@ -40,7 +40,8 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling, training
+    from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -53,7 +54,7 @@ def main(args):
     if args.model is not None or args.init is not None:
         sources.refuse_mixture(start, corpus)
     named = start if args.model is None else args.model
-    training.prepare(args.seed)
+    prepare(args.seed)
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -68,13 +69,13 @@ def main(args):
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. fine-tune
-    trainer = training.make_trainer(training.StageTrainer, stage, "train", model, args, train, validation,
+    trainer = make_trainer(StageTrainer, stage, "train", model, args, train, validation,
                                     data.Collator(tokenizer.pad_token_id), epochs=args.epochs)
     if args.model is None:
-        training.fit(trainer, stage)
+        fit(trainer, stage)
 
     # --- 3. save
-    stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
+    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
     model.save_pretrained(stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()

@@ -40,7 +40,9 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, distillation, encoders, lengths, sources, spelling, teacher_cache, training
+    from common import checkpoints, data, distillation, encoders, lengths, sources, spelling
+    from training import teacher_cache
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -58,7 +60,7 @@ def main(args):
                                        corpus.train.texts, start, teacher.path)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], start_config, encoders.load_config(teacher.path)))
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
-    training.prepare(args.seed)
+    prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
     if bert_layers:
         student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
@@ -76,17 +78,17 @@ def main(args):
     taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
 
     # --- 3. distil
-    class Distiller(training.StageTrainer):
+    class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if layers else 0.0)
 
-    trainer = training.make_trainer(Distiller, stage, "train", student, args, train, validation,
+    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation,
                                     teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught), epochs=args.epochs)
-    training.fit(trainer, stage)
+    fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics["validation_accuracy"] = training.best_accuracy(trainer)
+    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
     student.save_pretrained(stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()

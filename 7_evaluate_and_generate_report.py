@@ -51,14 +51,15 @@ def main(args):
     from scipy.special import softmax
     from tqdm import tqdm
 
-    from common import behaviour, checkpoints, claims, cores, data, facts, inference, labels, lengths, lineage, measure, report
+    from common import checkpoints, cores, data, facts, inference, labels, lengths, lineage, measure, provenance
+    from report import behaviour, claims, files
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
     threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     corpus = data.load(args)
-    dataset, code = corpus.facts, checkpoints.code_identity()
+    dataset, code = corpus.facts, provenance.code_identity()
     found = checkpoints.published(args.run_dir)
     chosen, skipped = lineage.together(found, args.run_dir, dataset)
     whole = []
@@ -68,7 +69,7 @@ def main(args):
         except cli.UserError as error:
             skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
     asked = {name: getattr(args, name) for name in ("repeats", "sentences", "title", "no_accuracy")}
-    asked |= {"threads": threads, "cpu": checkpoints.cpu_name(), "gpu": checkpoints.gpu_name()}
+    asked |= {"threads": threads, "cpu": provenance.cpu_name(), "gpu": provenance.gpu_name()}
     for checkpoint in whole:
         lengths.kept(args.max_length, checkpoint)
     others = {}
@@ -79,12 +80,12 @@ def main(args):
                 others[checkpoint.key].append(checkpoints.verify(other.path))
             except cli.UserError as error:
                 skipped[other.path.name] = str(error).replace(f"{other.path.parent}{os.sep}", "")
-    files = [[lineage.row_key(c), c.key, measure.weights_sha256(c), [other.key for other in others[c.key]]] for c in whole]
-    key = facts.sha256_json([asked, code["sha256"], dataset, skipped, files])
-    earlier = None if args.force else report.read(output_dir / "final_report.json")
-    if earlier and earlier.get("key") == key and not report.fault(earlier):
+    measured = [[lineage.row_key(c), c.key, measure.weights_sha256(c), [other.key for other in others[c.key]]] for c in whole]
+    key = facts.sha256_json([asked, code["sha256"], dataset, skipped, measured])
+    earlier = None if args.force else files.read(output_dir / "final_report.json")
+    if earlier and earlier.get("key") == key and not files.fault(earlier):
         cli.say("up to date: these checkpoints were measured by this code with these arguments (--force measures again)")
-        report.show(earlier, report.write(earlier, output_dir))
+        files.show(earlier, files.write(earlier, output_dir))
         return
 
     # --- 2. answer the whole dev set
@@ -194,22 +195,22 @@ def main(args):
                                        for b in row["predicted_speedup"]}
 
     # --- 5. the report
-    versions = checkpoints.versions()
+    versions = provenance.versions()
     final = {
-        "schema": report.SCHEMA,
+        "schema": files.SCHEMA,
         "title": " ".join((args.title or "").split()) or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
-        "created": report.now(),
+        "created": files.now(),
         "baseline": BASELINE,
         "skipped": [{"key": name, "reason": reason} for name, reason in skipped.items()],
         "code": code,
         "key": key,
         "dataset": dataset,
-        "machine": {"cpu": checkpoints.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": checkpoints.gpu_name()}
+        "machine": {"cpu": provenance.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": provenance.gpu_name()}
         | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
         "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},
         "models": list(rows.values()),
     }
-    report.show(final, report.write(final, output_dir))
+    files.show(final, files.write(final, output_dir))
 
 
 if __name__ == "__main__":

@@ -147,8 +147,9 @@ def budgets_of(args, shape, teacher, texts: list[str], word_pieces: int) -> list
     """The budgets (`compress.budget.Budget`) that flags ask for; none where they ask for sparsities. Refuses what can't be had."""
     import torch
 
-    from common import cores, latency_table, measure
+    from common import cores, measure
     from compress import budget, costs
+    from deploy import latency_table
 
     asked = []
     if args.target_flops is not None:
@@ -271,20 +272,11 @@ def prune(args):
     import torch
 
     import compact
-    from common import (
-        checkpoints,
-        data,
-        distillation,
-        distributed,
-        encoders,
-        facts,
-        inspection,
-        latency_table,
-        lengths,
-        teacher_cache,
-        training,
-    )
+    from common import checkpoints, data, distillation, distributed, encoders, facts, inspection, lengths
     from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary, width
+    from deploy import latency_table
+    from training import teacher_cache
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -326,7 +318,7 @@ def prune(args):
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, parents, variant=args.variant, decides=decides)
     if stage.done:
         return stage.done
-    training.prepare(args.seed)
+    prepare(args.seed)
     before = model.num_parameters()
     if kept is not None:
         # First of all: what trains on is spelled as it will be in use. Rows that leave were never looked up, or hardly ever.
@@ -388,7 +380,7 @@ def prune(args):
         for gate, mask in zip(gates, masks, strict=True):
             gate.mask.copy_(mask)
 
-    class Pruner(training.StageTrainer):
+    class Pruner(StageTrainer):
         def at(self) -> float:
             """How far pruning has come: 0 while warming up, 1 once sparsity is reached."""
             total = self.state.max_steps
@@ -409,12 +401,12 @@ def prune(args):
 
     pace = argparse.Namespace(**vars(args) | {"lr": args.prune_lr or args.lr})
     if args.prune_epochs:
-        pruner = training.make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
+        pruner = make_trainer(Pruner, stage, "prune", model, pace, train, validation, collator, epochs=args.prune_epochs,
                                        keep_best=False, first_epoch=passed)
         if args.prune_every >= pruner.args.max_steps:
             cli.say(f"--prune-every {args.prune_every}: pruning takes {pruner.args.max_steps} steps, so heads and neurons are ranked once, "
                     "at their end")
-        training.fit(pruner, stage)
+        fit(pruner, stage)
         rank_and_close(1.0)
 
     # --- 3. cut: what the gates zeroed leaves the model; its logits must not notice
@@ -426,19 +418,19 @@ def prune(args):
     cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {before:,} -> {small.num_parameters():,} parameters")
 
     # --- 4. recover
-    class Recoverer(training.StageTrainer):
+    class Recoverer(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             if hidden_weight:
                 inputs["teacher_hidden"] = inputs["teacher_hidden"][:, :, kept_layers]
             return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight, temperature=args.temperature_end,
                                        alpha=args.alpha_end)
 
-    recoverer = training.make_trainer(Recoverer, stage, "recover", small, args, train, validation, collator, epochs=args.epochs,
+    recoverer = make_trainer(Recoverer, stage, "recover", small, args, train, validation, collator, epochs=args.epochs,
                                       first_epoch=passed)
-    training.fit(recoverer, stage)
+    fit(recoverer, stage)
 
     # --- 5. save
-    stage.metrics["validation_accuracy"] = training.best_accuracy(recoverer)
+    stage.metrics["validation_accuracy"] = best_accuracy(recoverer)
     stage.metrics["passes"] = passed + math.ceil(args.epochs)
     stage.metrics["budgets"] = []
     for one in asked:

@@ -49,7 +49,8 @@ def flat(row: dict) -> dict:
 def main(args):
     import csv
 
-    from common import checkpoints, data, facts, figures, measure, report
+    from common import checkpoints, data, facts, measure
+    from report import figures, files
 
     # --- 1. load: rows of reports, and checkpoints that no report has a row of
     defaults = [args.run_dir / name for name in
@@ -64,9 +65,9 @@ def main(args):
                 cli.say(f"skipped: {str(error).replace(str(path.resolve()), str(path))}")
         elif not path.exists():
             cli.say(f"skipped: {path} is missing")
-        elif (read := report.read(path)) is None:
+        elif (read := files.read(path)) is None:
             cli.say(f"skipped: {path} is no report: give a final_report.json")
-        elif wrong := report.fault(read):
+        elif wrong := files.fault(read):
             cli.say(f"skipped: {path}: {wrong}")
         elif reports.setdefault(facts.sha256_json(read), read) is not read:
             cli.say(f"skipped: {path} is a report that was given before")
@@ -133,8 +134,8 @@ def main(args):
             writer.writeheader()
             writer.writerows(flat(row) | {"key": row["key"].split("#")[0]} for row in rows)
 
-    report.replace(sheet, write_csv)
-    report.replace(picture, lambda path: figures.comparison(rows, legend, path))
+    files.replace(sheet, write_csv)
+    files.replace(picture, lambda path: figures.comparison(rows, legend, path))
     cli.say(f"{len(rows)} models of {len(titles)} source{'s' if len(titles) > 1 else ''}:\n{picture}\n{sheet}")
 
 

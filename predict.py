@@ -163,7 +163,8 @@ def main(args):
         raise cli.UserError("standard output is closed: there is nowhere to answer")
     # What the shell handed over as other bytes becomes bytes again, to be refused like a file's.
     lines = [os.fsencode(text) for text in args.texts] or opened(args.file)
-    from common import inference, memory
+    from common import inference
+    from training import memory
 
     # --- 1. load
     memory.forget_shapes()

@@ -27,10 +27,10 @@ def corpus(args: argparse.Namespace):
 
 def conditions(corpus, threads: int) -> dict:
     """What every result says of how it came about. To be asked at the start: files may be edited while a bench runs."""
-    from common import checkpoints
+    from common import provenance
 
-    return {"dataset": corpus.facts, "code": checkpoints.code_identity(), "cpu": checkpoints.cpu_name(), "threads": threads,
-            "versions": checkpoints.versions()}
+    return {"dataset": corpus.facts, "code": provenance.code_identity(), "cpu": provenance.cpu_name(), "threads": threads,
+            "versions": provenance.versions()}
 
 
 def run_stage(script: str, *flags, before: str = "") -> None:

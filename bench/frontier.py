@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 
 from bench import finished, presets
-from common import cli, figures
+from common import cli
+from report import figures
 
 PANELS = (("FLOPs saved, ×", "flops_ratio"), ("smaller, ×", "bytes_ratio"), ("faster at batch 1, ×", "1"), ("faster at batch 32, ×", "32"))
 

@@ -58,7 +58,7 @@ def plain_onnx(model, folder: Path) -> Path:
     """A torch BERT exported."""
     import onnx
 
-    from common import onnx_export
+    from deploy import onnx_export
 
     onnx.save(onnx_export.export(model), folder / "teacher.onnx")
     return folder / "teacher.onnx"

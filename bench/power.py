@@ -1,4 +1,4 @@
-"""How often `common.claims` says "no loss", by what is really lost: its power, and its errors, on simulated dev sets.
+"""How often `report.claims` says "no loss", by what is really lost: its power, and its errors, on simulated dev sets.
 
     python -m bench.power docs/results/claims.json [--sentences 872] [--tries 2000]
 
@@ -39,7 +39,8 @@ def table(result: dict) -> str:
 def main(args) -> None:
     import numpy as np
 
-    from common import checkpoints, claims
+    from common import provenance
+    from report import claims
 
     rng, rows = np.random.default_rng(args.seed), []
     for seeds in SEEDS:
@@ -47,7 +48,7 @@ def main(args) -> None:
             for loss in LOSSES:
                 said = [claims.no_loss(*simulated(rng, args.sentences, seeds, loss, differing))["holds"] for _ in range(args.tries)]
                 rows.append({"seeds": seeds, "differing": differing, "loss": loss, "said": float(np.mean(said))})
-    result = {"code": checkpoints.code_identity(), "sentences": args.sentences, "tries": args.tries, "margin": claims.MARGIN, "rows": rows}
+    result = {"code": provenance.code_identity(), "sentences": args.sentences, "tries": args.tries, "margin": claims.MARGIN, "rows": rows}
     finished.write(result, args.output)
     print(table(result))
 

@@ -49,7 +49,8 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
     import onnx
 
     from bench import peer
-    from common import checkpoints, inference, onnx_export, onnx_int8
+    from common import checkpoints, inference
+    from deploy import onnx_export, onnx_int8
 
     model = checkpoints.load_model(teacher.path)
     fused = peer.fused_onnx(model, folder)
@@ -80,8 +81,9 @@ def predictions(corpus, teacher, run_dir: Path, threads: int):
     from multiprocessing import get_context
 
     import compact
-    from common import checkpoints, encoders, latency_table
+    from common import checkpoints, encoders
     from compress import costs
+    from deploy import latency_table
 
     shape = compact.from_distilbert(encoders.distilbert_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names)).config
     with ProcessPoolExecutor(1, get_context("spawn")) as own:
@@ -122,7 +124,8 @@ def table(results: dict) -> str:
 
 def measured(args, names: list[str] | None = None) -> dict:
     """All figures of what is called `names`, of everything with an int8 export where None; as main writes them."""
-    from common import checkpoints, claims, inference, measure
+    from common import checkpoints, inference, measure
+    from report import claims
 
     threads = args.threads or cores.usable()
     corpus = finished.corpus(args)
@@ -187,7 +190,7 @@ def alone(results: dict) -> dict:
 
 
 def main(args) -> None:
-    from common import claims
+    from report import claims
 
     results = measured(args, list(PRESETS))
     finished.write(results, args.output)

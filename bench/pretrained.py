@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import finished
 from common import cli
-from common.checkpoints import REPOSITORY
+from common.provenance import REPOSITORY
 
 PRUNING = "8_pruning_with_finetuning.py"
 LIMIT_MB = 12  # both files together: every clone carries them
@@ -133,7 +133,7 @@ repeats its teacher's mistakes and its training set's leanings, and adds some of
 
 
 def main(args) -> None:
-    from common import checkpoints, inference, measure
+    from common import checkpoints, inference, measure, provenance
 
     corpus = finished.corpus(args)
     source, export = best_pair(args.run_dir, args.variant)
@@ -156,7 +156,7 @@ def main(args) -> None:
     steps = [(pruned[0],), *((made, before.variant) for before, made in itertools.pairwise(pruned)), (source,), (export,)]
     figures = {name: answered(part) for name, part in parts.items()}
     figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "held_out": len(corpus.held_out),
-                "code": checkpoints.code_identity(),
+                "code": provenance.code_identity(),
                 "structure": measure.structure(measure.countable_twin(source.path)),
                 "made": {"steps": [{"command": typed(*step), "commit": step[0].manifest["code"]["commit"]} for step in steps],
                          "layers": shape["num_hidden_layers"], "width": shape["hidden_size"]}}

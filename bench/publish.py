@@ -15,7 +15,8 @@ import shutil
 from pathlib import Path
 
 from bench import presets
-from common import checkpoints, cli, report, tables
+from common import checkpoints, cli, provenance
+from report import files, tables
 
 KEPT = ("stage", "variant", "created", "key", "args", "seed", "mode", "parents", "dataset", "versions", "code", "cpu", "gpu", "metrics",
         "wall_s", "peak_rss_mb")  # of a manifest; its list of files is in the checkpoint
@@ -96,12 +97,12 @@ def readme(final: dict, stages: dict[str, dict], command: str) -> str:
 def refresh(text: str) -> str:
     """README's text with each marked block replaced by the table of its report."""
     def block(found: re.Match) -> str:
-        final = report.read(checkpoints.REPOSITORY / "docs/results" / found[1] / "final_report.json")
+        final = files.read(provenance.REPOSITORY / "docs/results" / found[1] / "final_report.json")
         table = f"{tables.table(final)}\n" if final else ""
         return f"<!-- results:{found[1]} -->\n{table}<!-- /results -->"
 
     def presets_block(found: re.Match) -> str:
-        path = checkpoints.REPOSITORY / "docs/results" / found[1] / "presets.json"
+        path = provenance.REPOSITORY / "docs/results" / found[1] / "presets.json"
         table = f"{presets.table(json.loads(path.read_text(encoding='utf-8')))}\n" if path.is_file() else ""
         return f"<!-- presets:{found[1]} -->\n{table}<!-- /presets -->"
 
@@ -118,7 +119,7 @@ def main() -> None:
     if args.run_dir:
         if not (args.target and args.command):
             parser.error("RUN_DIR needs DIR and --command")
-        final = report.read(args.run_dir / "final_report.json")
+        final = files.read(args.run_dir / "final_report.json")
         if final is None:
             parser.error(f"no report at {args.run_dir / 'final_report.json'}")
         args.target.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def main() -> None:
             (args.target / "training_curves.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
             draw_curves(curves, args.target / "training_curves.png")
         (args.target / "README.md").write_text(readme(final, stages, args.command), encoding="utf-8")
-    page = checkpoints.REPOSITORY / "README.md"
+    page = provenance.REPOSITORY / "README.md"
     page.write_text(refresh(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

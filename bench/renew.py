@@ -26,7 +26,8 @@ def renew(folder: Path, code: dict):
     import onnx
 
     import compact
-    from common import checkpoints, facts, inference, measure, onnx_export
+    from common import checkpoints, facts, inference, measure
+    from deploy import onnx_export
 
     old = checkpoints.verify(folder)
     tokenizer = checkpoints.load_tokenizer(folder)
@@ -49,9 +50,9 @@ def renew(folder: Path, code: dict):
 
 
 def main(args) -> None:
-    from common import checkpoints, data, measure
+    from common import checkpoints, data, measure, provenance
 
-    code = checkpoints.code_identity()
+    code = provenance.code_identity()
     places = {"checkpoint": args.folder, "onnx": args.folder / "onnx"}
     for place in places.values():
         checkpoints.verify(place)  # both, before either is touched

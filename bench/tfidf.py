@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     args.source = "auto"
 
-    from common import checkpoints, data, measure
+    from common import data, measure, provenance
 
     corpus = data.load(args)
     train = data.part(corpus.train, args.train_sentences, args.seed)
@@ -48,7 +48,7 @@ def main() -> None:
     result = {"model": "TF-IDF of words and word pairs, logistic regression", "dataset": corpus.facts, "train_sentences": len(train),
               "features": len(vectoriser.vocabulary_), "C": best, "validation_accuracy": scores[best],
               **measure.accuracy(answers, corpus.dev.labels), "seconds": round(time.perf_counter() - started, 1),
-              "code": checkpoints.code_identity()}
+              "code": provenance.code_identity()}
     finished.write(result, args.output)
     print(f"TF-IDF with logistic regression: dev accuracy {result['accuracy']:.4f}, held-out {scores[best]:.4f} (C = {best})")
 

@@ -24,8 +24,9 @@ WARMUP = 0.06
 
 def lessons(args, corpus, teacher):
     """The training sentences and those made of them, tokenised in the teacher's spelling, with a collator that knows its answers."""
-    from common import checkpoints, data, teacher_cache
+    from common import checkpoints, data
     from compress import augmentation
+    from training import teacher_cache
 
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
@@ -67,11 +68,14 @@ def main(args) -> None:
     from tqdm import tqdm
 
     from bench import peer
-    from common import checkpoints, data, distillation, measure, onnx_export, precision, training
+    from common import checkpoints, data, distillation, measure
+    from deploy import onnx_export
+    from training import precision
+    from training.trainer import keep_freed_memory
 
     started = time.monotonic()
     transformers.set_seed(args.seed)
-    training.keep_freed_memory()
+    keep_freed_memory()
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     checkpoints.same_data(teacher, corpus.facts)

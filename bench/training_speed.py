@@ -66,8 +66,9 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
     import torch.nn.functional as F
 
     import compact
-    from common import checkpoints, data, encoders, teacher_cache
+    from common import checkpoints, data, encoders
     from compress import masking
+    from training import teacher_cache
 
     model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
     train = data.tokenise(tokenizer, sentences, longest, numbered=True)

@@ -8,12 +8,9 @@ again. The published `key` holds what came of it too: what is made from a checkp
 import contextlib
 import errno
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,14 +19,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common import distributed
+from common import distributed, provenance
 from common.cli import UserError, say, warn
 from common.facts import a_number, a_time, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
 from common.labels import listed
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
-REPOSITORY = Path(__file__).resolve().parent.parent
-IN_THE_BOX = REPOSITORY / "pretrained"  # models that came with the code: no stage on this machine made them
+IN_THE_BOX = provenance.REPOSITORY / "pretrained"  # models that came with the code: no stage on this machine made them
 AHEAD = timedelta(minutes=5)  # that another machine's clock may be
 # Flags that aren't part of the key, each with why the result can't differ by it while the key stays the same.
 NOT_IN_KEY = {
@@ -60,61 +56,6 @@ SCRIPT_OF = {
 # What a disk answers that hasn't a lock, or doesn't flush.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 _locks: dict[Path, Any] = {}  # of the directories that are this process's own
-
-
-# --- facts about the code and this machine
-
-def code_identity() -> dict[str, str | None]:
-    """{commit, sha256}: the commit checked out (None outside git) and a hash over every Python file of the product."""
-    digest = hashlib.sha256()
-    files = [*REPOSITORY.glob("*.py"), *(p for name in ("common", "compress", "compact") for p in (REPOSITORY / name).glob("*.py"))]
-    for path in sorted(files):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    commit = None
-    if (REPOSITORY / ".git").exists() and shutil.which("git"):
-        shown = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, encoding="utf-8",
-                               errors="replace", check=False)
-        commit = shown.stdout.strip() or None
-    return {"commit": commit, "sha256": digest.hexdigest()}
-
-
-def versions() -> dict[str, str | None]:
-    """{package: version}; None of one that isn't installed, as stages that don't need it run all the same."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ["torch", "transformers", "datasets", "bitsandbytes", "numpy", "onnx", "onnxruntime"]:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def gpu_name() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
-
-
-def peak_rss_mb() -> float:
-    """Largest resident memory of this program so far, in 10^6 bytes."""
-    status = Path("/proc/self/status")  # on Linux ru_maxrss carries the parent's peak through fork and exec; VmHWM starts anew
-    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else []:
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    if sys.platform == "win32":
-        import psutil
-
-        return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
 # --- reading
@@ -338,7 +279,7 @@ class Stage:
     metrics: dict = field(default_factory=dict)
     earlier_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
-    code: dict = field(default_factory=lambda: code_identity())  # as it stands at the start: files may be edited meanwhile
+    code: dict = field(default_factory=lambda: provenance.code_identity())  # as it stands at the start: files may be edited meanwhile
 
     @property
     def dir(self) -> Path:
@@ -393,14 +334,14 @@ class Stage:
             "mode": self.mode,
             "parents": [{"stage": p.stage, "key": p.key, "path": os.path.relpath(p.path, self.run_dir)} for p in self.parents],
             "dataset": self.dataset,
-            "versions": versions(),
+            "versions": provenance.versions(),
             "code": self.code,
-            "cpu": cpu_name(),
-            "gpu": gpu_name(),
+            "cpu": provenance.cpu_name(),
+            "gpu": provenance.gpu_name(),
             "files": hashes,
             "metrics": self.metrics,
             "wall_s": round(self.wall_s(), 1),
-            "peak_rss_mb": peak_rss_mb(),
+            "peak_rss_mb": provenance.peak_rss_mb(),
         }
         text = json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n"
         # A directory's name may hold bytes that are no text: written as JSON escapes them.
@@ -453,7 +394,7 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
         distributed.wait()
     else:
         verify(stage.done.path)
-        older = stage.done.manifest["code"]["sha256"] != code_identity()["sha256"]
+        older = stage.done.manifest["code"]["sha256"] != provenance.code_identity()["sha256"]
         say(f"up to date: {stage.done.path}" + (" (made by older code; --force redoes it)" if older else ""))
         if link:
             point(args.run_dir / link, stage.done.path)

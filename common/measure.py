@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import checkpoints, cli
+from common import checkpoints, cli, provenance
 from common.facts import sha256_json
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
@@ -222,8 +222,8 @@ def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict
     """({load_ms, peak_rss_mb}, {field: why it is null}) of a fresh process that opens `path` and answers `texts` (S,)."""
     command = [sys.executable, "-m", "common.measure", str(Path(path).resolve()), "--threads", str(threads)]
     # As PYTHONSAFEPATH leaves the working directory out.
-    search_path = os.pathsep.join([str(checkpoints.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    child = subprocess.run(command, cwd=checkpoints.REPOSITORY, input=json.dumps(texts), capture_output=True, encoding="utf-8",
+    search_path = os.pathsep.join([str(provenance.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = subprocess.run(command, cwd=provenance.REPOSITORY, input=json.dumps(texts), capture_output=True, encoding="utf-8",
                            errors="replace", check=False, env=os.environ | {"PYTHONPATH": search_path})
     if child.returncode == 0:
         return json.loads(child.stdout.splitlines()[-1]), {}
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
 
     classifier = inference.open_classifier(args.path, threads=args.threads)
     classifier.classify(texts, batch_size=32)
-    peak = checkpoints.peak_rss_mb()  # before the openings below, which may overlap in memory
+    peak = provenance.peak_rss_mb()  # before the openings below, which may overlap in memory
     opening_ms = []
     for _ in range(OPENINGS):  # the first opening, above, also imported the libraries: that is Python's time, not the file's
         del classifier

@@ -64,7 +64,7 @@ class Bytes:
 
 
 class Latency:
-    """Milliseconds at one batch size, from a table of `common.latency_table` (its entry for the batch)."""
+    """Milliseconds at one batch size, from a table of `deploy.latency_table` (its entry for the batch)."""
 
     def __init__(self, table: dict):
         self.table, self.other = table, table["base"]

@@ -22,7 +22,8 @@ from pathlib import Path
 from conftest import REPOSITORY, Pipeline, environment, heed_interrupts, make_run, make_tokenizer, manifests, run_script, tiny_bert
 
 from bench import finished
-from common import checkpoints, cli, inference, teacher_cache
+from common import checkpoints, cli, inference
+from training import teacher_cache
 
 SCRIPTS = {"teacher": "5_finetune_teacher.py", "distilled": "6_distill_student.py", "pruned": "8_pruning_with_finetuning.py",
            "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py", "pruned_qkd_onnx_int8": "11_export_onnx.py"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common import behaviour
+from report import behaviour
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -9,7 +9,8 @@ import pytest
 from conftest import REPOSITORY, environment, load_script, run_script
 
 from bench import pretrained
-from common import checkpoints, data, figures, inference
+from common import checkpoints, data, inference
+from report import figures
 
 
 def run_bench(module: str, *flags, check: bool = True):

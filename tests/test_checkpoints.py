@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import rewrite_manifest
 
-from common import checkpoints, facts, report
+from common import checkpoints, facts
 from common.cli import UserError
 from common.facts import sha256_file
+from report import files
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
 
@@ -248,7 +249,7 @@ def test_names_and_dates_are_in_utc_and_the_newest_is_so_in_any_time_zone(tmp_pa
         named = datetime.strptime("_".join(checkpoint.path.name.split("_")[2:4]), "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
         assert before <= named <= checkpoint.created < named + timedelta(seconds=1) < datetime.now(UTC) + timedelta(seconds=2)
         assert checkpoint.manifest["created"].endswith("+00:00")
-    assert report.now().endswith("+00:00")
+    assert files.now().endswith("+00:00")
 
 
 def test_dates_of_earlier_code_are_local_ones(tmp_path, zone):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common import claims, measure
+from common import measure
+from report import claims
 
 DEV = 872
 

@@ -216,7 +216,7 @@ def test_batches_hold_sentences_of_like_length_in_mixed_order():
 
 
 def test_sampler_draws_another_order_every_epoch():
-    from common.training import LengthGroupedSampler
+    from training.trainer import LengthGroupedSampler
 
     sampler = LengthGroupedSampler(LENGTHS, 8, seed=3)
     first = list(sampler)

@@ -8,7 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 from bench import power, publish
-from common import tables
+from report import tables
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 RESULTS = sorted((REPOSITORY / "docs/results").glob("*/final_report.json"))

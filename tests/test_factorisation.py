@@ -10,8 +10,9 @@ import torch
 from conftest import load_script, random_batch, tiny_compact
 
 import compact
-from common import inference, measure, onnx_export, onnx_int8
+from common import inference, measure
 from compress import costs, factorisation, qat
+from deploy import onnx_export, onnx_int8
 
 PIECES, WIDE = 251, 32
 

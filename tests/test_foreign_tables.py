@@ -18,9 +18,10 @@ import torch
 from conftest import make_sentences, report_of, write_tsv
 from hypothesis import strategies
 
-from common import behaviour, checkpoints, data, lineage, splits, tables
+from common import checkpoints, data, lineage, splits
 from common.cli import UserError
 from compress import augmentation
+from report import behaviour, tables
 
 HEADER = "sentence\tlabel\n"
 NAMES = ["negative", "positive"]

@@ -17,8 +17,9 @@ import pytest
 from conftest import REPOSITORY, load_script, manifests
 from hypothesis import strategies
 
-from common import checkpoints, data, report, tables
+from common import checkpoints, data
 from common.cli import UserError
+from report import files, tables
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
 fuzzed = hypothesis.settings(max_examples=CASES, deadline=None, database=None, derandomize=True,
@@ -99,7 +100,7 @@ def test_reports(compare, tmp_path_factory, strange, rng, spoil):
     path = tmp_path_factory.getbasetemp() / "final_report.json"
     text = json.dumps(changed(whole | {"models": whole["models"][:3]}, rng, strange)).encode()
     path.write_bytes(damaged(text, rng) if spoil else text)
-    read = report.read(path)
+    read = files.read(path)
     if read is not None:
         assert tables.table(read)
         rows = [compare.flat(row | {"report": read["title"], "dataset": read["dataset"]["name"]}) for row in read["models"]]

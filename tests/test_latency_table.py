@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import tiny_compact
 
-from common import checkpoints, cli, inference, latency_table, onnx_export, onnx_int8
+from common import checkpoints, cli, inference
 from common.facts import sealed
 from compress import budget, costs
+from deploy import latency_table, onnx_export, onnx_int8
 
 
 @pytest.fixture(scope="module")

@@ -7,36 +7,39 @@ import sys
 import pytest
 from conftest import REPOSITORY, call_script, environment, tiny_compact
 
-from common import memory
+from training import memory
 
 MEASURE = """
 import json, sys, torch, transformers
-from common import checkpoints, memory, training
+from common import provenance
+from training import memory
+from training.trainer import keep_freed_memory
 sentences, tokens, positions = map(int, sys.argv[1:])
 model = transformers.BertForSequenceClassification(transformers.BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
     intermediate_size=1536, max_position_embeddings=positions)).train()
-training.keep_freed_memory()
-optimiser, before = torch.optim.AdamW(model.parameters()), checkpoints.peak_rss_mb()
+keep_freed_memory()
+optimiser, before = torch.optim.AdamW(model.parameters()), provenance.peak_rss_mb()
 for _ in range(2):
     batch = {"input_ids": torch.randint(5, 3000, (sentences, tokens)), "attention_mask": torch.ones(sentences, tokens, dtype=torch.long)}
     model(**batch).logits.sum().backward()
     optimiser.step()
     optimiser.zero_grad()
-print(json.dumps([checkpoints.peak_rss_mb() - before, memory.needed_by(model, sentences, tokens) / 1e6]))
+print(json.dumps([provenance.peak_rss_mb() - before, memory.needed_by(model, sentences, tokens) / 1e6]))
 """
 
 
 SHAPES = """
 import torch
-from common import checkpoints, {imports}
+from common import provenance
+from training import {imports}
 {before}
 def answer(rows):
     torch.nn.functional.gelu(torch.randn(rows, 64, requires_grad=True)).sum().backward()
 answer(2000)
-at_first = checkpoints.peak_rss_mb()
+at_first = provenance.peak_rss_mb()
 for rows in range(1, 1500):
     answer(rows)
-print(checkpoints.peak_rss_mb() - at_first)
+print(provenance.peak_rss_mb() - at_first)
 """
 
 
@@ -49,7 +52,7 @@ def grown_by(imports: str, before: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize(("imports", "before"), [("training", "training.prepare(0)"),
+@pytest.mark.parametrize(("imports", "before"), [("trainer", "trainer.prepare(0)"),
                                                  pytest.param("memory", "memory.forget_shapes()", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_every_shape_that_is_met(imports, before):
     assert grown_by(imports, before) < 40
@@ -73,7 +76,7 @@ def test_of_a_compact_model_what_it_kept_counts():
 
 
 def test_a_process_knows_its_own_limit():
-    ask = "import resource, psutil; from common import memory; import torch\n" \
+    ask = "import resource, psutil; from training import memory; import torch\n" \
           "taken = psutil.Process().memory_info().vms\n" \
           "resource.setrlimit(resource.RLIMIT_AS, (taken + 10**9, taken + 10**9)); print(memory.free())"
     done = subprocess.run([sys.executable, "-c", ask], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)

@@ -16,8 +16,11 @@ from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment,
 from test_errors import DISTIL, PRUNE, QAT, TEACHER, refused
 
 import compact
-from common import checkpoints, facts, inference, inspection, obstacles, onnx_export, report, tables, training
+from common import checkpoints, facts, inference, inspection, obstacles
 from common.cli import UserError
+from deploy import onnx_export
+from report import files, tables
+from training.trainer import _Progress
 
 COMPARE = "evaluate_plot.py"
 RESULTS = REPOSITORY / "docs/results/fast/final_report.json"
@@ -172,7 +175,7 @@ def test_a_page_shows_titles_and_labels_as_they_stand(text, written):
 
 
 def test_our_own_reports_have_no_fault_and_a_title_of_two_lines_is_one(pipeline, tmp_path):
-    assert report.fault(report.read(pipeline.run_dir / "final_report.json")) is None
+    assert files.fault(files.read(pipeline.run_dir / "final_report.json")) is None
     run = pipeline.copy(tmp_path / "run", "distilled")
     texts = ("--title", "a|b\n# x", "--no-accuracy", "<b>\n# y")
     code, _, err = call_script(REPORT, *run.flags(REPORT), "--max-length", 48, *REPORT_FLAGS, *texts)
@@ -287,9 +290,9 @@ def test_a_structure_or_a_floor_that_cuts_nothing_is_refused_before_anything_is_
 
 def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("training.trainer.time.monotonic", lambda: now[0])
     for steps, said in ((30_000_000, "  30,000,000 steps: about 4,167 hours as these go"), (100, "")):
-        watching, control = training._Progress(SimpleNamespace()), SimpleNamespace()
+        watching, control = _Progress(SimpleNamespace()), SimpleNamespace()
         for step in range(1, 61):
             watching.on_step_end(SimpleNamespace(disable_tqdm=True), SimpleNamespace(global_step=step, max_steps=steps), control)
             now[0] += 0.5

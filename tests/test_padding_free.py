@@ -7,8 +7,9 @@ import torch
 from conftest import tiny_compact
 
 import compact
-from common import inference, onnx_export
+from common import inference
 from compress import surgery
+from deploy import onnx_export
 
 STRUCTURES = [([4, 4], [48, 48]), ([2, 0], [0, 9]), ([0, 3], [5, 0]), ([0, 1], [7, 7])]
 

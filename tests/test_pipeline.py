@@ -15,8 +15,9 @@ import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of
 
-from common import checkpoints, claims, data, inference
+from common import checkpoints, data, inference
 from common.facts import sha256_file
+from report import claims
 
 ONNX_ROWS = ("distilled_onnx", "distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8")
 REPORT_KEYS = {"schema", "title", "created", "baseline", "skipped", "code", "dataset", "machine", "models"}

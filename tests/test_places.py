@@ -15,10 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import REPOSITORY, call_script, environment, load_script, tiny_bert
 
-from common import checkpoints, cli, cores, inference, sources, streams, training
+from common import checkpoints, cli, cores, inference, provenance, sources, streams
 from common.obstacles import obstacle
+from training.trainer import StageTrainer, make_trainer
 
 BOX = REPOSITORY / "pretrained/sst2-max/onnx"
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("*.py"))
@@ -102,7 +104,7 @@ def test_a_manifest_keeps_a_name_that_is_no_text(tmp_path):
 
 def test_no_file_and_no_process_is_read_in_the_machines_encoding():
     """Files are ruff's matter (PLW1514)."""
-    folders = [REPOSITORY, *(REPOSITORY / name for name in ("common", "compact", "compress", "bench"))]
+    folders = [REPOSITORY, *(REPOSITORY / name for name in (*provenance.PACKAGES, "bench"))]
     for path in (path for folder in folders for path in folder.glob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             given = {keyword.arg for keyword in call.keywords} if isinstance(call, ast.Call) else set()
@@ -235,7 +237,7 @@ def test_predict_needs_nothing_that_windows_lacks():
 
 
 def test_a_screen_that_is_named_but_not_there_is_not_asked_for():
-    line = "from common import cli; cli.run(lambda args: __import__('common.figures').figures._canvas(2, 2, [1]), None)"
+    line = "from common import cli; cli.run(lambda args: __import__('report.figures').figures._canvas(2, 2, [1]), None)"
     done = shell(f"$PY -c \"{line}\"", MPLBACKEND="TkAgg-that-is-gone")
     assert done.returncode == 0, done.stderr
 
@@ -257,7 +259,7 @@ def another_process(run_dir: Path, before: str = "") -> subprocess.CompletedProc
 import sys; {before}
 from pathlib import Path
 from types import SimpleNamespace
-from common import checkpoints, cli
+from common import checkpoints, cli, provenance
 args = SimpleNamespace(**{args} | dict(run_dir=Path({str(run_dir)!r})))
 cli.run(lambda _: print(checkpoints.begin(args, "teacher", "finetuned_teacher", {DATASET}, []).done is not None), None)
 """
@@ -347,7 +349,7 @@ def test_a_package_that_is_not_installed_ends_no_run(monkeypatch):
 
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: real("no-such-package" if name == "bitsandbytes" else name))
-    assert checkpoints.versions()["bitsandbytes"] is None and checkpoints.versions()["torch"]
+    assert provenance.versions()["bitsandbytes"] is None and provenance.versions()["torch"]
 
 
 # --- processors and GPUs
@@ -415,7 +417,7 @@ def test_a_fork_answers_as_its_parent_does(monkeypatch, own_threads, path, small
 
 
 def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys, tokenizer):
-    made = training.transformers.TrainingArguments
+    made = transformers.TrainingArguments
 
     def with_two(**settings):
         arguments = made(**settings)
@@ -423,13 +425,13 @@ def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys,
         arguments._n_gpu = 2  # as a machine with two would have it
         return arguments
 
-    monkeypatch.setattr(training.transformers, "TrainingArguments", with_two)
+    monkeypatch.setattr("training.trainer.transformers.TrainingArguments", with_two)
     rows = [{"input_ids": [2, 5, 3], "labels": 0, "length": 3}] * 40
-    monkeypatch.setattr(training, "lengths", lambda dataset: [3] * len(dataset))
+    monkeypatch.setattr("training.trainer.lengths", lambda dataset: [3] * len(dataset))
     args = SimpleNamespace(matmul_precision="highest", batch_size=16, patience=0, evals_per_epoch=1, lr=1e-3, weight_decay=0.0, warmup=0.0,
                            seed=1, max_length=48)
     stage = SimpleNamespace(work=lambda name: tmp_path)
-    trainer = training.make_trainer(training.StageTrainer, stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
+    trainer = make_trainer(StageTrainer, stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
     assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16)
     assert "one of 2 GPUs is used: torchrun --standalone --nproc-per-node 2" in capsys.readouterr().out
 

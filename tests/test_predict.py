@@ -97,8 +97,8 @@ PEAK = """
 import runpy, sys
 sys.argv = ["predict.py", *sys.argv[1:]]
 runpy.run_path("predict.py", run_name="__main__")
-from common import checkpoints
-print(checkpoints.peak_rss_mb(), file=sys.stderr)
+from common import provenance
+print(provenance.peak_rss_mb(), file=sys.stderr)
 """
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, call_script, load_script, manifests, rows_of, tiny_compact
 
-from common import checkpoints, cores, data, latency_table, measure
+from common import checkpoints, cores, data, measure
 from common.facts import sealed
 from compact import nf4
 from compress import costs
+from deploy import latency_table
 
 
 def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):

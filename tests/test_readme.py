@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, make_sentences, make_tokenizer, tiny_bert, write_data
 
-from common import sources
+from common import provenance, sources
 
 ELSEWHERE = ("make fast", "make test", "make full")
 BLOCK = re.compile(r"^```\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
@@ -36,7 +36,7 @@ def pages() -> tuple[list[str], list[str]]:
 def clone(folder: Path) -> Path:
     """The repository and the environment that these tests run in, in a directory of its own."""
     for path in REPOSITORY.iterdir():
-        if path.suffix == ".py" or path.name in ("common", "compress", "compact", "bench", "pretrained", "Makefile", "docs"):
+        if path.suffix == ".py" or path.name in (*provenance.PACKAGES, "bench", "pretrained", "Makefile", "docs"):
             (folder / path.name).symlink_to(path)
     for path in REPOSITORY.glob("requirements*.txt"):
         (folder / path.name).symlink_to(path)

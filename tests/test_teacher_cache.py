@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoints, cli, data, teacher_cache
+from common import checkpoints, cli, data
+from training import teacher_cache
 
 
 def test_teachers_cache_comes_in_parts(stages, tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import make_sentences, tiny_distilbert
 
-from common import checkpoints, data, training
+from common import checkpoints, data
 from common.cli import UserError
+from training.trainer import WHOLE, StageTrainer, _Stopper, best_accuracy, fit, last_whole, make_trainer
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 1, "validation": 1, "dev": 1}
 
@@ -48,7 +49,7 @@ def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, seen=None, **more):
     args, stage = begin(run_dir, **more)
     encoded = data.tokenise(tokenizer, split, 32)
 
-    class Trainer(training.StageTrainer):
+    class Trainer(StageTrainer):
         def training_step(self, *inputs, **kwargs):
             seen.add((torch.get_float32_matmul_precision(), self.model.config._attn_implementation))
             if self.state.global_step == kill_at:
@@ -56,7 +57,7 @@ def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, seen=None, **more):
             return super().training_step(*inputs, **kwargs)
 
     model = tiny_distilbert(vocab_size=len(tokenizer))
-    return stage, training.make_trainer(
+    return stage, make_trainer(
         Trainer, stage, "train", model, args, encoded, encoded, data.Collator(tokenizer.pad_token_id), epochs=epochs
     )
 
@@ -71,13 +72,13 @@ def test_patience_survives_a_kill(tmp_path, tokenizer):
     """A learning rate near zero: no look is better than the first, so the third one ends it, killed in between or not."""
     steady = {"lr": 1e-12, "patience": 2}
     stage, trainer = trainer_of(tmp_path / "undisturbed", tokenizer, **steady)
-    training.fit(trainer, stage)
+    fit(trainer, stage)
     assert trainer.state.global_step == 9  # looks at 3, 6 and 9 of 24 steps
     killed_stage, killed = trainer_of(tmp_path / "killed", tokenizer, kill_at=7, **steady)
     with pytest.raises(Killed):
-        training.fit(killed, killed_stage)
+        fit(killed, killed_stage)
     stage_again, again = trainer_of(tmp_path / "killed", tokenizer, **steady)
-    training.fit(again, stage_again)
+    fit(again, stage_again)
     assert again.state.global_step == 9
     assert curve(stage_again) == curve(stage)
 
@@ -86,13 +87,13 @@ def test_patience_survives_a_kill(tmp_path, tokenizer):
 def test_resumed_training_ends_with_the_same_weights(tmp_path, tokenizer, kill_at):
     learning = {"lr": 1e-3, "patience": 9}
     stage, trainer = trainer_of(tmp_path / "undisturbed", tokenizer, epochs=2.0, **learning)
-    training.fit(trainer, stage)
+    fit(trainer, stage)
     killed_stage, killed = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, kill_at=kill_at, **learning)
     with pytest.raises(Killed):
-        training.fit(killed, killed_stage)
+        fit(killed, killed_stage)
     stage_again, again = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, **learning)
     torch.manual_seed(1234)  # what the new process drew before must not matter
-    training.fit(again, stage_again)
+    fit(again, stage_again)
     for (name, one), (_, other) in zip(trainer.model.named_parameters(), again.model.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert curve(stage_again) == curve(stage)
@@ -101,32 +102,32 @@ def test_resumed_training_ends_with_the_same_weights(tmp_path, tokenizer, kill_a
 def test_a_half_written_step_checkpoint_is_thrown_away(tmp_path, tokenizer):
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, kill_at=4)
     with pytest.raises(Killed):
-        training.fit(trainer, stage)
+        fit(trainer, stage)
     work = stage.work("train")
-    assert (work / "checkpoint-3" / training.WHOLE).exists()
+    assert (work / "checkpoint-3" / WHOLE).exists()
     half = work / "checkpoint-6"
     half.mkdir()
     (half / "trainer_state.json").write_text("{")  # as a kill in the middle of writing leaves it
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3)
-    training.fit(trainer, stage)
-    assert trainer.state.global_step == 6 and (half / training.WHOLE).exists()
+    fit(trainer, stage)
+    assert trainer.state.global_step == 6 and (half / WHOLE).exists()
 
 
 def test_best_looks_weights_are_left_in_the_model(tmp_path, tokenizer):
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=16.0, lr=2e-3, patience=99)
-    training.fit(trainer, stage)
+    fit(trainer, stage)
     looks = [entry["eval_accuracy"] for entry in curve(stage) if "eval_accuracy" in entry]
-    assert training.best_accuracy(trainer) == max(looks) > looks[0]
+    assert best_accuracy(trainer) == max(looks) > looks[0]
 
 
 def test_killed_after_its_last_step_it_has_nothing_left_to_learn(tmp_path, tokenizer):
     """Patience had run out, the last step checkpoint was whole, and the kill came before publishing."""
     steady = {"lr": 1e-12, "patience": 2}
     stage, trainer = trainer_of(tmp_path, tokenizer, **steady)
-    training.fit(trainer, stage)
+    fit(trainer, stage)
     before = curve(stage)
     stage, again = trainer_of(tmp_path, tokenizer, **steady)
-    training.fit(again, stage)
+    fit(again, stage)
     assert again.state.global_step == trainer.state.global_step == 9
     assert curve(stage) == before
 
@@ -136,7 +137,7 @@ def test_bfloat16_products_are_for_training_alone(tmp_path, tokenizer, monkeypat
     seen = set()
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=1.0, lr=1e-3, matmul_precision="medium", seen=seen)
     before = trainer.model.config._attn_implementation
-    training.fit(trainer, stage)
+    fit(trainer, stage)
     assert seen == {("medium", "eager")} and before != "eager"
     assert (torch.get_float32_matmul_precision(), trainer.model.config._attn_implementation) == ("highest", before)
 
@@ -147,7 +148,7 @@ def test_bfloat16_products_teach_as_full_precision_does(tmp_path, tokenizer, mon
     for name in ("highest", "medium"):
         stage, trainer = trainer_of(tmp_path / name, tokenizer, epochs=12.0, lr=3e-3, patience=0, matmul_precision=name)
         untaught = trainer.evaluate()["eval_loss"]
-        training.fit(trainer, stage)
+        fit(trainer, stage)
         losses[name] = trainer.evaluate()["eval_loss"]  # in full precision both
     assert losses["medium"] == pytest.approx(losses["highest"], abs=0.1)
     assert losses["medium"] < untaught / 2
@@ -165,22 +166,22 @@ def test_a_loss_that_is_no_number_ends_training(tmp_path, tokenizer):
     with torch.no_grad():
         trainer.model.classifier.bias.fill_(float("nan"))
     with pytest.raises(UserError, match="the loss of step 1 is nan, before anything was learnt"):
-        training.fit(trainer, stage)
+        fit(trainer, stage)
     assert not list(stage.work("train").glob("checkpoint-*"))
 
 
 def test_step_checkpoints_come_by_minutes_too(tmp_path, tokenizer, monkeypatch):
     """Looks come at steps 3, 6, …: killed at step 5 it goes on from there where a step takes longer than the pause between saves."""
-    monkeypatch.setattr(training, "SAVE_EVERY_S", 0)
+    monkeypatch.setattr("training.trainer.SAVE_EVERY_S", 0)
     stage, trainer = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, kill_at=5, lr=1e-3, patience=9)
     with pytest.raises(Killed):
-        training.fit(trainer, stage)
-    assert training.last_whole(stage.work("train")).endswith("checkpoint-5")
+        fit(trainer, stage)
+    assert last_whole(stage.work("train")).endswith("checkpoint-5")
     stage, again = trainer_of(tmp_path / "killed", tokenizer, epochs=2.0, lr=1e-3, patience=9)
-    training.fit(again, stage)
-    monkeypatch.setattr(training, "SAVE_EVERY_S", 1e9)
+    fit(again, stage)
+    monkeypatch.setattr("training.trainer.SAVE_EVERY_S", 1e9)
     stage, undisturbed = trainer_of(tmp_path / "undisturbed", tokenizer, epochs=2.0, lr=1e-3, patience=9)
-    training.fit(undisturbed, stage)
+    fit(undisturbed, stage)
     for (name, one), (_, other) in zip(undisturbed.model.named_parameters(), again.model.named_parameters(), strict=True):
         assert torch.equal(one, other), name
 
@@ -192,7 +193,7 @@ def test_a_second_signal_stops_at_once(kind):
 
     before = signal.signal(kind, at_once)  # Python's own for Ctrl-C; a SIGTERM would end the tests
     try:
-        with training._Stopper() as stopper:
+        with _Stopper() as stopper:
             os.kill(os.getpid(), kind)
             assert stopper.received == kind
             with pytest.raises(KeyboardInterrupt):

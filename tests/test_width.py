@@ -9,8 +9,9 @@ from conftest import random_batch, tiny_compact
 from torch import nn
 
 import compact
-from common import inference, measure, onnx_export
+from common import inference, measure
 from compress import costs, factorisation, surgery, width
+from deploy import onnx_export
 
 WIDE, HEAD = 32, 8
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cli, distributed, facts
+from common import checkpoints, cli, distributed, facts, provenance
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 8, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
 SENTENCES = 256  # sentences that are timed: of fewer batches of 32 the longest sentences decide
@@ -24,8 +24,8 @@ METHOD = 8  # what is timed, and how: a table of another method isn't found
 
 def machine(threads: int) -> dict:
     """What a table is good for: this processor, so many threads, this runtime."""
-    return {"cpu": checkpoints.cpu_name(), "threads": threads, "onnxruntime": checkpoints.versions()["onnxruntime"],
-            "torch": checkpoints.versions()["torch"]}
+    return {"cpu": provenance.cpu_name(), "threads": threads, "onnxruntime": provenance.versions()["onnxruntime"],
+            "torch": provenance.versions()["torch"]}
 
 
 def read(path: Path, threads: int) -> dict:
@@ -99,7 +99,8 @@ def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: l
     import torch
 
     import compact
-    from common import inference, onnx_export, onnx_int8
+    from common import inference
+    from deploy import onnx_export, onnx_int8
 
     torch.manual_seed(0)
     config = compact.CompactConfig(**shape.to_dict() | {"n_layers": len(heads), "heads": heads, "ffn": neurons, "weight_bits": 32,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from common.tables import number, threads
+from report.tables import number, threads
 
 # One look per structure, one hatch per form of the weights; shapes and hatches survive greyscale.
 FAMILIES = [("#3b3b3b", "s"), ("#0072b2", "o"), ("#d55e00", "^"), ("#009e73", "D"), ("#cc79a7", "v"), ("#e6a700", "P"), ("#56b4e9", "X")]

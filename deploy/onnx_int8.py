@@ -8,8 +8,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from common import inference, onnx_export
+from common import inference
 from compact import nf4
+from deploy import onnx_export
 
 RUNTIMES_OWN = "com.microsoft"  # the domain of onnxruntime's own operators
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero

@@ -2,7 +2,7 @@
 
 import re
 
-from common import claims
+from report import claims
 
 RECALLS = 10  # classes whose recall is shown: so many columns can be read
 

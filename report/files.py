@@ -6,9 +6,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common import figures, tables
 from common.cli import UserError, say
 from common.facts import a_number, has_form, read_json
+from report import figures, tables
 
 SCHEMA = 1
 MAYBE = (a_number, None)

@@ -17,11 +17,12 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from common import distillation, distributed, precision
+from common import distillation, distributed
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
+from training import precision
 
 BATCH = 128
 PART = 50_000

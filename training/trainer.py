@@ -17,10 +17,11 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import distributed, memory, precision
+from common import distributed
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
+from training import memory, precision
 
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 TIMED, LONG_H = 20, 2  # steps whose time is taken, and hours from which on it is said how long the training takes
