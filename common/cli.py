@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import cores, distributed, streams
+from common import cores, distributed, recipes, streams
 from common.obstacles import obstacle
 
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
@@ -106,6 +106,15 @@ def temperature(text: str) -> float:
     if not 0.01 <= value <= 1000.0:
         raise argparse.ArgumentTypeError(f"{text} is outside [0.01, 1000]")
     return value
+
+
+def span(kind: Callable[[str], float]) -> Callable[[str], tuple[float, float]]:
+    """Of `START:END`, or one number for both, the two numbers, each of `kind`."""
+    def parse(text: str) -> tuple[float, float]:
+        start, colon, end = text.partition(":")
+        return kind(start), kind(end if colon else start)
+
+    return parse
 
 
 def passes(text: str) -> float:
@@ -214,6 +223,21 @@ class StageParser(Parser):
         self.seeds_flag(group)
         return group
 
+    def distillation_flags(self, defaults: tuple[str, str], *, moves: bool = False):
+        """Flags of every stage that learns from the teacher; `defaults` are those of T and alpha.
+
+        Where these move through a stage `START:END` is taken too.
+        """
+        group = self.add_argument_group("distillation")
+        metavar, through = ("START:END", ", from the first step of pruning to where sparsity is reached") if moves else (None, "")
+        kinds = [span(kind) if moves else kind for kind in (temperature, weight)]
+        group.add_argument("--temperature", type=kinds[0], default=defaults[0], metavar=metavar, help=f"T of the soft targets{through}")
+        group.add_argument("--alpha", type=kinds[1], default=defaults[1], metavar=metavar,
+                           help=f"weight of the soft targets{through}; 1 − alpha is the labels'")
+        group.add_argument("--hidden-weight", type=not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
+        group.add_argument("--dropout", type=fraction, default=None, metavar="SHARE", help="dropout while it learns; else the model's own")
+        return group
+
     def seeds_flag(self, group) -> None:
         """--seeds, which `run` heeds."""
         group.add_argument("--seeds", dest="n_seeds", type=count, default=1, metavar="N",
@@ -228,15 +252,12 @@ class StageParser(Parser):
         shown = f"{help} (default: {full}; with --fast: {fast})"
         group.add_argument(flag, default=argparse.SUPPRESS, help=shown, **kwargs)
 
-    def parse(self, argv: list[str] | None = None, recipes: dict[str, dict] | None = None, fast: dict | None = None) -> argparse.Namespace:
-        """The flags; `recipes` are defaults by `variant`, and `fast` replaces what a recipe says where --fast is given."""
-        if recipes:
-            for name, value in recipes[self.parse_args(argv).variant].items():
-                if name in self._presets:
-                    self._presets[name] = (value, (fast or {}).get(name, value))
-                else:
-                    self.set_defaults(**{name: value})
-        args = self.parse_args(argv)
+    def parse(self, argv: list[str] | None = None, stage: str | None = None) -> argparse.Namespace:
+        """The flags; those that the recipe of the preset says for `stage` come first, so that whatever is typed counts more."""
+        argv = sys.argv[1:] if argv is None else list(argv)
+        args = first = self.parse_args(argv)
+        if stage is not None:
+            args = self.parse_args(recipes.read()[first.variant].words(stage, first.fast) + argv)
         for name, (full, short) in self._presets.items():
             if not hasattr(args, name):
                 setattr(args, name, short if args.fast else full)
