@@ -41,7 +41,9 @@ def promised_speed(source, made: dict) -> dict:
     """{"predicted_speedup": {batch: times the teacher's speed}} where stage 8 pruned to a speed, by its table of latencies; else {}."""
     pruned = source if source.stage == "pruned" else made.get(source.parent_key("pruned"), source)
     promised = pruned.manifest["metrics"].get("predicted_speedup")
-    return {} if promised is None else {"predicted_speedup": {pruned.manifest["args"]["at_batch"]: promised}}
+    if isinstance(promised, float):  # as earlier code wrote it
+        promised = {pruned.manifest["args"]["at_batch"]: promised}
+    return {"predicted_speedup": promised} if promised else {}
 
 
 def main(args):

@@ -32,13 +32,12 @@ NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
     **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
-    **dict.fromkeys(("teacher", "student", "pruned", "checkpoint", "after", "from_pruned"), "the keys of the parents they choose are"),
+    **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"), "the keys of the parents they choose are"),
     **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
     **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
     "mode": "says --fast again, which is, with the values it stands for",
     "precision": "the name of the stage says it",
     "n_seeds": "each seed is a result of its own, and that is",
-    "max_accuracy_drop": "says when to stop; each model on the way is of a --target-flops of its own, which is",
 }
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 MANIFEST = {  # the form of what is read of one
@@ -188,6 +187,22 @@ def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = No
         if checkpoint.key == key:
             return verify(checkpoint.path)
     raise UserError(f"the {stage} that {child.path} was made from is not under {Path(run_dir) / 'models'}: name it with --{stage}")
+
+
+def meant(run_dir: Path, text: str, seed: int) -> Checkpoint:
+    """What people call "teacher", "student", by a directory, or by the name of a pruned model, which then is of this very seed; verified.
+
+    Raises UserError where there is none.
+    """
+    if text in ("teacher", "student"):
+        return find(run_dir, "teacher" if text == "teacher" else "distilled", seed=seed)
+    if Path(text).is_dir():
+        return verify(Path(text))
+    checkpoint = find(run_dir, "pruned", variant=text, seed=seed)
+    if checkpoint.manifest["seed"] != seed:
+        raise UserError(f"no '{text}' of seed {seed} under {Path(run_dir) / 'models'}: make it first, or give --seed "
+                        f"{checkpoint.manifest['seed']}")
+    return checkpoint
 
 
 def same_variant(checkpoint: Checkpoint, asked: str | None) -> None:

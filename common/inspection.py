@@ -16,24 +16,33 @@ def logits_gap(one, other, batch: dict[str, torch.Tensor]) -> float:
 
 
 @torch.no_grad()
-def accuracy(model, dataset, collate, batch_size: int = 128) -> float:
-    """Share of right answers on a tokenised data set."""
-    right = 0
+def answers(model, dataset, collate, batch_size: int = 128) -> torch.Tensor:
+    """A model's logits on a tokenised data set, in its order: (S, K)."""
+    model.eval()
+    found = []
     for start in range(0, len(dataset), batch_size):
         batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        logits = model.eval()(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
-        right += int((logits.argmax(-1).cpu() == batch["labels"]).sum())
-    return right / len(dataset)
+        asked = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        found.append(model(**asked).logits.float().cpu())
+    return torch.cat(found)
 
 
-@torch.no_grad()
-def confusion(model, dataset, collate, batch_size: int = 128) -> np.ndarray:
+def accuracy(model, dataset, collate) -> float:
+    """Share of right answers on a tokenised data set."""
+    right = answers(model, dataset, collate).argmax(-1) == torch.tensor(dataset["labels"][:])
+    return int(right.sum()) / len(dataset)
+
+
+def divergence(logits: torch.Tensor, teacher_logits: torch.Tensor) -> float:
+    """Mean KL(softmax(z_t) ‖ softmax(z_s)) in nats of logits (S, K): how far a student's answers are from its teacher's."""
+    student, teacher = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    return float(torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
+
+
+def confusion(model, dataset, collate) -> np.ndarray:
     """How often a tokenised data set's sentences of each label get each answer: int (K labels, K answers)."""
     counts = np.zeros((model.config.num_labels,) * 2, dtype=int)
-    for start in range(0, len(dataset), batch_size):
-        batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        logits = model.eval()(input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)).logits
-        np.add.at(counts, (batch["labels"].numpy(), logits.argmax(-1).cpu().numpy()), 1)
+    np.add.at(counts, (np.array(dataset["labels"][:]), answers(model, dataset, collate).argmax(-1).numpy()), 1)
     return counts
 
 

@@ -50,6 +50,11 @@ def read() -> dict[str, Recipe]:
     return recipes
 
 
+def having(stage: str) -> list[str]:
+    """The names of those that this stage is part of."""
+    return [name for name, recipe in read().items() if stage in recipe.stages]
+
+
 def _whole(name: str, tables: dict) -> dict:
     """A preset's table with what it takes over."""
     table = tables[name]
