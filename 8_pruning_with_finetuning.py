@@ -1,4 +1,4 @@
-"""Stage 3: prune heads and FFN neurons while the teacher keeps teaching, cut them out, recover.
+"""Stage 4: prune heads and FFN neurons while the teacher keeps teaching, cut them out, recover.
 
 KGSP (knowledge-guided structured pruning) scores every head and neuron by its weights and by how much the distillation loss
 feels its gate; MSP (multi-structure pruning) ranks each kind over all layers; sparsity follows the cubic schedule of
@@ -6,7 +6,7 @@ Zhu & Gupta (2017) while temperature and alpha fall from soft targets to hard la
 
     warm up  ->  prune (s = s_f·(1 − (1 − t)³))  ->  cut (zeros leave the file)  ->  recover (the small model trains on)
 
-    python 8_pruning_with_finetuning.py [--fast] [--variant deep]    student + teacher -> models/pruning_with_finetuning_<ts>/
+    python 8_pruning_with_finetuning.py [--fast] [--variant deep]    student | teacher + lessons -> models/pruning_with_finetuning_<ts>/
     python 8_pruning_with_finetuning.py --preset max --after near    on from what --preset near made, to a smaller budget
 
 Twelve minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
@@ -19,11 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, recipes
 
 # Operating points by name: what each sets, unless a flag says otherwise.
 FROM_TEACHER = {"from_teacher": True, "importance": "kd_grad", "prune_vocab": 1.0, "spare_pieces": 2_500, "freeze_embeddings": True,
-                "augment": 500_000, "alpha_start": 1.0, "alpha_end": 1.0, "temperature_start": 1.0, "temperature_end": 1.0,
+                "alpha": (1.0, 1.0), "temperature": (1.0, 1.0),
                 "hidden_weight": 0.0, "prune_epochs": 0.1, "prune_to": 0.8, "epochs": 1.0, "prune_lr": 2e-4, "lr": 2e-4,
                 "batch_size": 128, "patience": 0, "dropout": 0.0, "prune_every": 10}
 SMALLER = FROM_TEACHER | {"prune_lr": 2.5e-4, "lr": 3e-4}  # what must change more learns faster
@@ -41,7 +41,8 @@ def parse_args(argv=None):
     group.add_argument("--preset", "--variant", dest="variant", choices=PRESETS, default="published",
                        help="the operating point: sets the flags below, and what it makes is known by its name")
     group.add_argument("--student", type=cli.path, metavar="DIR", default=None, help="the distilled checkpoint; else the newest")
-    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the student's own")
+    group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None,
+                       help="the lessons it learns from; else the preset's, of the student's own teacher")
     group.add_argument("--from-teacher", action="store_true", help="prune the teacher itself, with all its layers, and no student")
     group.add_argument("--first-layers", type=cli.count, default=None, metavar="N",
                        help="prune its first N layers, the others go at once: fewer layers of more heads and neurons for the same budget")
@@ -91,25 +92,20 @@ def parse_args(argv=None):
                        help="keep R numbers of each word piece (below 1: a share of the model's width), and one map onto that width, "
                             "instead of a row as wide as the model: chosen so that the pieces that are read most lose least; else the "
                             "table stays as it is")
-    parser.preset(group, "--augment", type=cli.count, full=None, fast=None, metavar="N", unset="none",
-                  help="learn from N more sentences, made of the training sentences and labelled by the teacher")
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
                        help="leave the embedding tables as they are, but for rounding them to 4 bits: words that are seldom met keep what "
                             "the teacher knew of them, and the rest learns to live with the rounding")
-    group.add_argument("--dropout", type=cli.fraction, default=None, metavar="SHARE",
-                       help="dropout while pruning and in recovery; else the student's own")
-    group.add_argument("--temperature-start", type=cli.temperature, default=10.0, help="T at the first step of pruning")
-    group.add_argument("--temperature-end", type=cli.temperature, default=2.0, help="T when sparsity is reached, and in recovery")
-    group.add_argument("--alpha-start", type=cli.weight, default=0.9, help="weight of the soft targets at the first step of pruning")
-    group.add_argument("--alpha-end", type=cli.weight, default=0.2, help="that weight when sparsity is reached, and in recovery")
-    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-    parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery")
-    args = parser.parse(argv, recipes=PRESETS, fast={"augment": 12_000, "prune_epochs": 0.5, "epochs": 2.0})
+    parser.distillation_flags(("10:2", ".9:.2"), moves=True)
+    parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", from_lessons=True)
+    first = parser.parse_args(argv)
+    recipe = PRESETS[first.variant]
+    parser.set_defaults(**recipe | ({"prune_epochs": 0.5, "epochs": 2.0} if first.fast and recipe else {}))
+    args = parser.parse(argv)
     parser.refuse_idle(
         ("--from-teacher", args.after is not None, "with --after, which goes on from another model"),
         ("--at-batch", args.target_speedup is None, "without --target-speedup"),
-        ("--temperature-start --temperature-end --augment", args.alpha_start == args.alpha_end == 0, "with --alpha-start 0 --alpha-end 0"),
-        ("--prune-lr --importance --head-sparsity --ffn-sparsity --min-neurons --temperature-start --alpha-start", not args.prune_epochs,
+        ("--temperature", args.alpha == (0, 0), "with --alpha 0, which leaves the soft targets out"),
+        ("--prune-lr --importance --head-sparsity --ffn-sparsity --min-neurons", not args.prune_epochs,
          "with --prune-epochs 0, which prunes nothing"))
     targets = [target for target in (args.target_flops, args.target_mb, args.target_speedup, args.max_accuracy_drop) if target is not None]
     if len(targets) > (1 if args.max_accuracy_drop is not None else 2):
@@ -201,7 +197,7 @@ def prune_until_it_costs(args) -> None:
         step.from_teacher = args.from_teacher and before is None
         made = prune(step)
         if aim is None:
-            teacher = checkpoints.parent(args.run_dir, made, "teacher", args.teacher)
+            teacher = checkpoints.parent(args.run_dir, made, "teacher")
             aim = accuracy(teacher) - args.max_accuracy_drop / 100
         reached = accuracy(made)
         cli.say(f"{made.variant}: {100 * reached:.2f} % of {len(corpus.held_out)} held-out sentences and phrases, {100 * aim:.2f} % wanted")
@@ -211,17 +207,16 @@ def prune_until_it_costs(args) -> None:
         checkpoints.point(args.run_dir / "models" / "smallest", kept.path)
     if kept is None:
         raise cli.UserError(f"{SHARES[0]:g} of the FLOPs cost more than {args.max_accuracy_drop:g} points already: allow more, or train "
-                            "longer (--epochs, --augment)")
+                            "longer (--epochs, more lessons)")
     cli.say(f"smallest within {args.max_accuracy_drop:g} points: {kept.path}, the variant {kept.variant}")
 
 
 def origin(args):
-    """(what is pruned, the teacher of it), two checkpoints; the same one twice with --from-teacher."""
+    """What is pruned, a checkpoint."""
     from common import checkpoints
 
     if args.from_teacher:
-        teacher = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
-        return teacher, teacher
+        return checkpoints.find(args.run_dir, "teacher", seed=args.seed)
     if args.after is None:
         student = checkpoints.find(args.run_dir, "distilled", args.student, seed=args.seed)
     else:
@@ -229,7 +224,7 @@ def origin(args):
         if student.manifest["seed"] != args.seed:
             raise cli.UserError(f"no '{args.after}' of seed {args.seed} under {args.run_dir / 'models'}: make it first, or give "
                                 f"--seed {student.manifest['seed']}")
-    return student, checkpoints.parent(args.run_dir, student, "teacher", args.teacher)
+    return student
 
 
 def refuse_what_the_model_lacks(args, config) -> None:
@@ -273,21 +268,24 @@ def prune(args):
 
     import compact
     from common import checkpoints, data, distillation, distributed, encoders, facts, inspection, lengths
-    from compress import augmentation, budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary, width
+    from compress import budget, costs, factorisation, importance, masking, qat, schedule, surgery, vocabulary, width
     from deploy import latency_table
-    from training import teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training import lessons, teacher_cache
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare, set_dropout
 
     # --- 1. load
     corpus = data.load(args)
-    student, teacher = origin(args)
+    student = origin(args)
+    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, student))
+    teacher = taught.teacher
     checkpoints.same_data(student, corpus.facts)
-    checkpoints.same_data(teacher, corpus.facts)
+    checkpoints.same_data(taught.checkpoint, corpus.facts)
     model = checkpoints.load_model(student.path)
     length = lengths.trained_on(args.max_length, [student, teacher], model.config, encoders.load_config(teacher.path))
     args = cli.replaced(args, max_length=length)
     tokenizer = checkpoints.load_tokenizer(student.path)
-    sentences = data.part(corpus.train, args.train_sentences, args.seed)
+    known = [i for i, label in enumerate(taught.sentences.labels) if label != distillation.UNKNOWN]
+    sentences = data.Split([taught.sentences.texts[i] for i in known], [taught.sentences.labels[i] for i in known])
     kept, spelling = None, data.spelling(tokenizer)
     if args.prune_vocab is not None and not vocabulary.can_be_cut(spelling):
         kind = f"only WordPiece vocabularies can be cut, and that of {student.path} is one of {spelling['model']['type']}"
@@ -300,8 +298,6 @@ def prune(args):
                                       args.spare_pieces)
     if args.from_teacher:
         model = encoders.distilbert_of_teacher(model, corpus.label_names)
-    if args.dropout is not None:
-        model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)
     refuse_what_the_model_lacks(args, model.config)
     if args.first_layers:
@@ -311,7 +307,7 @@ def prune(args):
     shape = width.shape_of(model.config, wide)
     shape.embedding_rank = rank
     asked = budgets_of(args, shape, teacher, corpus.validation.texts, len(kept) if kept else model.config.vocab_size)
-    parents = [teacher] if args.from_teacher else [student, teacher]
+    parents = [teacher, taught.checkpoint] if args.from_teacher else [student, teacher, taught.checkpoint]
     decides = {}
     if args.target_speedup is not None:  # another machine's latencies make another structure
         decides["latencies"] = facts.sha256_file(latency_table.path_of(shape, teacher, args.run_dir))[:16]
@@ -332,20 +328,12 @@ def prune(args):
     if rank != model.config.embedding_rank:
         factorisation.factorise(model, data.piece_counts(tokenizer, sentences.texts), rank)
     layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
-    hidden_weight = args.hidden_weight if layers else 0.0
-    made_up = []
-    if args.augment is not None:
-        table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-        made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                             checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment)
-        if len(made_up) < args.augment:
-            cli.say(f"--augment {args.augment}: {len(made_up):,} new sentences can be made of these texts and the teacher's whole-word "
-                    "pieces; training goes on with " + ("these" if made_up else "the texts alone"))
-    lessons, taught = teacher_cache.lessons(teacher, sentences, made_up, args.max_length, args.run_dir, layers,
-                                            args.matmul_precision)
-    train = data.tokenise(tokenizer, lessons, args.max_length, numbered=True)
+    hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, layers, args.matmul_precision)
+    hidden_weight = args.hidden_weight if hidden else 0.0
+    train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
+    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
+    set_dropout(model, args.dropout)
     if args.freeze_embeddings:
         qat.freeze_tables(model)
     head_gates, neuron_gates = masking.attach(model)
@@ -388,8 +376,8 @@ def prune(args):
 
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight,
-                                       temperature=schedule.linear(args.temperature_start, args.temperature_end, self.at()),
-                                       alpha=schedule.linear(args.alpha_start, args.alpha_end, self.at()))
+                                       temperature=schedule.linear(*args.temperature, self.at()),
+                                       alpha=schedule.linear(*args.alpha, self.at()))
 
         def training_step(self, model, inputs, num_items_in_batch=None):
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -422,15 +410,17 @@ def prune(args):
         def stage_loss(self, model, inputs, outputs):
             if hidden_weight:
                 inputs["teacher_hidden"] = inputs["teacher_hidden"][:, :, kept_layers]
-            return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight, temperature=args.temperature_end,
-                                       alpha=args.alpha_end)
+            return distillation.lesson(outputs, inputs, hidden_weight=hidden_weight, temperature=args.temperature[1],
+                                       alpha=args.alpha[1])
 
+    set_dropout(small, args.dropout)
     recoverer = make_trainer(Recoverer, stage, "recover", small, args, train, validation, collator, epochs=args.epochs,
                                       first_epoch=passed)
     fit(recoverer, stage)
 
     # --- 5. save
     stage.metrics["validation_accuracy"] = best_accuracy(recoverer)
+    stage.metrics["teacher_layers"] = [layers[i] for i in kept_layers] if layers else None
     stage.metrics["passes"] = passed + math.ceil(args.epochs)
     stage.metrics["budgets"] = []
     for one in asked:
