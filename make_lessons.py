@@ -67,7 +67,7 @@ def main(args):
 
     # --- 3. the teacher answers, once
     if distributed.is_first():
-        logits = lessons.answers(teacher, shown.texts, args.max_length, stage, args.matmul_precision)
+        logits = lessons.answers(teacher, shown.texts, args.max_length, stage.work("answers"), args.matmul_precision)
         right = logits[:len(sentences)].argmax(-1) == np.array(sentences.labels)
 
         # --- 4. save

@@ -189,6 +189,10 @@ def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = No
     for checkpoint in published(run_dir):
         if checkpoint.key == key:
             return verify(checkpoint.path)
+    for made_from in child.manifest["parents"]:  # of another run, where a flag named it: its path starts in the child's own
+        path = child.path.resolve().parent.parent / str(made_from.get("path", ""))
+        if made_from["stage"] == stage and (path / "stage.json").is_file() and read(path).key == key:
+            return verify(path)
     raise UserError(f"the {stage} checkpoint that {child.path} was made from is not under {Path(run_dir) / 'models'}: put it back" +
                     (f", or name one with {flag}" if flag else ""))
 

@@ -26,9 +26,11 @@ from common import checkpoints, cli, inference
 from training import teacher_cache
 
 SCRIPTS = {"teacher": "5_finetune_teacher.py", "lessons": "make_lessons.py", "distilled": "6_distill_student.py",
-           "pruned": "8_pruning_with_finetuning.py", "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py", "pruned_qkd_onnx_int8": "11_export_onnx.py"}
+           "pruned": "8_pruning_with_finetuning.py", "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py",
+           "pruned_qkd_onnx_int8": "11_export_onnx.py"}
 PARENTS = {"teacher": [], "lessons": ["teacher"], "distilled": ["teacher"], "pruned": ["teacher", "distilled"],
-           "pruned_ptq": ["teacher", "distilled", "pruned"], "pruned_qkd": ["teacher", "distilled", "pruned"], "pruned_qkd_onnx_int8": ["distilled", "pruned", "pruned_qkd"]}
+           "pruned_ptq": ["teacher", "distilled", "pruned"], "pruned_qkd": ["teacher", "distilled", "pruned"],
+           "pruned_qkd_onnx_int8": ["distilled", "pruned", "pruned_qkd"]}
 WEIGHTS = (".safetensors", ".onnx", ".parquet")
 
 

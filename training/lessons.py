@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from common import checkpoints, recipes
-from common.checkpoints import Checkpoint, Stage, load_model, load_tokenizer
+from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import UserError
 from common.data import Collator, Split, tokenise
 from common.encoders import load_config
@@ -94,14 +94,14 @@ def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
 
 # --- asking the teacher
 
-def answers(teacher: Checkpoint, texts: list[str], max_length: int, stage: Stage, matmul_precision: str = "highest") -> np.ndarray:
+def answers(teacher: Checkpoint, texts: list[str], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
     """The teacher's logits (S, K) for `texts`, each cut at `max_length` tokens; it reads them in its own spelling.
 
-    Every PART texts they are kept beside what `stage` makes, where another try finds them. Raises UserError for a precision that this
-    processor has no units for, and where the teacher answers no numbers.
+    Every PART texts they are kept in `folder`, where another try finds them. Raises UserError for a precision that this processor has
+    no units for, and where the teacher answers no numbers.
     """
     precision.check(matmul_precision)
-    tokenizer, folder, parts = load_tokenizer(teacher.path), stage.work("answers"), []
+    tokenizer, parts = load_tokenizer(teacher.path), []
     for start in range(0, len(texts), PART):
         part = texts[start:start + PART]
         file = folder / f"{sha256_json(part)[:16]}.npy"
@@ -111,7 +111,6 @@ def answers(teacher: Checkpoint, texts: list[str], max_length: int, stage: Stage
             for rows, out in ask(teacher, shown, tokenizer.pad_token_id, matmul_precision):
                 logits[rows] = out.logits.float().cpu().numpy()
             _keep(file, logits)
-            stage.keep_time()
         parts.append(np.load(file))
     return np.concatenate(parts)
 
