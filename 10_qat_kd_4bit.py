@@ -1,10 +1,10 @@
-"""Stage 5: QKD-4bit, quantisation-aware training with distillation.
+"""Stage 6: QKD-4bit, quantisation-aware training with distillation.
 
 The forward pass uses every weight rounded to the very grid that ships (NF4, block 64, double quantisation, embedding tables
 too); the gradient passes straight through the rounding (Bengio et al. 2013) to the full-precision weights, all of which train,
 while the teacher keeps teaching (Hinton et al. 2015). At the end the weights are packed: the logits stay the trained ones.
 
-    python 10_qat_kd_4bit.py [--fast] [--variant deep]        pruned + teacher -> models/pruned_qkd4bit_<mode>_<ts>/
+    python 10_qat_kd_4bit.py [--fast] [--variant deep]        pruned + lessons -> models/pruned_qkd4bit_<mode>_<ts>/
 
 Ten minutes on two cores for the whole of SST-2 and a student of three layers; a minute with --fast on the package sentences.
 """
@@ -21,53 +21,63 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("quantisation-aware training")
     group.add_argument("--pruned", type=cli.path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
-    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the pruned one's own")
+    group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None, help="the lessons to learn from; else the pruned one's own")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
-    group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")
-    group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
-    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-    parser.training_flags(epochs=(1, 1), lr=3e-5)
+    parser.distillation_flags(None)
+    parser.training_flags(epochs=(1, 1), lr=3e-5, from_lessons=True)
     args = parser.parse(argv)
     parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
     return parser.inheriting(args, "--pruned")
+
+
+def as_pruned(args, learnt: dict):
+    """The flags, and for those of distillation that weren't typed the values that stage 8 ended with, of whose arguments `learnt` are."""
+    ended = {"temperature": learnt.get("temperature", [2.0])[-1], "alpha": learnt.get("alpha", [0.7])[-1],
+             "hidden_weight": learnt.get("hidden_weight", 1.0), "dropout": learnt.get("dropout")}
+    return cli.replaced(args, **{name: value for name, value in ended.items() if getattr(args, name) is None})
 
 
 def main(args):
     import compact
     from common import checkpoints, data, distillation, encoders, inspection, lengths
     from compress import qat
-    from training import teacher_cache
-    from training.trainer import StageTrainer, fit, make_trainer, prepare
+    from training import lessons, teacher_cache
+    from training.trainer import StageTrainer, fit, make_trainer, prepare, set_dropout
 
     # --- 1. load
     corpus = data.load(args)
     pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant, args.seed)
-    teacher = checkpoints.parent(args.run_dir, pruned, "teacher", args.teacher)
-    checkpoints.same_data(pruned, corpus.facts)
-    checkpoints.same_data(teacher, corpus.facts)
+    answered = checkpoints.parent(args.run_dir, pruned, "lessons", args.lessons, "--lessons")
+    lessons.same_teacher(answered, pruned)
+    for source in (pruned, answered):
+        checkpoints.same_data(source, corpus.facts)
+    taught = lessons.read(args.run_dir, answered)
+    teacher = taught.teacher
     model = checkpoints.load_model(pruned.path)
-    length = lengths.trained_on(args.max_length, [pruned, teacher], model.config, encoders.load_config(teacher.path))
-    args = cli.replaced(args, max_length=length, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
-    stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher], variant=pruned.variant)
+    length = lengths.trained_on(args.max_length, [pruned, answered, teacher], model.config, encoders.load_config(teacher.path))
+    args = as_pruned(cli.replaced(args, max_length=length), pruned.manifest["args"])
+    args = cli.replaced(args, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
+    stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher, answered],
+                              variant=pruned.variant)
     if stage.done:
         return
     prepare(args.seed)
     tokenizer = checkpoints.load_tokenizer(pruned.path)
-    sentences = data.part(corpus.train, args.train_sentences, args.seed)
-    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
+    train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
-    layers = encoders.hidden_layers_to_match(model.config, encoders.load_config(teacher.path), args.hidden_weight)
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
-    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
+    layers = teacher_cache.paired_layers(pruned, model.config, teacher, args.hidden_weight)
+    hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, layers, args.matmul_precision)
+    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
 
     # --- 2. from here on every weight is rounded whenever it is used
     qat.fake_quantised(model)
+    set_dropout(model, args.dropout)
 
     # --- 3. train through the rounding
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
-                                       hidden_weight=args.hidden_weight if layers else 0.0)
+                                       hidden_weight=args.hidden_weight if hidden else 0.0)
 
     trainer = make_trainer(Distiller, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)

@@ -64,7 +64,7 @@ def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: b
 
 
 def main(args):
-    from common import checkpoints, data, lengths
+    from common import checkpoints, data, lengths, lineage
 
     # --- 1. load
     if args.checkpoint:
@@ -75,9 +75,9 @@ def main(args):
     else:
         chosen = newest_lineage(args.run_dir, args.variant, args.seed, args.from_pruned)
     for source in chosen:
-        if source.stage not in checkpoints.SCRIPT_OF:
+        if source.stage not in lineage.LABELS:
             raise cli.UserError(f"{source.path} was made by the stage '{source.stage}', which this one doesn't export: "
-                                f"give one of {', '.join(checkpoints.SCRIPT_OF)}")
+                                f"give one of {', '.join(lineage.LABELS)}")
     corpus = data.load(args)
     for source in chosen:
         checkpoints.same_data(source, corpus.facts)

@@ -1,13 +1,13 @@
-"""Stage 2: a shallower student learns from the teacher.
+"""Stage 3: a shallower student learns from the teacher.
 
 The student starts from DistilBERT, or from every other layer of the pretrained BERT in DistilBERT's layout (Sanh et al. 2019),
 and learns the teacher's logits (Hinton et al. 2015) and hidden states (Jiao et al. 2020, equation 8):
 
     L = alpha·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − alpha)·CE(y, z_s) + hidden_weight·MSE(LN(h_t), LN(h_s))
 
-    python 6_distill_student.py [--fast]        teacher_model + distilbert-local/ | bert-local/ -> models/distilled_student_<ts>/
+    python 6_distill_student.py [--fast]        lessons + distilbert-local/ | bert-local/ -> models/distilled_student_<ts>/
 
-Writes models/distilled_student_<ts>/ and the link student_model. The teacher answers once, before the first step.
+Writes models/distilled_student_<ts>/ and the link student_model.
 A quarter of an hour on two cores for the whole of SST-2 and three layers; three minutes with --fast on the package sentences.
 """
 
@@ -25,15 +25,14 @@ def layer_list(text: str) -> list[int]:
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
-    group = parser.add_argument_group("distillation")
-    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
+    group = parser.add_argument_group("student")
+    group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None,
+                       help="the lessons it learns from; else the newest plain ones of the newest teacher")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None,
                        help="pretrained DistilBERT or BERT to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
     group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
-    group.add_argument("--temperature", type=cli.temperature, default=2.0, help="T of the soft targets")
-    group.add_argument("--alpha", type=cli.weight, default=0.7, help="weight of the soft targets; 1 − alpha is the labels'")
-    group.add_argument("--hidden-weight", type=cli.not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-    parser.training_flags(epochs=(3, 3), lr=1e-4)
+    parser.distillation_flags(("2", "0.7"))
+    parser.training_flags(epochs=(3, 3), lr=1e-4, from_lessons=True)
     args = parser.parse(argv)
     parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
     return args
@@ -41,13 +40,14 @@ def parse_args(argv=None):
 
 def main(args):
     from common import checkpoints, data, distillation, encoders, lengths, sources, spelling
-    from training import teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training import lessons, teacher_cache
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare, set_dropout
 
     # --- 1. load
     corpus = data.load(args)
-    teacher = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
-    checkpoints.same_data(teacher, corpus.facts)
+    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, "plain", args.seed))
+    teacher = taught.teacher
+    checkpoints.same_data(taught.checkpoint, corpus.facts)
     default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
     start = sources.local_model(args.run_dir, args.init, default)
     if args.init:
@@ -58,33 +58,34 @@ def main(args):
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
-    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], start_config, encoders.load_config(teacher.path)))
+    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
+                                                      encoders.load_config(teacher.path)))
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
     prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
     if bert_layers:
         student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
     student.config.pad_token_id = tokenizer.pad_token_id
-    stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher], link="student_model",
-                              decides={"start": sources.identity(start)})
+    stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
+                              link="student_model", decides={"start": sources.identity(start)})
     if stage.done:
         return
-    sentences = data.part(corpus.train, args.train_sentences, args.seed)
-    train = data.tokenise(tokenizer, sentences, args.max_length, numbered=True)
+    set_dropout(student, args.dropout)
+    train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
-    # --- 2. the teacher answers, once
+    # --- 2. what the teacher thinks on the way to its answers
     layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
-    taught = teacher_cache.outputs(teacher, sentences, args.max_length, args.run_dir, layers, args.matmul_precision)
+    hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, layers, args.matmul_precision)
+    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
 
     # --- 3. distil
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
             return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
-                                       hidden_weight=args.hidden_weight if layers else 0.0)
+                                       hidden_weight=args.hidden_weight if hidden else 0.0)
 
-    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation,
-                                    teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught), epochs=args.epochs)
+    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)
 
     # --- 4. save

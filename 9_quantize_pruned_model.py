@@ -44,7 +44,7 @@ def main(args):
     checkpoints.same_seed(pruned, args.seed)
     asked = [(pruned, "pruned_ptq", f"pruned_quantized_ptq_{args.mode}", None)]
     if args.student or pruned.parent_key("distilled"):  # a preset that prunes the teacher has no student
-        student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student)
+        student = checkpoints.parent(args.run_dir, pruned, "distilled", args.student, "--student")
         asked.append((student, "distilled_ptq", "distilled_quantized", "models/distilled_quantized_student"))
     for source, name, prefix, link in asked:
         checkpoints.same_data(source, corpus.facts)

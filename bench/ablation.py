@@ -18,7 +18,7 @@ from compress.costs import NF4_BYTES
 SPARSITY = 0.7  # of heads, and of neurons
 JOINT = "l2+kd_grad"
 PRUNED = {"random": ["--importance", "random"], "l2": ["--importance", "l2"], "gradient": ["--importance", "kd_grad"],
-          "joint": ["--importance", JOINT], "joint-without-kd": ["--importance", JOINT, "--alpha-start", 0, "--alpha-end", 0]}
+          "joint": ["--importance", JOINT], "joint-without-kd": ["--importance", JOINT, "--alpha", 0]}
 BITS = (4, 3, 2)
 
 
@@ -136,18 +136,21 @@ def main(args) -> None:
     checkpoints.same_data(teacher, corpus.facts)
     conditions = finished.conditions(corpus, cores.usable())
     judge, work = Judge(corpus, teacher), args.run_dir / "runs" / "trained" / "ablation"
-    shared = ["--teacher", teacher.path, f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--train-sentences",
-              args.train_sentences, "--hidden-weight", 0, "--patience", 0, "--matmul-precision", args.matmul_precision]
+    shared = [f"--data-dir={args.data_dir or args.run_dir / 'sst2_data'}", "--matmul-precision", args.matmul_precision]
+    learning = [*shared, "--hidden-weight", 0, "--patience", 0]
     pruned: dict[str, list[dict]] = {name: [] for name in PRUNED}
     rounded: dict[str, list[dict]] = {f"{way}, {bits} bits": [] for bits in BITS for way in ("PTQ", "QKD")}
     for seed in args.seeds:
+        finished.run_stage("make_lessons.py", *shared, "--run-dir", work, "--teacher", teacher.path, "--seed", seed, "--train-sentences",
+                           args.train_sentences)
+        taught = ["--lessons", checkpoints.find(work, "lessons", seed=seed).path]
         for name, flags in PRUNED.items():
-            finished.run_stage("8_pruning_with_finetuning.py", *shared, "--run-dir", work, "--from-teacher", "--seed", seed, "--name", name,
-                               *flags, "--head-sparsity", SPARSITY, "--ffn-sparsity", SPARSITY, "--epochs", 1)
+            finished.run_stage("8_pruning_with_finetuning.py", *learning, *taught, "--run-dir", work, "--start", teacher.path, "--seed",
+                               seed, "--name", name, *flags, "--sparsity", SPARSITY, SPARSITY, "--epochs", 1)
             pruned[name].append({"seed": seed, **judge(checkpoints.find(work, "pruned", variant=name, seed=seed))})
         joint = checkpoints.find(work, "pruned", variant="joint", seed=seed)
         for bits in BITS:
-            for way, figures in rounded_to(bits, joint, judge, work, [*shared, "--seed", seed]).items():
+            for way, figures in rounded_to(bits, joint, judge, work, [*learning, *taught, "--seed", seed]).items():
                 rounded[f"{way}, {bits} bits"].append({"seed": seed, **figures})
     result = {**conditions, "train_sentences": args.train_sentences, "seeds": args.seeds, "judged": len(corpus.held_out),
               "teacher": judge(teacher), "pruned": pruned, "rounded": rounded}

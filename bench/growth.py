@@ -3,8 +3,8 @@
     python -m bench.growth RUN_DIR docs/results/bench/training_speed.json [--data-dir DIR] [--widths 384 768] [--shares 0.125 0.25 0.5 1]
 
 For each width a BERT of RUN_DIR's teacher's depth and spelling, with random weights, is registered as the teacher; stage 8 prunes it
-on a share of the training sentences. The teacher answers all of them, pruning and recovery see PASSES of them each. The rows become
-"growth" in the JSON file that bench.training_speed writes.
+on lessons of a share of the training sentences, PASSES of them while pruning and as many in recovery. The seconds are those of both
+stages. The rows become "growth" in the JSON file that bench.training_speed writes.
 """
 
 import tempfile
@@ -50,12 +50,15 @@ def main(args) -> None:
                 work, sentences = Path(folder), max(1, round(share * len(corpus.train)))
                 random_teacher(teacher, width, corpus.label_names, work / "teacher")
                 finished.run_stage("5_finetune_teacher.py", "--run-dir", work, "--model", work / "teacher", *shared)
-                finished.run_stage("8_pruning_with_finetuning.py", "--run-dir", work, "--from-teacher", "--train-sentences", sentences,
-                                   "--prune-epochs", PASSES, "--epochs", PASSES, "--hidden-weight", 0, "--evals-per-epoch", 1,
-                                   "--matmul-precision", args.matmul_precision, *shared)
-                made = checkpoints.find(work, "pruned").manifest
-            rows.append({"width": width, "sentences": sentences, "seconds": made["wall_s"], "peak_rss_mb": made["peak_rss_mb"]})
-            cli.say(f"width {width}, {sentences:,} sentences: {made['wall_s']:.0f} s, {made['peak_rss_mb']:.0f} MB at its peak")
+                finished.run_stage("make_lessons.py", "--run-dir", work, "--train-sentences", sentences, "--matmul-precision",
+                                   args.matmul_precision, *shared)
+                finished.run_stage("8_pruning_with_finetuning.py", "--run-dir", work, "--start", "teacher", "--prune-epochs", PASSES,
+                                   "--epochs", PASSES, "--hidden-weight", 0, "--evals-per-epoch", 1, "--matmul-precision",
+                                   args.matmul_precision, *shared)
+                made = [checkpoints.find(work, stage).manifest for stage in ("lessons", "pruned")]
+            seconds, peak = sum(one["wall_s"] for one in made), max(one["peak_rss_mb"] for one in made)
+            rows.append({"width": width, "sentences": sentences, "seconds": seconds, "peak_rss_mb": peak})
+            cli.say(f"width {width}, {sentences:,} sentences: {seconds:.0f} s, {peak:.0f} MB at its peak")
     conditions |= {"layers": known.num_hidden_layers, "epochs_of_pruning": PASSES, "epochs_of_recovery": PASSES,
                    "matmul_precision": args.matmul_precision}
     finished.write({**finished.earlier(args.output), "growth": rows, "growth_conditions": conditions}, args.output)

@@ -4,10 +4,9 @@
 
 PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (as the package's own example for BERT
-does; Fang et al. 2023); the share is the least that meets the budget. Then the sentences and soft targets of stage 8's presets, as many
-of them as `near` and `max` behind it take there together (`make bench LONG=1`: as the long `max` takes), at a rate that suits a model
-which lost most of itself at once: theirs is for pruning little by little. On a GPU where there is one. Writes model.onnx (onnxruntime's
-dynamic int8) and made.json.
+does; Fang et al. 2023); the share is the least that meets the budget. Then the lessons and soft targets of stage 8's presets, at a rate
+that suits a model which lost most of itself at once: theirs is for pruning little by little. On a GPU where there is one. Writes
+model.onnx (onnxruntime's dynamic int8) and made.json.
 """
 
 import copy
@@ -18,23 +17,18 @@ from bench import finished
 from common import cli
 
 SCORED = 32  # batches whose gradients score the weights
-AUGMENT, TEMPERATURE = 100_000, 1.0  # as in stage 8's presets
+TEMPERATURE = 1.0  # as in stage 8's presets
 WARMUP = 0.06
 
 
-def lessons(args, corpus, teacher):
-    """The training sentences and those made of them, tokenised in the teacher's spelling, with a collator that knows its answers."""
-    from common import checkpoints, data
-    from compress import augmentation
+def tokenised(taught):
+    """Lessons in the teacher's spelling, with a collator that knows its answers."""
+    from common import checkpoints, data, lengths
     from training import teacher_cache
 
-    tokenizer = checkpoints.load_tokenizer(teacher.path)
-    table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-    real = corpus.train
-    made_up = augmentation.new_sentences(real.texts, list(data.phrases_inside(real.texts)), table, tokenizer.get_vocab(), args.augment)
-    shown, taught = teacher_cache.lessons(teacher, real, made_up, 128, args.run_dir, matmul_precision=args.matmul_precision)
-    train = data.tokenise(tokenizer, shown, 128, numbered=True)
-    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)
+    tokenizer = checkpoints.load_tokenizer(taught.teacher.path)
+    train = data.tokenise(tokenizer, taught.sentences, lengths.read_by(taught.checkpoint), numbered=True)
+    return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits)
 
 
 def cut(model, share: float, batches: list[dict], loss_of):
@@ -70,17 +64,18 @@ def main(args) -> None:
     from bench import peer
     from common import checkpoints, data, distillation, measure
     from deploy import onnx_export
-    from training import precision
-    from training.trainer import keep_freed_memory
+    from training import lessons, precision
+    from training.trainer import keep_freed_memory, set_dropout
 
     started = time.monotonic()
     transformers.set_seed(args.seed)
     keep_freed_memory()
     corpus = finished.corpus(args)
-    teacher = checkpoints.find(args.run_dir, "teacher")
-    checkpoints.same_data(teacher, corpus.facts)
+    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, "augmented", args.seed))
+    teacher = taught.teacher
+    checkpoints.same_data(taught.checkpoint, corpus.facts)
     conditions = finished.conditions(corpus, torch.get_num_threads())
-    train, collate = lessons(args, corpus, teacher)
+    train, collate = tokenised(taught)
     lengths = data.lengths(train)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -117,9 +112,7 @@ def main(args) -> None:
     steps = math.ceil(args.epochs * math.ceil(len(train) / args.batch_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, fused=True)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP * steps), steps)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    set_dropout(model, 0.0)
     model.train()
     losses: list[float] = []
     stream = (batch for epoch in range(math.ceil(args.epochs)) for batch in batches(epoch))
@@ -140,7 +133,7 @@ def main(args) -> None:
     onnx.save(onnx_export.export(model.cpu().eval()), args.output / "fp32.onnx")
     peer.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
     made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "batch_size": args.batch_size,
-            "lr": args.lr, "augment": args.augment, "seed": args.seed,
+            "lr": args.lr, "lessons": taught.checkpoint.manifest["metrics"], "seed": args.seed,
             "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60}
     finished.write({**conditions, **made}, args.output / "made.json")
 
@@ -151,7 +144,7 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=cli.positive, default=3.9, help="passes over the sentences")
     parser.add_argument("--batch-size", type=cli.count, default=128, help="sentences a step")
     parser.add_argument("--lr", type=cli.positive, default=3e-4, help="peak learning rate")
-    parser.add_argument("--augment", type=cli.count, default=AUGMENT, help="sentences made of the training sentences")
+    parser.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="the lessons; else the newest augmented ones")
     parser.add_argument("--seed", type=int, default=1)
     cli.precision_flag(parser)
     cli.run(main, parser.parse_args())

@@ -6,9 +6,9 @@ Three ways to give a student as large as its teacher the same sentences and its 
 
     padded     batches in any order, padded to 128 tokens; the teacher answers in every step
     dynamic    the same, padded to the longest of the batch
-    ours       batches of like length, the teacher's answers read from its cache, no padding computed (compact's forward)
+    ours       batches of like length, the teacher's answers read from the lessons, no padding computed (compact's forward)
 
-A step is forward, loss, backward, AdamW. `ours` is charged with filling its cache: opening the teacher and one answer to each sentence,
+A step is forward, loss, backward, AdamW. `ours` is charged with making the lessons: opening the teacher and one answer to each sentence,
 spread over the EPOCHS that stage 8 sees it by default. All gates are open: what closes on the way makes `ours` cheaper still.
 """
 
@@ -59,7 +59,7 @@ class Way:
 
 
 def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, Way], float]:
-    """({name: Way}, seconds a sentence that filling the cache took) for the same sentences, cut at `longest` tokens."""
+    """({name: Way}, seconds a sentence that making the lessons took) for the same sentences, cut at `longest` tokens."""
     import copy
     import tempfile
 
@@ -68,13 +68,13 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
     import compact
     from common import checkpoints, data, encoders
     from compress import masking
-    from training import teacher_cache
+    from training import lessons, teacher_cache
 
     model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
     train = data.tokenise(tokenizer, sentences, longest, numbered=True)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        taught = teacher_cache.outputs(teacher, sentences, longest, Path(folder))
+        logits = lessons.answers(teacher, sentences.texts, longest, Path(folder))
         filling = (time.perf_counter() - started) / len(sentences)
 
     def batches(order: list[int], collate) -> list[dict]:
@@ -91,7 +91,7 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
     gated = compact.from_distilbert(student)
     masking.attach(gated)  # ours alone pays for gates
     return {"padded": Way(copy.deepcopy(student), [padded(batch) for batch in dynamic], model), "dynamic": Way(student, dynamic, model),
-            "ours": Way(gated, batches(grouped, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught)))}, filling
+            "ours": Way(gated, batches(grouped, teacher_cache.TeacherCollator(tokenizer.pad_token_id, logits)))}, filling
 
 
 def main(args) -> None:

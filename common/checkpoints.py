@@ -32,7 +32,8 @@ NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
     **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
-    **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"), "the keys of the parents they choose are"),
+    **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"),
+                    "the keys of the parents they choose are"),
     **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
     **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
     "mode": "says --fast again, which is, with the values it stands for",
@@ -46,6 +47,7 @@ MANIFEST = {  # the form of what is read of one
     "files": {str: {"bytes": a_number, "sha256": str}}, "dataset": {"name": str, "source": str, "sha256": (str, None)}}
 SCRIPT_OF = {
     "teacher": "5_finetune_teacher.py",
+    "lessons": "make_lessons.py",
     "distilled": "6_distill_student.py",
     "pruned": "8_pruning_with_finetuning.py",
     "distilled_ptq": "9_quantize_pruned_model.py",
@@ -178,15 +180,20 @@ def find(run_dir: Path, stage: str, named: Path | None = None, variant: str | No
     raise UserError(f"no {stage} checkpoint{wanted} under {Path(run_dir) / 'models'}: run python {SCRIPT_OF[stage]} first")
 
 
-def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = None) -> Checkpoint:
-    """The `stage` checkpoint that `child` was made from, or the one named by a flag; verified. Raises UserError where it is gone."""
+def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = None, flag: str | None = None) -> Checkpoint:
+    """The `stage` checkpoint that `child` was made from, or the one `named` by `flag`; verified. Raises UserError where it is gone."""
     if named is not None:
         return find(run_dir, stage, named)
     key = child.parent_key(stage)
     for checkpoint in published(run_dir):
         if checkpoint.key == key:
             return verify(checkpoint.path)
-    raise UserError(f"the {stage} that {child.path} was made from is not under {Path(run_dir) / 'models'}: name it with --{stage}")
+    for made_from in child.manifest["parents"]:  # of another run, where a flag named it: its path starts in the child's own
+        path = child.path.resolve().parent.parent / str(made_from.get("path", ""))
+        if made_from["stage"] == stage and (path / "stage.json").is_file() and read(path).key == key:
+            return verify(path)
+    raise UserError(f"the {stage} checkpoint that {child.path} was made from is not under {Path(run_dir) / 'models'}: put it back" +
+                    (f", or name one with {flag}" if flag else ""))
 
 
 def meant(run_dir: Path, text: str, seed: int) -> Checkpoint:

@@ -205,12 +205,17 @@ class StageParser(Parser):
                                  "model at 128, or fewer where it reads fewer")
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 
-    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training"):
-        """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count."""
+    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training",
+                       from_lessons: bool = False):
+        """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count.
+
+        A stage that learns `from_lessons` reads all of them: how many there are was said where they were made.
+        """
         group = self.add_argument_group("training")
-        self.preset(group, "--epochs", type=passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over the training set")
-        self.preset(group, "--train-sentences", type=count, full=None, fast=FAST_SENTENCES, metavar="N",
-                    help="learn from a random N of the training sentences only")
+        over = "the lessons" if from_lessons else "the training set"
+        self.preset(group, "--epochs", type=passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over {over}")
+        if not from_lessons:
+            self.sentences_flag(group)
         group.add_argument("--lr", type=positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")
         group.add_argument("--batch-size", type=count, default=batch_size, metavar="SENTENCES", help="sentences a step")
         group.add_argument("--weight-decay", type=weight, default=0.01, help="AdamW's decoupled weight decay")
@@ -223,19 +228,30 @@ class StageParser(Parser):
         self.seeds_flag(group)
         return group
 
-    def distillation_flags(self, defaults: tuple[str, str], *, moves: bool = False):
+    def sentences_flag(self, group) -> None:
+        """--train-sentences, for whatever reads the training set."""
+        self.preset(group, "--train-sentences", type=count, full=None, fast=FAST_SENTENCES, metavar="N",
+                    help="learn from a random N of the training sentences only")
+
+    def distillation_flags(self, defaults: tuple[str, str] | None, *, moves: bool = False):
         """Flags of every stage that learns from the teacher; `defaults` are those of T and alpha.
 
-        Where these move through a stage `START:END` is taken too.
+        Where these move through a stage `START:END` is taken too. With no defaults what isn't typed is None, and the stage takes it from
+        the checkpoint that it goes on from.
         """
         group = self.add_argument_group("distillation")
         metavar, through = ("START:END", ", from the first step of pruning to where sparsity is reached") if moves else (None, "")
         kinds = [span(kind) if moves else kind for kind in (temperature, weight)]
-        group.add_argument("--temperature", type=kinds[0], default=defaults[0], metavar=metavar, help=f"T of the soft targets{through}")
-        group.add_argument("--alpha", type=kinds[1], default=defaults[1], metavar=metavar,
-                           help=f"weight of the soft targets{through}; 1 − alpha is the labels'")
-        group.add_argument("--hidden-weight", type=not_negative, default=1.0, help="weight of the hidden-state loss; 0 leaves it out")
-        group.add_argument("--dropout", type=fraction, default=None, metavar="SHARE", help="dropout while it learns; else the model's own")
+        theirs = "" if defaults else "; else what the model that it goes on from ended with"
+        temperature_of, alpha_of = defaults or (None, None)
+        group.add_argument("--temperature", type=kinds[0], default=temperature_of, metavar=metavar,
+                           help=f"T of the soft targets{through}{theirs}")
+        group.add_argument("--alpha", type=kinds[1], default=alpha_of, metavar=metavar,
+                           help=f"weight of the soft targets{through}; 1 − alpha is the labels'{theirs}")
+        group.add_argument("--hidden-weight", type=not_negative, default=1.0 if defaults else None,
+                           help=f"weight of the hidden-state loss; 0 leaves it out{theirs}")
+        group.add_argument("--dropout", type=fraction, default=None, metavar="SHARE",
+                           help="dropout while it learns" + (theirs or "; else the model's own"))
         return group
 
     def seeds_flag(self, group) -> None:

@@ -43,7 +43,7 @@ def lesson(outputs, batch: dict[str, torch.Tensor], *, temperature: float, alpha
            hidden_weight: float = 0.0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """A student's loss on a batch that the teacher has answered: `distillation_loss` + hidden_weight·`hidden_state_loss`.
 
-    `outputs` are the student's, with hidden states where these count; `batch` is a `teacher_cache.TeacherCollator`'s.
+    `outputs` are the student's, with hidden states where these count; `batch` is a `training.teacher_cache.TeacherCollator`'s.
     """
     loss, terms = distillation_loss(outputs.logits, batch["teacher_logits"], batch["labels"], temperature=temperature, alpha=alpha)
     if hidden_weight:

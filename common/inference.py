@@ -256,6 +256,8 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
     """
     refuse_unspeakable(path)
     onnx = (Path(path) / ONNX_FILE).is_file() or str(checkpoints.read(path).stage).endswith(("_onnx", "_onnx_int8"))
+    if checkpoints.read(path).stage == "lessons":
+        raise UserError(f"{path} holds lessons, and no model: give a checkpoint that learnt from them")
     checkpoint = checkpoints.verify(path)  # first of all: the library that reads tokenizer.json dies on a damaged one
     needed = {"tokenizer.json", "config.json"} | ({ONNX_FILE} if onnx else set())
     missing = needed - checkpoint.manifest["files"].keys()

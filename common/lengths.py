@@ -43,7 +43,7 @@ def trained_on(asked: int | None, parents: list[Checkpoint], *configs) -> int:
         say(f"--max-length {length}: the model reads no more tokens")
     for other in {parent.key: parent for parent in parents}.values():
         if read_by(other) != length:
-            say(f"--max-length {length}: {other.path} was trained with {read_by(other)}")
+            say(f"--max-length {length}: {other.path} was {'answered' if other.stage == 'lessons' else 'trained'} with {read_by(other)}")
     return length
 
 

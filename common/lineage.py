@@ -26,6 +26,8 @@ def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[lis
     skipped: dict[str, str] = {}
     for checkpoint in found:
         theirs = checkpoint.manifest["dataset"]
+        if split_key(checkpoint.stage)[0] not in LABELS:
+            continue  # lessons, which are no model
         if theirs["sha256"] in (None, dataset["sha256"]):
             ours.append(checkpoint)
         else:

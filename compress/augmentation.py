@@ -33,7 +33,6 @@ FAMILIAR = 10  # words of the training set that a word it never uses may stand f
 REPLACED = (0.1, 0.7)  # share of words that give way: drawn between these for each sentence
 DRAWN = 2  # sentences drawn for each that stays
 LONGEST = 40  # words of a crossed sentence's second half
-SEED = "long"  # one for all runs: the teacher labels a set once, and seeds share it
 
 
 def is_english(piece: str) -> bool:
@@ -129,17 +128,17 @@ class Thesaurus:
 
 
 def new_sentences(texts: list[str], inside: list[tuple[int, str]], table: torch.Tensor, vocabulary: dict[str, int],
-                  count: int) -> list[str]:
+                  count: int, seed: int) -> list[str]:
     """`count` distinct sentences made of `texts`; `inside` are (i, phrase) where phrase, another of them, stands in texts[i].
 
-    table (V, D) and vocabulary (piece -> row) are the teacher's word embeddings. Fewer where there are no more to be made, and none
-    where the vocabulary has next to no words of these texts.
+    table (V, D) and vocabulary (piece -> row) are the teacher's word embeddings; `seed` decides what is drawn. Fewer where there are no
+    more to be made, and none where the vocabulary has next to no words of these texts.
     """
     how = writing(texts, vocabulary)
     if how is None:
         return []
     used = {word for text in texts for word in how.split(text)}
-    augmenter = Augmenter(texts, inside if how.blanks else [], Thesaurus(table, vocabulary, used, how.words), how)
+    augmenter = Augmenter(texts, inside if how.blanks else [], Thesaurus(table, vocabulary, used, how.words), seed, how)
     return most_like(texts, augmenter.draw(DRAWN * count), count, how)
 
 
@@ -161,8 +160,8 @@ def most_like(texts: list[str], drawn: list[str], count: int, how: Writing = ENG
 class Augmenter:
     """The moves, over `texts`, the phrases inside them and a thesaurus."""
 
-    def __init__(self, texts: list[str], inside: list[tuple[int, str]], thesaurus: Thesaurus, how: Writing = ENGLISH):
-        self.texts, self.thesaurus, self.how, self.rng = texts, thesaurus, how, random.Random(SEED)
+    def __init__(self, texts: list[str], inside: list[tuple[int, str]], thesaurus: Thesaurus, seed: int, how: Writing = ENGLISH):
+        self.texts, self.thesaurus, self.how, self.rng = texts, thesaurus, how, random.Random(seed)
         self.parts: dict[int, list[str]] = defaultdict(list)
         for i, phrase in sorted(inside):  # their order is that of a set, another one in every process
             if 2 <= len(phrase.split()) <= 0.6 * len(texts[i].split()):

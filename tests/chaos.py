@@ -25,11 +25,13 @@ from bench import finished
 from common import checkpoints, cli, inference
 from training import teacher_cache
 
-SCRIPTS = {"teacher": "5_finetune_teacher.py", "distilled": "6_distill_student.py", "pruned": "8_pruning_with_finetuning.py",
-           "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py", "pruned_qkd_onnx_int8": "11_export_onnx.py"}
-PARENTS = {"teacher": [], "distilled": ["teacher"], "pruned": ["teacher", "distilled"], "pruned_ptq": ["teacher", "distilled", "pruned"],
-           "pruned_qkd": ["teacher", "distilled", "pruned"], "pruned_qkd_onnx_int8": ["distilled", "pruned", "pruned_qkd"]}
-WEIGHTS = (".safetensors", ".onnx")
+SCRIPTS = {"teacher": "5_finetune_teacher.py", "lessons": "make_lessons.py", "distilled": "6_distill_student.py",
+           "pruned": "8_pruning_with_finetuning.py", "pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py",
+           "pruned_qkd_onnx_int8": "11_export_onnx.py"}
+PARENTS = {"teacher": [], "lessons": ["teacher"], "distilled": ["teacher"], "pruned": ["teacher", "distilled"],
+           "pruned_ptq": ["teacher", "distilled", "pruned"], "pruned_qkd": ["teacher", "distilled", "pruned"],
+           "pruned_qkd_onnx_int8": ["distilled", "pruned", "pruned_qkd"]}
+WEIGHTS = (".safetensors", ".onnx", ".parquet")
 
 
 def flags(run: Pipeline, stage: str) -> tuple:
@@ -74,7 +76,7 @@ class Faults:
     def beginning(self, stage: str) -> Pipeline:
         """A run directory in which `stage` is the next to run."""
         self.at += 1
-        return self.run.copy(self.folder / f"try{self.at}", *PARENTS[stage])
+        return self.run.copy(self.folder / f"try{self.at}", *PARENTS[stage], lessons=stage != "lessons")
 
     def interrupted(self, run: Pipeline, stage: str, by: signal.Signals) -> subprocess.Popen:
         """Starts a stage and sends it a signal at a random moment of the time that it takes."""
@@ -138,7 +140,7 @@ class Faults:
             stage = self.rng.choice(list(SCRIPTS))
             with disk(self.folder / f"disk{tried}", 1_000_000) as resize:
                 self.at += 1
-                run = self.run.copy(self.folder / f"disk{tried}" / "run", *PARENTS[stage])
+                run = self.run.copy(self.folder / f"disk{tried}" / "run", *PARENTS[stage], lessons=stage != "lessons")
                 stood = {path: path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()}
                 used = sum(map(len, stood.values())) // 1000
                 resize(used + self.rng.randrange(100, self.kilobytes[stage]))
@@ -165,7 +167,7 @@ class Faults:
         return found
 
     def damage(self, count: int) -> dict:
-        """Flips a bit of a file, or cuts it short, for every file of every kind of checkpoint in turn, and of the teacher's answers."""
+        """Flips a bit of a file, or cuts it short, for every file of every kind of checkpoint in turn, and of the teacher's states."""
         places = [file for path, _ in manifests(self.run.run_dir).values() for file in sorted(path.iterdir()) if file.is_file()]
         places += [file for folder in (self.run.run_dir / "models").glob(".teacher_*") for file in sorted(folder.iterdir())]
         noticed = 0
@@ -186,11 +188,14 @@ class Faults:
         return {"tried": count, "noticed": noticed}
 
     def complaint(self, file: Path) -> str:
-        """What is said when the checkpoint or the part of answers that holds `file` is asked for."""
+        """What is said when the checkpoint or the part of hidden states that holds `file` is asked for."""
         if file.parent.name.startswith(".teacher_"):
             return str(teacher_cache.damaged(file.parent))
         try:
-            inference.open_classifier(file.parent, threads=1)
+            if file.parent.name.startswith("lessons_"):
+                checkpoints.verify(file.parent)
+            else:
+                inference.open_classifier(file.parent, threads=1)
         except cli.UserError as error:
             return str(error)
         return ""

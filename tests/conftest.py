@@ -273,6 +273,7 @@ def rows_of(run) -> dict[str, dict]:
 TRAINING = ("--batch-size", 16, "--evals-per-epoch", 1, "--max-length", 48)
 FLAGS = {
     "5_finetune_teacher.py": ("--fast", "--epochs", 12, "--lr", 1e-3, *TRAINING),
+    "make_lessons.py": ("--fast", "--max-length", 48),
     "6_distill_student.py": ("--fast", "--epochs", 12, "--lr", 1e-3, *TRAINING),
     "8_pruning_with_finetuning.py": ("--fast", "--prune-epochs", 2, "--prune-every", 5, "--epochs", 3, "--lr", 1e-3, *TRAINING),
     "9_quantize_pruned_model.py": ("--fast", "--max-length", 48),
@@ -305,14 +306,18 @@ class Pipeline:
         self.said[note or script] = done
         return done
 
-    def checkpoint(self, stage: str, variant: str = "published") -> Path:
-        return manifests(self.run_dir)[stage, variant][0]
+    def checkpoint(self, stage: str, variant: str | None = None) -> Path:
+        """Where a stage's checkpoint stands, of the variant that a stage without flags makes."""
+        return manifests(self.run_dir)[stage, variant or ("plain" if stage == "lessons" else "published")][0]
 
-    def copy(self, to: Path, *stages: str) -> "Pipeline":
-        """A run directory that holds only these stages (and the pretrained encoder), to be spoilt or continued, in this process."""
+    def copy(self, to: Path, *stages: str, lessons: bool = True) -> "Pipeline":
+        """A run directory that holds only these stages (and the pretrained encoder), to be spoilt or continued, in this process.
+
+        A teacher brings the `lessons` that it answered.
+        """
         (to / "models").mkdir(parents=True)
         shutil.copytree(self.run_dir / "bert-local", to / "bert-local")
-        for stage in stages:
+        for stage in [*stages, *(["lessons"] if lessons and "teacher" in stages else [])]:
             path = self.checkpoint(stage)
             shutil.copytree(path, to / "models" / path.name)
         return Pipeline(to, self.data_dir, self.classes, in_processes=False)

@@ -21,7 +21,7 @@ TABLE = torch.randn(len(VOCABULARY), 8, generator=torch.Generator().manual_seed(
 
 
 def test_new_sentences_are_new_distinct_and_of_the_vocabulary():
-    drawn = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 200)
+    drawn = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 200, 1)
     assert len(set(drawn)) == 200 and not set(drawn) & set(TEXTS)
     words = {word for text in drawn for word in text.split()}
     assert words <= {*VOCABULARY, "and", "but", ","}
@@ -31,20 +31,20 @@ def test_new_sentences_are_new_distinct_and_of_the_vocabulary():
 def test_what_stays_reads_most_like_the_training_set():
     drawn = ["film a fine", "a fine story", "sadly dull every", "a dull film", "the plot is dull and long"]
     assert augmentation.most_like(TEXTS, drawn, 2) == ["a fine story", "the plot is dull and long"], "in their order"
-    stays = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 100)
-    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, {w for t in TEXTS for w in t.split()}))
+    stays = augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 100, 1)
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, {w for t in TEXTS for w in t.split()}), 1)
     assert stays == augmentation.most_like(TEXTS, augmenter.draw(200), 100)
 
 
 def test_a_phrase_gives_way_to_one_that_begins_alike():
-    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)), 1)
     swapped = {augmenter.swap() for _ in range(50)}
     assert "the plot is a dull story in every way" in swapped
     assert all(text.startswith(("the plot is a ", "the cast is dull ")) for text in swapped)
 
 
 def test_a_crossed_sentence_begins_as_one_and_ends_as_another():
-    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
+    augmenter = augmentation.Augmenter(TEXTS, INSIDE, augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)), 1)
     crossed = {augmenter.cross() for _ in range(20_000)}
     assert "a fine story" in crossed, "of the first sentence and the fourth"
     beginnings = {" ".join(text.split()[:n]) for text in TEXTS for n in range(len(text.split()) + 1)}
@@ -54,7 +54,7 @@ def test_a_crossed_sentence_begins_as_one_and_ends_as_another():
 
 
 def test_long_texts_are_taken_more_often():
-    augmenter = augmentation.Augmenter(["fine", "a b c d e f g h i"], [], augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)))
+    augmenter = augmentation.Augmenter(["fine", "a b c d e f g h i"], [], augmentation.Thesaurus(TABLE, VOCABULARY, set(VOCABULARY)), 1)
     drawn = [augmenter.text() for _ in range(1000)]
     assert 50 < drawn.count("fine") < 150, "one word in ten"
 
@@ -71,10 +71,15 @@ def test_thesaurus_knows_the_nearest_by_cosine():
     assert thesaurus.other(",", random.Random(1)) == ","
 
 
+def test_another_seed_draws_others():
+    one, again, other = (augmentation.new_sentences(TEXTS, INSIDE, TABLE, VOCABULARY, 50, seed) for seed in (1, 1, 2))
+    assert one == again and set(one) != set(other)
+
+
 @pytest.mark.slow
 def test_same_sentences_in_every_process():
     script = ("import torch; from tests.test_augmentation import *; "
-              "print(augmentation.new_sentences(TEXTS, list({*INSIDE, (1, 'is a'), (1, 'in every way')}), TABLE, VOCABULARY, 40))")
+              "print(augmentation.new_sentences(TEXTS, list({*INSIDE, (1, 'is a'), (1, 'in every way')}), TABLE, VOCABULARY, 40, 1))")
     told = {subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True,
                            env=environment() | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY / "tests")}).stdout for seed in "123"}
     assert len(told) == 1 and "fine" in told.pop()
@@ -93,6 +98,6 @@ def test_unknown_labels_leave_the_teacher_alone_to_speak():
 
 def test_a_tiny_set_gives_what_it_can_and_ends():
     words = ["good", "bad", "dull"]
-    drawn = augmentation.new_sentences(words, [], torch.randn(3, 8), {word: i for i, word in enumerate(words)}, 200_000)
+    drawn = augmentation.new_sentences(words, [], torch.randn(3, 8), {word: i for i, word in enumerate(words)}, 200_000, 1)
     assert 5 < len(drawn) < 1000 and len(set(drawn)) == len(drawn)
     assert {word for text in drawn for word in text.split()} <= {*words, ",", "and", "but"}

@@ -198,9 +198,13 @@ def test_parent_is_the_very_one_it_was_made_from(tmp_path):
     student = made(tmp_path, "distilled", parents=[old])
     made(tmp_path, lr=5.0)  # a newer teacher that this student never met
     assert checkpoints.parent(tmp_path, student, "teacher").path == old.path
+    far = made(tmp_path / "another", "distilled", parents=[old])
+    assert checkpoints.parent(tmp_path / "another", far, "teacher").path.resolve() == old.path, "of another run"
+    assert checkpoints.parent(tmp_path / "a-third", far, "teacher").path.resolve() == old.path
     stranger = checkpoints.Checkpoint(student.path, student.manifest | {"parents": [{"stage": "teacher", "key": "gone", "path": "x"}]})
-    with pytest.raises(UserError, match="name it with --teacher"):
-        checkpoints.parent(tmp_path, stranger, "teacher")
+    for flag, way_on in ((None, "put it back$"), ("--teacher", "put it back, or name one with --teacher$")):
+        with pytest.raises(UserError, match=way_on):
+            checkpoints.parent(tmp_path, stranger, "teacher", flag=flag)
 
 
 def test_data_sets_are_not_mixed(tmp_path):

@@ -17,7 +17,8 @@ SCRIPTS = {"teacher": "5_finetune_teacher.py", "distilled": "6_distill_student.p
 PARENTS = {"teacher": (), "distilled": ("teacher",), "pruned": ("teacher", "distilled"), "pruned_qkd": ("teacher", "distilled", "pruned")}
 
 # Nothing by chance, and no last batch that is smaller: then two processes' sums are one's, but for their order.
-EVEN = ("--dropout", 0, "--hidden-weight", 0, "--train-sentences", 224)
+EVEN = ("--dropout", 0, "--hidden-weight", 0)
+EVEN_LESSONS = ("--train-sentences", 224)
 
 
 def begin(run, stage: str, *more) -> subprocess.Popen:
@@ -45,6 +46,7 @@ def pruned_by_two(made_once, stages):
 
     def make(folder):
         run = stages.copy(folder / "run", *PARENTS["pruned"])
+        run.run("make_lessons.py", *EVEN_LESSONS)
         run.said["torchrun"] = subprocess.CompletedProcess(["torchrun"], 0, together(run, "pruned", *EVEN))
         return run
 
@@ -64,6 +66,7 @@ def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
     run, said = pruned_by_two, pruned_by_two.said["torchrun"].stdout
     assert said.count("published ") == 1 and said.count("cut: heads") == 1 and left_over(run) == [], said
     alone = stages.copy(tmp_path / "run", *PARENTS["pruned"])
+    alone.run("make_lessons.py", *EVEN_LESSONS)
     alone.run(SCRIPTS["pruned"], "--epochs", 2, *EVEN)
     one, two = (load_file(each.checkpoint("pruned") / "model.safetensors") for each in (alone, run))
     assert {name: weight.shape for name, weight in one.items()} == {name: weight.shape for name, weight in two.items()}
@@ -75,6 +78,7 @@ def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(stages, pruned_by_two, tmp_path):
     run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
+    run.run("make_lessons.py", *EVEN_LESSONS)
     process = begin(run, "pruned", *EVEN)
     work = run.run_dir / "models"
     while process.poll() is None and not list(work.glob(".partial*/work_prune/checkpoint-*/WHOLE")):

@@ -11,7 +11,7 @@ from conftest import REPORT, REPOSITORY, call_script, environment, listing, rewr
 
 from common import checkpoints
 
-TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
+TEACHER, LESSONS, DISTIL, PRUNE = "5_finetune_teacher.py", "make_lessons.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
 PTQ, QAT, EXPORT = "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py"
 
 
@@ -84,12 +84,13 @@ def test_variant_that_was_not_pruned(stages, tmp_path):
 @pytest.mark.parametrize(
     ("script", "flag", "stage", "wanted"),
     [
-        (DISTIL, "--teacher", "distilled", TEACHER),
+        (LESSONS, "--teacher", "distilled", TEACHER),
+        (DISTIL, "--lessons", "teacher", LESSONS),
         (PRUNE, "--student", "teacher", DISTIL),
-        (PRUNE, "--teacher", "distilled", TEACHER),
+        (PRUNE, "--lessons", "teacher", LESSONS),
         (PTQ, "--pruned", "distilled", PRUNE),
         (QAT, "--pruned", "pruned_ptq", PRUNE),
-        (QAT, "--teacher", "pruned", TEACHER),
+        (QAT, "--lessons", "pruned", LESSONS),
     ],
 )
 def test_checkpoint_of_the_wrong_stage(stages, tmp_path, script, flag, stage, wanted):
@@ -100,8 +101,9 @@ def test_checkpoint_of_the_wrong_stage(stages, tmp_path, script, flag, stage, wa
 
 def test_directory_that_is_no_checkpoint(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
-    assert "stage.json" in refused(DISTIL, (*run.flags(DISTIL), "--teacher", run.run_dir / "bert-local"), run.run_dir)
-    assert "nowhere" in refused(DISTIL, (*run.flags(DISTIL), "--teacher", tmp_path / "nowhere"), run.run_dir)
+    for script, flag in ((LESSONS, "--teacher"), (DISTIL, "--lessons")):
+        assert "stage.json" in refused(script, (*run.flags(script), flag, run.run_dir / "bert-local"), run.run_dir)
+        assert "nowhere" in refused(script, (*run.flags(script), flag, tmp_path / "nowhere"), run.run_dir)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -109,7 +111,7 @@ def test_damaged_manifest(stages, tmp_path, named):
     run = stages.copy(tmp_path / "run", "teacher")
     path = run.checkpoint("teacher")
     (path / "stage.json").write_bytes((path / "stage.json").read_bytes()[:200])
-    line = refused(DISTIL, (*run.flags(DISTIL), *(("--teacher", path) if named else ())), run.run_dir)
+    line = refused(LESSONS, (*run.flags(LESSONS), *(("--teacher", path) if named else ())), run.run_dir)
     assert "stage.json is damaged" in line if named else TEACHER in line
 
 
@@ -124,8 +126,11 @@ def test_weights_whose_hash_is_off(stages, tmp_path, script, stage):
 
 
 def test_parent_that_is_gone(stages, tmp_path):
-    run = stages.copy(tmp_path / "run", "distilled")
-    assert "--teacher" in refused(PRUNE, run.flags(PRUNE), run.run_dir)
+    run = stages.copy(tmp_path / "run", "teacher", "distilled")
+    shutil.rmtree(run.checkpoint("teacher"))
+    assert "the teacher checkpoint that" in (line := refused(PRUNE, run.flags(PRUNE), run.run_dir)) and "put it back" in line
+    run = stages.copy(tmp_path / "other", "distilled", "pruned")
+    assert "the lessons checkpoint that" in (line := refused(QAT, run.flags(QAT), run.run_dir)) and "name one with --lessons" in line
 
 
 def test_budget_that_no_model_can_keep(stages, tmp_path):
@@ -262,7 +267,7 @@ def no_torch(tmp_path_factory) -> Path:
     return folder
 
 
-SCRIPTS = [TEACHER, DISTIL, PRUNE, PTQ, QAT, EXPORT, REPORT, "download_model.py", "evaluate_plot.py", "predict.py"]
+SCRIPTS = [TEACHER, LESSONS, DISTIL, PRUNE, PTQ, QAT, EXPORT, REPORT, "download_model.py", "evaluate_plot.py", "predict.py"]
 WRONG = [
     *((script, "--no-such-flag", "1") for script in SCRIPTS),
     *((script, "--source", "moon") for script in SCRIPTS[:-1]),
@@ -276,7 +281,8 @@ WRONG = [
     (PRUNE, "--target-speedup", "0"),
     (PRUNE, "--target-mb", "-1"),
     (PRUNE, "--at-batch", "8"),
-    (PRUNE, "--augment", "0"),
+    (LESSONS, "--augment", "0"),
+    (LESSONS, "--preset", "tiny"),
     (PRUNE, "--spare-pieces", "-1"),
     (PRUNE, "--spare-pieces", "100"),
     (PRUNE, "--preset", "tiny"),
@@ -284,8 +290,8 @@ WRONG = [
     (PRUNE, "--patience", "-1"),
     (EXPORT, "--table-bits", "2"),
     (EXPORT, "--map-bits", "3"),
-    (PRUNE, "--temperature-start", "0"),
-    (PRUNE, "--alpha-end", "2"),
+    (PRUNE, "--temperature", "0:2"),
+    (PRUNE, "--alpha", ".9:2"),
     (DISTIL, "--layers", "0,x"),
     (DISTIL, "--alpha", "-1"),
     (DISTIL, "--temperature", "inf"),

@@ -548,9 +548,12 @@ def test_only_wordpiece_is_cut_and_a_preset_goes_on_without(place, fine_tuned, t
     assert code == 0, err
     assert json.loads((tmp_path / "place/run/teacher_model/config.json").read_text())["pad_token_id"] == 1
     flags = (*at(tmp_path / "place"), "--fast", "--epochs", 1, "--batch-size", 16, "--max-length", 48)
+    for more in ((), ("--preset", "max", "--augment", 50)):
+        code, _, err = call_script("make_lessons.py", *at(tmp_path / "place"), "--fast", "--max-length", 48, *more)
+        assert code == 0, err
     code, out, err = call_script(PRUNE, *flags, "--from-teacher", "--prune-vocab", 0.9)
     assert code == 2 and "only WordPiece vocabularies can be cut" in err and "Unigram" in err and err.count("\n") == 1
-    code, out, err = call_script(PRUNE, *flags, "--preset", "max", "--augment", 50, "--prune-epochs", 1)
+    code, out, err = call_script(PRUNE, *flags, "--preset", "max", "--prune-epochs", 1)
     assert code == 0, err
     assert "only WordPiece vocabularies can be cut" in out and "--preset max leaves it whole" in out
     made = next((tmp_path / "place/run/models").glob("pruning*"))

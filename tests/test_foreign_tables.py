@@ -519,7 +519,7 @@ def test_chinese_sentences_are_made_of_characters():
     rng = random.Random(0)
     texts = ["".join(rng.choices(CHINESE, k=9)) + "，" + "".join(rng.choices(CHINESE, k=4)) for _ in range(300)]
     pieces = ["[PAD]", "the", "of", "com", *CHINESE, *(f"##{sign}" for sign in CHINESE), "佳", "ア"]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 200)
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 200, 1)
     assert len(set(made)) == 200 and not set(made) & set(texts)
     assert {sign for text in made for sign in text} <= {*CHINESE, "，", "佳"} and any("佳" in text for text in made)
 
@@ -529,7 +529,7 @@ def test_russian_sentences_are_made_of_russian_words():
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words[:-1], k=6)) for _ in range(200)]
     pieces = ["the", "and", "но", "##ый", "και", *words]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 100)
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 100, 1)
     assert len(made) == 100 and {word for text in made for word in text.split()} <= {*words, "но"}
     assert any(words[-1] in text for text in made)
 
@@ -538,16 +538,16 @@ def test_latin_texts_of_another_language_are_not_joined_in_english():
     words = ["der", "Film", "ist", "sehr", "langweilig", "aber", "schön", "gespielt", "und", "kurz"]
     rng = random.Random(0)
     texts = [" ".join(rng.choices(words, k=6)) for _ in range(200)]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(words), 8), {piece: i for i, piece in enumerate(words)}, 200)
+    made = augmentation.new_sentences(texts, [], torch.randn(len(words), 8), {piece: i for i, piece in enumerate(words)}, 200, 1)
     assert len(made) == 200 and {word for text in made for word in text.split()} <= {*words, ","}
 
 
 @pytest.mark.parametrize("texts", [["หนังดีมาก", "หนังแย่มาก"], ["这部电影", "好电影"], ["a film", "so it is"], ["💯", "👎 👎"]])
 def test_no_sentences_are_made_where_the_vocabulary_has_no_words(texts):
     pieces = ["[PAD]", "##a", "!", "##หนัง"]
-    assert augmentation.new_sentences(texts, [], torch.randn(4, 8), {piece: i for i, piece in enumerate(pieces)}, 50) == []
+    assert augmentation.new_sentences(texts, [], torch.randn(4, 8), {piece: i for i, piece in enumerate(pieces)}, 50, 1) == []
 
 
 def test_making_sentences_ends_where_no_more_can_be_made():
-    made = augmentation.new_sentences(["film", "good"], [], torch.randn(2, 8), {"film": 0, "good": 1}, 1000)
+    made = augmentation.new_sentences(["film", "good"], [], torch.randn(2, 8), {"film": 0, "good": 1}, 1000, 1)
     assert 0 < len(made) < 1000 and len(made) == len(set(made))

@@ -13,7 +13,8 @@ from common import checkpoints, cli, data, inference, sources
 
 TEACHER, DISTIL, PRUNE, ROUND, ROUND_AND_TRAIN, EXPORT = ("5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py",
                                                           "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py")
-BRIEF = ("--fast", "--epochs", 0.1, "--lr", 1e-3, "--batch-size", 16, "--train-sentences", 64, "--evals-per-epoch", 1)
+BRIEF = ("--fast", "--epochs", 0.1, "--lr", 1e-3, "--batch-size", 16, "--evals-per-epoch", 1)
+MAKE = "make_lessons.py"
 PIECES = ["teacher", "distilled", "pruned", "distilled_ptq", "pruned_ptq", "pruned_qkd", "distilled_onnx", "pruned_qkd_onnx_int8"]
 LONG = "a lovely film and a moving story with a charming cast and a superb script and music by " + "a dull awful boring film " * 40
 
@@ -35,13 +36,13 @@ def read_length(run, stage: str, variant: str = "published") -> int:
 # --- how many tokens are read
 
 def test_a_stage_reads_as_many_tokens_as_its_parent(stages, tmp_path):
-    run = stages.copy(tmp_path / "run", "teacher")
-    for script, flags in ((DISTIL, BRIEF), (PRUNE, (*BRIEF, "--prune-epochs", 0.1)), (ROUND, ()), (ROUND_AND_TRAIN, BRIEF),
+    run = stages.copy(tmp_path / "run", "teacher", lessons=False)
+    for script, flags in ((MAKE, ()), (DISTIL, BRIEF), (PRUNE, (*BRIEF, "--prune-epochs", 0.1)), (ROUND, ()), (ROUND_AND_TRAIN, BRIEF),
                           (EXPORT, ("--precision", "fp32"))):
         code, out, err = of(run, script, *flags)
         assert code == 0 and "--max-length" not in out + err, err
     made = {stage: found[1]["args"]["max_length"] for (stage, _), found in manifests(run.run_dir).items()}
-    assert len(made) == 8 and set(made.values()) == {48}
+    assert len(made) == 9 and set(made.values()) == {48}
     for script, flags in ((ROUND, ()), (EXPORT, ("--precision", "fp32"))):
         code, out, _ = of(run, script, "--max-length", 48, *flags)
         assert code == 0 and out.count("up to date") == 2, "said or inherited, it is the same"
@@ -51,10 +52,12 @@ def test_another_length_is_said_where_a_model_trains_on(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
     code, out, err = of(run, DISTIL, *BRIEF, "--max-length", 24)
     assert code == 0 and f"--max-length 24: {run.checkpoint('teacher')} was trained with 48" in out, err
+    assert f"--max-length 24: {run.checkpoint('lessons')} was answered with 48" in out
     code, out, err = of(run, PRUNE, *BRIEF, "--prune-epochs", 0.1)  # the newest student's, not its teacher's
     assert code == 0 and "--max-length 24" in out and read_length(run, "pruned") == 24, err
-    code, out, err = of(run, PRUNE, *BRIEF, "--prune-epochs", 0, "--preset", "near", "--after", "published", "--target-flops", 1,
-                        "--augment", 20)
+    code, out, err = of(run, MAKE, "--preset", "near", "--augment", 20, "--max-length", 40)
+    assert code == 0 and f"--max-length 40: {run.checkpoint('teacher')} was trained with 48" in out, err
+    code, out, err = of(run, PRUNE, *BRIEF, "--prune-epochs", 0, "--preset", "near", "--after", "published", "--target-flops", 1)
     assert code == 0 and read_length(run, "pruned", "near") == 24, err
 
 
@@ -66,7 +69,7 @@ def test_another_length_is_refused_where_nothing_trains(stages, script, flags):
     assert sorted((stages.run_dir / "models").iterdir()) == before
 
 
-@pytest.mark.parametrize("script", [TEACHER, DISTIL, PRUNE, ROUND_AND_TRAIN])
+@pytest.mark.parametrize("script", [TEACHER, MAKE, DISTIL, PRUNE, ROUND_AND_TRAIN])
 def test_more_tokens_than_positions_are_refused(stages, script):
     assert refused(stages, script, "--max-length", 128) == "error: --max-length 128: the model reads at most 64 tokens\n"
 
@@ -173,8 +176,8 @@ def test_the_identity_of_a_start_is_of_every_file_that_is_read(tmp_path, name):
 
 # --- the key
 
-@pytest.mark.parametrize(("script", "made"), [(TEACHER, "teacher"), (DISTIL, "distilled"), (PRUNE, "pruned"), (ROUND, "pruned_ptq"),
-                                              (ROUND_AND_TRAIN, "pruned_qkd"), (EXPORT, "pruned_qkd_onnx_int8")])
+@pytest.mark.parametrize(("script", "made"), [(TEACHER, "teacher"), (MAKE, "lessons"), (DISTIL, "distilled"), (PRUNE, "pruned"),
+                                              (ROUND, "pruned_ptq"), (ROUND_AND_TRAIN, "pruned_qkd"), (EXPORT, "pruned_qkd_onnx_int8")])
 def test_every_flag_is_in_the_key_or_has_a_reason_not_to_be(pipeline, monkeypatch, script, made):
     flags = set()
 
@@ -184,7 +187,7 @@ def test_every_flag_is_in_the_key_or_has_a_reason_not_to_be(pipeline, monkeypatc
 
     monkeypatch.setattr(cli.StageParser, "parse_args", watched)
     load_script(script).parse_args([])
-    asked = set(manifests(pipeline.run_dir)[made, "published"][1]["args"])
+    asked = set(manifests(pipeline.run_dir)[made, "plain" if made == "lessons" else "published"][1]["args"])
     unseen = {"fast"} if script == EXPORT else set()  # there it is a note alone
     assert len(flags) > 8 and flags - asked - unseen <= set(checkpoints.NOT_IN_KEY)
     assert all(reason.strip() for reason in checkpoints.NOT_IN_KEY.values())
@@ -240,7 +243,7 @@ def test_another_seed_or_variant_than_the_models_own_is_refused(of_seed_3, scrip
     (PRUNE, "--preset max --after near --from-teacher", "--from-teacher"),
     (PRUNE, "--prune-epochs 0 --prune-lr 1e-4", "--prune-lr"),
     (PRUNE, "--prune-epochs 0 --importance l2 --head-sparsity 0.2", "--importance, --head-sparsity"),
-    (PRUNE, "--alpha-start 0 --alpha-end 0 --augment 5", "--augment"),
+    (PRUNE, "--alpha 0 --temperature 3:1", "--temperature"),
     (EXPORT, "--precision fp32 --table-bits 4", "--table-bits"),
     (EXPORT, "--precision fp32 --calibration-sentences 9 --map-bits 4", "--calibration-sentences, --map-bits"),
     (REPORT, "--seed 3", "--seed"),

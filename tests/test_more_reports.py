@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment, load_script, report_of, rewrite_manifest, run_script
-from test_errors import DISTIL, PRUNE, QAT, TEACHER, refused
+from test_errors import DISTIL, LESSONS, PRUNE, QAT, TEACHER, refused
 
 import compact
 from common import checkpoints, facts, inference, inspection, obstacles
@@ -234,7 +234,7 @@ def test_a_model_that_answers_no_number_is_refused_by_all_who_ask_it(stages, tmp
     code, out, err = call_script(COMPARE, broken, "--run-dir", run.run_dir, "--data-dir", run.data_dir)
     assert code == 0 and "accuracy of broken left out: broken answers 200 of 200 texts with NaN" in out, err
     if stage == "teacher":
-        assert "answers with NaN" in said_by(DISTIL, (*run.flags(DISTIL), "--teacher", broken))
+        assert "answers with NaN" in said_by(LESSONS, (*run.flags(LESSONS), "--teacher", broken))
 
 
 def said_by(script, flags):
@@ -272,7 +272,7 @@ def test_a_loss_that_is_none_at_the_first_step_is_not_blamed_on_the_learning_rat
     *((script, f"--seed {seed}", f"--seed: {seed} is outside 0…4294967295") for script in (TEACHER, PRUNE) for seed in (-1, 2**32)),
     (DISTIL, "--seed 4294967295 --seeds 2", "the last would be 4294967296"), (QAT, "--seed 4294967290 --seeds 7", "begin with a smaller"),
     *((script, flags, "the name is empty") for script, flags in (
-        (TEACHER, "--data-dir="), (TEACHER, "--run-dir="), (TEACHER, "--init="), (DISTIL, "--teacher="), (PRUNE, "--student="),
+        (TEACHER, "--data-dir="), (TEACHER, "--run-dir="), (TEACHER, "--init="), (LESSONS, "--teacher="), (PRUNE, "--student="),
         (REPORT, "--output-dir="), ("predict.py", "--file="), ("predict.py", "--checkpoint= x"), ("download_model.py", "--run-dir=")))])
 def test_a_flag_that_cannot_be_meant_is_refused_at_once(script, flags, says):
     code, out, err = call_script(script, *flags.split())
@@ -366,7 +366,7 @@ def test_what_looks_like_no_texts_is_said_once_and_answered(content, hints, caps
 # --- files where directories are expected, and the other way round
 
 
-@pytest.mark.parametrize(("script", "place"), [(DISTIL, "models"), (COMPARE, "results"), (REPORT, "final_report.md"), (REPORT, "models")])
+@pytest.mark.parametrize(("script", "place"), [(LESSONS, "models"), (COMPARE, "results"), (REPORT, "final_report.md"), (REPORT, "models")])
 def test_what_stands_in_the_way_is_named(pipeline, tmp_path, script, place):
     run = pipeline.copy(tmp_path / "run", "teacher")
     at = run.run_dir / place
@@ -374,7 +374,7 @@ def test_what_stands_in_the_way_is_named(pipeline, tmp_path, script, place):
     if place == "models":
         model = shutil.move(run.checkpoint("teacher"), tmp_path / "teacher")
         shutil.rmtree(at)
-        flags += ["--teacher", model] if script == DISTIL else []
+        flags += ["--teacher", model] if script == LESSONS else []
     if place.endswith(".md"):
         flags += REPORT_FLAGS
         at.mkdir()

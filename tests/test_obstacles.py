@@ -96,9 +96,9 @@ def disk() -> FailingDisk:
                          [pytest.param(stage, 40, marks=pytest.mark.long) for stage in SCRIPTS])
 def test_a_disk_that_fills_up_anywhere_loses_nothing(stages, tmp_path, disk, stage, moments):
     """Each try goes on from the last one's, and gets further: what it begins with is what the disk had room for before."""
-    script, undisturbed = SCRIPTS[stage], stages.copy(tmp_path / "undisturbed", *PARENTS[stage])
+    script, undisturbed = SCRIPTS[stage], stages.copy(tmp_path / "undisturbed", *PARENTS[stage], lessons=stage != "lessons")
     assert disk.run(script, undisturbed.flags(script), undisturbed.run_dir, None)[0] == 0
-    run, every = stages.copy(tmp_path / "run", *PARENTS[stage]), max(1, disk.begun // moments)
+    run, every = stages.copy(tmp_path / "run", *PARENTS[stage], lessons=stage != "lessons"), max(1, disk.begun // moments)
     stood = {path: path.read_bytes() for path in run.run_dir.rglob("*") if path.is_file()}
     room, full = 0, 0
     while (ended := disk.run(script, run.flags(script), run.run_dir, room))[0] != 0:

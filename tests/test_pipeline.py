@@ -62,6 +62,7 @@ ROW_KEYS = {
 def test_every_stage_published_one_checkpoint_under_its_name(stages):
     prefixes = {
         "teacher": "finetuned_teacher_",
+        "lessons": "lessons_",
         "distilled": "distilled_student_",
         "pruned": "pruning_with_finetuning_",
         "pruned_ptq": "pruned_quantized_ptq_fast_",
@@ -70,7 +71,7 @@ def test_every_stage_published_one_checkpoint_under_its_name(stages):
     }
     found = manifests(stages.run_dir)
     for stage, prefix in prefixes.items():
-        assert re.fullmatch(prefix + r"\d{8}_\d{6}(_\d+)?", found[stage, "published"][0].name)
+        assert re.fullmatch(prefix + r"\d{8}_\d{6}(_\d+)?", stages.checkpoint(stage).name)
     assert not list((stages.run_dir / "models").glob("*partial*")) and not list((stages.run_dir / "models").glob(".partial*"))
     for link, stage in (
         ("teacher_model", "teacher"),

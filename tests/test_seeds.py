@@ -83,15 +83,16 @@ def test_a_damaged_seed_is_left_out_and_named(seeds):
 
 @pytest.mark.parametrize(("script", "parents", "made"), [
     ("5_finetune_teacher.py", (), ["teacher"]),
+    ("make_lessons.py", ("teacher",), ["lessons"]),
     ("6_distill_student.py", ("teacher",), ["distilled"]),
     ("8_pruning_with_finetuning.py", ("teacher", "distilled"), ["pruned"]),
     ("9_quantize_pruned_model.py", ("distilled", "pruned"), ["distilled_ptq", "pruned_ptq"]),
     ("10_qat_kd_4bit.py", ("teacher", "distilled", "pruned"), ["pruned_qkd"]),
     ("11_export_onnx.py", ("distilled", "pruned", "pruned_qkd"), ["distilled_onnx_int8", "pruned_qkd_onnx", "pruned_qkd_onnx_int8"])])
 def test_the_same_seed_gives_the_same_bytes(pipeline, tmp_path, script, parents, made):
-    again = pipeline.copy(tmp_path / "run", *parents)
+    again = pipeline.copy(tmp_path / "run", *parents, lessons=made != ["lessons"])
     again.run(script, "--max-length", 48)
     for stage in made:
         one, other = (run.checkpoint(stage) for run in (pipeline, again))
-        weights = [path.name for path in one.iterdir() if path.suffix in (".safetensors", ".onnx")]
+        weights = [path.name for path in one.iterdir() if path.suffix in (".safetensors", ".onnx", ".parquet")]
         assert weights and all((one / name).read_bytes() == (other / name).read_bytes() for name in weights), stage

@@ -6,11 +6,11 @@ import signal
 
 import pytest
 import torch
-from conftest import make_sentences, tiny_distilbert
+from conftest import make_sentences, random_batch, tiny_bert, tiny_compact, tiny_distilbert
 
 from common import checkpoints, data
 from common.cli import UserError
-from training.trainer import WHOLE, StageTrainer, _Stopper, best_accuracy, fit, last_whole, make_trainer
+from training.trainer import WHOLE, StageTrainer, _Stopper, best_accuracy, fit, last_whole, make_trainer, set_dropout
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 1, "validation": 1, "dev": 1}
 
@@ -200,3 +200,25 @@ def test_a_second_signal_stops_at_once(kind):
                 os.kill(os.getpid(), kind)
     finally:
         signal.signal(kind, before)
+
+
+@pytest.mark.parametrize("make", [tiny_distilbert, tiny_compact, tiny_bert])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_dropout_is_set_everywhere_it_falls_attention_among_it(make, attention):
+    model, batch = make().train(), random_batch()
+    model.set_attn_implementation(attention)
+
+    def answers(only_attention: bool = False):
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Dropout) and only_attention and "attention" not in name:
+                module.p = 0.0
+        return [model(**batch).logits for _ in range(2)]
+
+    settings = model.config.to_dict()
+    set_dropout(model, 0.0)
+    assert torch.equal(*answers())
+    set_dropout(model, 0.5)
+    assert not torch.equal(*answers())
+    set_dropout(model, None)
+    assert not torch.equal(*answers(only_attention=True)), "attention's own shares fall too, and None leaves all as it is"
+    assert model.config.to_dict() == settings, "what is published keeps its own"

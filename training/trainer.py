@@ -170,6 +170,13 @@ def prepare(seed: int) -> None:
     transformers.set_seed(seed)
 
 
+def set_dropout(model: torch.nn.Module, share: float | None) -> None:
+    """Sets every dropout of a model, attention's too, whichever way that is computed; with None they stay. Its configuration stays."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout) and share is not None:
+            module.p = share
+
+
 def keep_freed_memory() -> None:
     """Lets glibc keep large freed blocks: by default an embedding table's gradient goes back to the system after every step.
 

@@ -1,0 +1,148 @@
+"""Lessons: texts to learn from with the teacher's answer to each, as make_lessons.py publishes them.
+
+`lessons.parquet` has a row a text: text (string), label (int64; -100 where nobody labelled it), logits (list of K float32).
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common import checkpoints, recipes
+from common.checkpoints import Checkpoint, load_model, load_tokenizer
+from common.cli import UserError
+from common.data import Collator, Split, tokenise
+from common.encoders import load_config
+from common.facts import sha256_json
+from training import precision
+
+FILE = "lessons.parquet"
+BATCH = 128
+PART = 50_000  # texts that a kill costs at most
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a checkpoint of make_lessons.py holds: S texts with their labels, the teacher's logits (S, K), and who that teacher is."""
+
+    checkpoint: Checkpoint
+    sentences: Split
+    logits: np.ndarray
+    teacher: Checkpoint
+
+
+# --- reading and writing
+
+def find(run_dir: Path, named: Path | None, variant: str, seed: int | None = None, model: Checkpoint | None = None) -> Checkpoint:
+    """The lessons named by a flag, else the newest of a variant and of the teacher of `model`; those of `seed` come first. Verified.
+
+    A model's teacher is the one that it learnt from, a teacher's is itself, and without a model it is the newest (of the seed, if there
+    is one). Raises UserError where there are none, and where the named ones are another teacher's.
+    """
+    if named is not None:
+        lessons = checkpoints.find(run_dir, "lessons", named)
+        if model is not None:
+            same_teacher(lessons, model)
+        return lessons
+    if model is None:
+        model = checkpoints.find(run_dir, "teacher", seed=seed)
+    answered = [c for c in checkpoints.published(run_dir)
+                if c.stage == "lessons" and c.variant == variant and c.parent_key("teacher") == teacher_key(model)]
+    if answered:
+        return checkpoints.verify(min(answered, key=lambda c: c.manifest["seed"] != seed).path)  # of equals, the first: the newest
+    preset = next((recipe.name for recipe in recipes.read().values() if recipe.lessons == variant), None)
+    whose = f"the teacher {model.path.name}" if model.stage == "teacher" else f"the teacher of {model.path.name}"
+    raise UserError(f"no lessons of variant '{variant}' of {whose} under {Path(run_dir) / 'models'}: run python make_lessons.py" +
+                    (f" --preset {preset}" if preset else "") + " first")
+
+
+def teacher_key(model: Checkpoint) -> str | None:
+    """The key of the teacher that a model learnt from; a teacher's is its own."""
+    return model.key if model.stage == "teacher" else model.parent_key("teacher")
+
+
+def same_teacher(lessons: Checkpoint, model: Checkpoint) -> None:
+    """Refuses lessons of another teacher than a model's own."""
+    if lessons.parent_key("teacher") != teacher_key(model):
+        raise UserError(f"{lessons.path} holds the answers of another teacher than {model.path} has: leave --lessons out, or ask that "
+                        "teacher (python make_lessons.py --teacher DIR)")
+
+
+def read(run_dir: Path, checkpoint: Checkpoint) -> Lessons:
+    """What a checkpoint holds. Raises UserError where its teacher is gone."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(checkpoint.path / FILE)
+    logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    sentences = Split(table["text"].to_pylist(), table["label"].to_pylist())
+    return Lessons(checkpoint, sentences, logits.reshape(len(sentences), -1), checkpoints.parent(run_dir, checkpoint, "teacher"))
+
+
+def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
+    """Writes the texts, their labels and the teacher's logits (S, K) as `folder`/lessons.parquet: the same bytes for the same lessons."""
+    import pyarrow.parquet
+
+    ends = pyarrow.array(np.arange(0, logits.size + 1, logits.shape[1], dtype=np.int32))
+    columns = {"text": pyarrow.array(sentences.texts, pyarrow.string()), "label": pyarrow.array(sentences.labels, pyarrow.int64()),
+               "logits": pyarrow.ListArray.from_arrays(ends, pyarrow.array(logits.ravel(), pyarrow.float32()))}
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / FILE, compression="zstd")
+
+
+# --- asking the teacher
+
+def answers(teacher: Checkpoint, texts: list[str], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
+    """The teacher's logits (S, K) for `texts`, each cut at `max_length` tokens; it reads them in its own spelling.
+
+    Every PART texts they are kept in `folder`, where another try finds them. Raises UserError for a precision that this processor has
+    no units for, and where the teacher answers no numbers.
+    """
+    precision.check(matmul_precision)
+    tokenizer, parts = load_tokenizer(teacher.path), []
+    for start in range(0, len(texts), PART):
+        part = texts[start:start + PART]
+        file = folder / f"{sha256_json(part)[:16]}.npy"
+        if not file.is_file():
+            shown = tokenise(tokenizer, Split(part, [0] * len(part)), max_length)
+            logits = np.empty((len(part), load_config(teacher.path).num_labels), dtype=np.float32)
+            for rows, out in ask(teacher, shown, tokenizer.pad_token_id, matmul_precision):
+                logits[rows] = out.logits.float().cpu().numpy()
+            _keep(file, logits)
+        parts.append(np.load(file))
+    return np.concatenate(parts)
+
+
+def _keep(file: Path, logits: np.ndarray) -> None:
+    """Writes an array so that a kill, or a machine that goes down, leaves all of it or none."""
+    fresh = file.with_suffix(".new")
+    with open(fresh, "wb") as handle:
+        np.save(handle, logits)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(fresh, file)
+
+
+@torch.no_grad()
+def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hidden_states: bool = False) -> Iterator[tuple]:
+    """Yields (rows of `shown`, the teacher's outputs on them), longest sentences first, until it has answered all.
+
+    `shown` are sentences as `data.tokenise` gives them. Raises UserError where the teacher answers NaN or infinite numbers.
+    """
+    model = load_model(teacher.path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    columns = {name: shown[name][:] for name in shown.column_names}  # a row at a time costs as long as the teacher takes on a GPU
+    order = sorted(range(len(shown)), key=lambda i: -len(columns["input_ids"][i]))
+    collate = Collator(pad_token_id)
+    with precision.products(matmul_precision, model), precision.kept_short(matmul_precision, device.type):
+        for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
+            rows = order[start:start + BATCH]
+            batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
+            out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
+                        output_hidden_states=hidden_states)
+            if not torch.isfinite(out.logits).all():
+                raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
+            yield rows, out
