@@ -48,7 +48,8 @@ def parse_args(argv=None):
     group.add_argument("--structure-of", default=None, metavar="NAME|DIR",
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
-    group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default="l2+kd_grad", help="what scores heads and neurons")
+    group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
+                       help="what scores heads and neurons; else l2+kd_grad, and kd_grad where they share a budget")
     parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0,
                   help="epochs of warming up and pruning; 0 prunes nothing: the same model learns on")
     group.add_argument("--prune-to", type=cli.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
@@ -66,7 +67,6 @@ def parse_args(argv=None):
     parser.distillation_flags(("10:2", "0.9:0.2"), moves=True)
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", sentences=False)
     args = parser.parse(argv, stage="prune")
-    preset = recipes.read()[args.variant]
     goals = {"--sparsity": args.sparsity, "--budget": args.budget, "--structure-of": args.structure_of}
     typed = parser.typed(goals)
     if len(typed) > 1:
@@ -82,7 +82,8 @@ def parse_args(argv=None):
         (f"--prune-to --prune-lr --importance {' '.join(goals)}", not args.prune_epochs, "with --prune-epochs 0, which prunes nothing"))
     if args.prune_to <= WARM_UP:
         parser.error(f"--prune-to {args.prune_to:g}: give more than {WARM_UP}, up to which nothing is pruned yet")
-    return cli.replaced(args, preset=args.variant, variant=args.name or args.variant, lesson_name=preset.lessons)
+    return cli.replaced(args, preset=args.variant, variant=args.name or args.variant, importance=args.importance or
+                        ("l2+kd_grad" if args.sparsity else "kd_grad"))
 
 
 def main(args):
@@ -99,7 +100,7 @@ def main(args):
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
-    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, args.lesson_name, args.seed, source))
+    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
@@ -110,7 +111,7 @@ def main(args):
     goal, other = goals.of(args, plan.shape, taught.teacher, corpus.validation.texts)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
-                              decides=goals.machine_of(goal))
+                              decides=goals.latencies(goal))
     if stage.done:
         return
     prepare(args.seed)
@@ -121,8 +122,9 @@ def main(args):
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation, held_out = (data.tokenise(tokenizer, part, args.max_length) for part in (corpus.validation, corpus.held_out))
     pairs = teacher_cache.paired_layers(source, model.config, taught.teacher, args.hidden_weight)
-    hidden_weight = args.hidden_weight if pairs else 0.0
-    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, teacher_cache.hidden_states(...))
+    hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, pairs, args.matmul_precision)
+    hidden_weight = args.hidden_weight if hidden else 0.0
+    collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
     judges = [collator([train[i] for i in range(at, min(at + 32, len(train)))]) for at in range(0, min(JUDGES, len(train)), 32)]
     # Behind another model the order of lessons goes on with the next pass: the same again would be known by heart.
     passed = source.manifest["metrics"].get("passes", 0)
@@ -183,19 +185,19 @@ def main(args):
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     tried = []
     if args.tries > 1:
-        answers = inspection.answers(checkpoints.load_model(taught.teacher.path), *lessons.shown(taught.teacher, corpus.held_out))
+        answers = torch.from_numpy(lessons.answers_to(taught.teacher, corpus.held_out.texts, args))
         gates, cuts = Gates.attach(judged := copy.deepcopy(model)), {}
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)
-        structures = search.candidates(gates.scores("curvature", judged), goal.budgets, args.tries)
+        structures = search.candidates(gates.scores("curvature", judged, chance), goal.budgets, args.tries)
         brief = SEARCHED * (args.prune_epochs + args.epochs) / search.cost(len(structures))
 
         def distance(structure, round: int) -> float:
             """KL to the teacher on held-out texts, once a structure has learnt for `brief` · 2^round epochs."""
             name = f"try{structures.index(structure)}"
             if structure not in cuts:
-                model_of = copy.deepcopy(model)
-                cuts[structure] = cut(model_of, prune(model_of, structure, f"{name}_prune", brief / 4))
+                whole = copy.deepcopy(model)
+                cuts[structure] = cut(whole, prune(whole, structure, f"{name}_prune", brief / 4))
             recover(*cuts[structure], f"{name}_recover{round}", brief * 2**round)
             return inspection.divergence(inspection.answers(cuts[structure][0], held_out, collator), answers)
 

@@ -67,7 +67,7 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
     import compact
     from common import checkpoints, data, encoders
-    from compress import masking
+    from compress.gates import Gates
     from training import lessons, teacher_cache
 
     model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
@@ -89,7 +89,7 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
     grouped = data.length_grouped_order(data.lengths(train), batch_size, 0, 0)
     student = encoders.distilbert_of_teacher(model, list(model.config.label2id))
     gated = compact.from_distilbert(student)
-    masking.attach(gated)  # ours alone pays for gates
+    Gates.attach(gated)  # ours alone pays for gates
     return {"padded": Way(copy.deepcopy(student), [padded(batch) for batch in dynamic], model), "dynamic": Way(student, dynamic, model),
             "ours": Way(gated, batches(grouped, teacher_cache.TeacherCollator(tokenizer.pad_token_id, logits)))}, filling
 

@@ -1,87 +1,154 @@
-"""A budget or two for heads, neurons and whole blocks: which units may stay so that the model costs what was asked. Pure numbers.
+"""A budget or more for heads, neurons and whole blocks: which units may stay so that the model costs what was asked. Pure numbers.
 
-A block is one layer's attention (its units are heads) or FFN (its units are neurons). L layers, U units in a block, C cost levels.
+A block is one layer's attention (its units are heads) or FFN (its units are neurons). L layers, U units in a block, M budgets.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from compress.costs import Bytes, Flops, Latency, total
 
-LEVELS = 4000  # that a budget is divided into: costs are rounded up to one of them
 STEP, MANY = 8, 64  # a block of many units keeps them in such steps: kernels like it, and there are fewer choices
-DECADES, BISECTIONS = 10, 10  # in which the price of a second budget is looked for
 REVIVED = 1e-6  # what a pruned unit's worth counts: it comes back only to use up what nothing alive fits into
+GAP = 1e-3  # what the solver may lose at most, of the least loss there is: a proof of the last bit takes it minutes at times
+SLACK = 1e-6  # of a budget, that stays free: the solver's own tolerance, else what it returns may be over by as much
+SCALE = 1e3  # what a budget and the loss are in the solver's numbers, so that its absolute tolerances are far below GAP
 
 
-def allocate(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -> list[int]:
-    """How many units each block keeps: the least sum of losses whose costs stay within `budget`.
+class _Knapsack:
+    """One choice from each block, so that losses add up to the least and costs stay within M rooms (multiple choice, M dimensions).
 
-    losses[b][n]: what is lost if block b keeps its best n units, n = 0…U; costs[b][n]: what those cost. Costs needn't be
-    proportional to n, so a block whose first unit is dear (a whole layer's latency) is emptied before a cheap one. Solved as the
-    multiple-choice knapsack it is, by dynamic programming over blocks (as SPDY and ZipLM do; Kurtic et al. 2023, section 3.2).
-    Raises ValueError where even the cheapest choice costs more than the budget. Costs are rounded up to budget / LEVELS.
+    losses[b][n]: what is lost by block b's choice n; costs[m][b][n]: what it costs by measure m, infinite where it is forbidden.
     """
-    if sum(min(cost) for cost in costs) > budget:
-        raise ValueError(f"the cheapest model costs {sum(min(cost) for cost in costs):g}, the budget is {budget:g}")
-    unit = max(budget, 1e-9) / LEVELS
-    best = np.zeros(LEVELS + 1)  # (C,): the least loss of the blocks so far within each cost
-    choices = []
-    for loss, cost in zip(losses, costs, strict=True):
-        weight = np.ceil(np.minimum(np.asarray(cost) / unit - 1e-9, LEVELS + 1)).astype(int)  # (U + 1,)
-        after, choice = np.full(LEVELS + 1, np.inf), np.full(LEVELS + 1, -1)
-        for n in np.flatnonzero(weight <= LEVELS):
-            total = best[:LEVELS + 1 - weight[n]] + loss[n]
-            better = total < after[weight[n]:]
-            after[weight[n]:][better] = total[better]
-            choice[weight[n]:][better] = n
-        best = after
-        choices.append((choice, weight))
-    if not np.isfinite(best[-1]):  # rounded up, even the cheapest choices are too dear
-        raise ValueError(f"the budget of {budget:g} is within rounding of the cheapest model's cost")
-    left, kept = LEVELS, list[int]()
-    for choice, weight in reversed(choices):
-        kept.append(int(choice[left]))
-        left -= weight[kept[-1]]
-    return kept[::-1]
 
+    def __init__(self, losses: list[np.ndarray], costs: list[list[np.ndarray]], rooms: list[float]):
+        self.block = np.repeat(np.arange(len(losses)), [len(loss) for loss in losses])  # (C,): of all choices of all blocks
+        self.first = np.searchsorted(self.block, np.arange(len(losses)))  # (B,): the index of each block's first
+        self.loss = np.concatenate(losses)
+        self.cost = np.stack([np.concatenate(cost) / max(room, 1e-300) for cost, room in zip(costs, rooms, strict=True)])  # (M, C)
+        self.choices = self._undominated(np.flatnonzero((self.cost <= 1 - SLACK).all(0)))
+        self.possible = min(rooms) > 0 and len(np.unique(self.block[self.choices])) == len(losses)  # else a block fits with no choice
 
-def sum_of(blocks: list[np.ndarray], chosen: list[int]) -> float:
-    """The sum over blocks of what stands at each block's choice."""
-    return sum(float(block[n]) for block, n in zip(blocks, chosen, strict=True))
+    def _undominated(self, choices: np.ndarray) -> np.ndarray:
+        """`choices` without those of which a neighbour in the block loses no more and costs no more."""
+        one, next_one = choices[:-1], choices[1:]
+        together = self.block[one] == self.block[next_one]
+        dearer = (self.cost[:, next_one] >= self.cost[:, one]).all(0) & (self.loss[next_one] >= self.loss[one])
+        worse = (self.cost[:, next_one] <= self.cost[:, one]).all(0) & (self.loss[next_one] < self.loss[one])
+        dropped = np.append(False, together & dearer) | np.append(together & worse, False)
+        return choices[~dropped]
 
+    def _one_each(self) -> sparse.csr_array:
+        """(B, C): which choices are of which block."""
+        return sparse.csr_array((np.ones(len(self.choices)), (self.block[self.choices], np.arange(len(self.choices)))))
 
-def allocate_both(losses: list[np.ndarray], costs: list[np.ndarray], budget: float, beside: list[np.ndarray],
-                  second: float) -> list[int] | None:
-    """As `allocate`, where what units cost by another measure, `beside`, must stay within `second` too; None where it can't.
+    def _of_each(self, choices: np.ndarray) -> np.ndarray:
+        """(B,): the first, and so the cheapest, that each block has among `choices`."""
+        return choices[np.searchsorted(self.block[choices], np.arange(len(self.first)))]
 
-    That cost is added to the losses at the least rate at which the second budget holds: a Lagrange multiplier, found by bisection.
-    """
-    chosen = allocate(losses, costs, budget)
-    finite = [np.where(np.isfinite(cost), cost, 0.0) for cost in beside]  # what is forbidden, `costs` forbid
-    if sum_of(finite, chosen) <= second:
-        return chosen
-    if second <= 0:
+    def _priced(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(loss and cost of each open choice (C,), the least of each block (B,)) where costs are paid at `rates`."""
+        priced = self.loss[self.choices] + rates @ self.cost[:, self.choices]
+        return priced, np.minimum.reduceat(priced, np.searchsorted(self.block[self.choices], np.arange(len(self.first))))
+
+    def bound(self, rates: np.ndarray) -> float:
+        """A loss that no solution is below: the Lagrangian at these rates (M,), which say what a whole room is worth in loss."""
+        return float(self._priced(rates)[1].sum() - rates.sum())
+
+    def _good_enough(self, rates: np.ndarray, loss: float) -> bool:
+        """Whether a loss is within GAP of the least there is, as far as the bound at these rates tells."""
+        return loss - self.bound(rates) <= GAP * loss
+
+    def _close(self, rates: np.ndarray, loss: float) -> bool:
+        """Closes all choices whose Lagrangian is above `loss`: no better solution has one of them. Some hundred of thousands stay open.
+
+        Whether each block has one left: else there is no better solution.
+        """
+        priced, least = self._priced(rates)
+        left = self.choices[self.bound(rates) + priced - least[self.block[self.choices]] <= loss * (1 + SLACK)]
+        whole = len(np.unique(self.block[left])) == len(self.first)
+        self.choices = left if whole else self.choices
+        return whole
+
+    def relaxed(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(rates (M,), a solution (B,)) by the linear problem, which may mix choices: of these the solution takes the cheapest.
+
+        None where nothing fits.
+        """
+        scale, taken, rates = float(self.loss[self.choices].max()), self._of_each(self.choices), np.zeros(len(self.cost))
+        while scale > 0:
+            found = linprog(SCALE * self.loss[self.choices] / scale, A_ub=SCALE * self.cost[:, self.choices],
+                            b_ub=np.full(len(self.cost), SCALE * (1 - SLACK)), A_eq=self._one_each(), b_eq=np.ones(len(self.first)),
+                            method="highs")
+            if found.status != 0:
+                return None
+            rates, before = -found.ineqlin.marginals * scale, scale
+            taken = self._of_each(self.choices[found.x > 1e-9])
+            scale = float(self.loss[taken].sum())
+            self.choices = self.choices[self.loss[self.choices] <= scale]
+            if scale > before / SCALE:
+                break  # else once more in units of this loss, which was hardly more than the solver's tolerance
+        return rates, taken
+
+    def rounded(self, rates: np.ndarray) -> np.ndarray | None:
+        """A solution (B,): the choices of least Lagrangian, at rates that rise until they fit; None where these don't get there."""
+        for rise in 1.02 ** np.arange(200):
+            priced, least = self._priced(rise * rates)
+            taken = self._of_each(self.choices[priced <= least[self.block[self.choices]]])
+            if (self.cost[:, taken].sum(1) <= 1 - SLACK).all():
+                return taken
         return None
 
-    def at_rate(power: float) -> list[int]:
-        return allocate([loss + 10.0**power * cost for loss, cost in zip(losses, finite, strict=True)], costs, budget)
+    def solved(self, rates: np.ndarray | None = None, below: float = np.inf) -> tuple[float, list[int]] | None:
+        """(the least loss, within GAP, each block's choice); None where nothing fits, or nothing loses less than `below`.
 
-    scale = float(np.log10(max(sum(loss[0] for loss in losses), 1e-300) / second))
-    low, high = scale - DECADES, scale + 2
-    chosen = at_rate(high)
-    if sum_of(finite, chosen) > second:
-        return None
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        fewer = at_rate(middle)
-        if sum_of(finite, fewer) <= second:
-            chosen, high = fewer, middle
-        else:
-            low = middle
-    return chosen
+        `rates` of a problem that is nearly this one save most of the work.
+        """
+        best, solution = below, None
+
+        def found(taken: np.ndarray | None) -> None:
+            """Takes a solution that is better than the best until now."""
+            nonlocal best, solution
+            if taken is not None and self.loss[taken].sum() < best and (self.cost[:, taken].sum(1) <= 1).all():
+                best, solution = float(self.loss[taken].sum()), (taken - self.first).tolist()
+
+        def result() -> tuple[float, list[int]] | None:
+            return None if solution is None else (best, solution)
+
+        if rates is not None:
+            found(self.rounded(rates))
+            if self._good_enough(rates, best) or not self._close(rates, best):
+                return result()
+        relaxed = self.relaxed()
+        if relaxed is None:
+            return result()
+        found(relaxed[1])
+        if self._good_enough(relaxed[0], best) or not self._close(relaxed[0], best):
+            return result()
+        mixed = milp(SCALE * self.loss[self.choices] / best, integrality=np.ones(len(self.choices)), bounds=Bounds(0, 1),
+                     constraints=[LinearConstraint(SCALE * self.cost[:, self.choices], -np.inf, SCALE * (1 - SLACK)),
+                                  LinearConstraint(self._one_each(), 1, 1)], options={"mip_rel_gap": GAP})
+        found(None if mixed.x is None else self.choices[mixed.x > 0.5])
+        return result()
+
+
+def allocate(losses: list[np.ndarray], costs: list[list[np.ndarray]], rooms: list[float]) -> list[int]:
+    """How many units each block keeps: the least sum of losses, within GAP, whose costs stay within each of M `rooms`.
+
+    losses[b][n]: what is lost if block b keeps its best n units, n = 0…U; costs[m][b][n]: what those cost by measure m. Costs needn't
+    be proportional to n, so a block whose first unit is dear (a whole layer's latency) is emptied before a cheap one. This is the
+    multiple-choice knapsack of SPDY and ZipLM (Kurtic et al. 2023, section 3.2), with as many dimensions as budgets: a relaxation
+    closes most choices, branch and cut decides on the rest. Raises ValueError where nothing fits.
+    """
+    knapsack = _Knapsack(losses, costs, rooms)
+    found = knapsack.solved() if knapsack.possible else None
+    if found is None:
+        raise ValueError("even the cheapest choices cost more than there is room for")
+    return found[1]
 
 
 class Budget(NamedTuple):
@@ -112,25 +179,37 @@ def spent(masks: list[torch.Tensor], prices) -> float:
     return total(prices, kept[:depth], kept[depth:])
 
 
+def smallest(heads: list[int], prices) -> float:
+    """What the cheapest model costs of L layers of so many heads: a single one stays. Infinite where there are none."""
+    single = [[int(i == only) for i in range(len(heads))] for only in range(len(heads)) if heads[only]]
+    return min((total(prices, one, [0] * len(heads)) for one in single), default=float("inf"))
+
+
 class _Choices:
     """What each of the L attention blocks, then L FFNs, loses by the number of units it is tried with, the worthiest staying."""
 
-    def __init__(self, scores: list[torch.Tensor], alive: list[torch.Tensor]):
+    def __init__(self, scores: list[torch.Tensor], alive: list[torch.Tensor], layers: int | None):
         self.units, self.depth = [len(score) for score in scores], len(scores) // 2
         self.orders, self.losses, self.counts = list[torch.Tensor](), list[np.ndarray](), list[np.ndarray]()
-        for score, live in zip(scores, alive, strict=True):
+        for i, (score, live) in enumerate(zip(scores, alive, strict=True)):
             worth = score.double() ** 2 * torch.where(live > 0, 1.0, REVIVED)
             order = torch.argsort(worth, descending=True, stable=True)
             loss = torch.cat([worth[order].flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.double)])  # (U + 1,)
             count = np.unique(np.append(np.arange(0, len(score), STEP if len(score) >= MANY else 1), len(score)))
+            if layers is not None and i % self.depth >= layers:
+                count = count[:1]
             self.orders.append(order)
             self.losses.append(loss.numpy()[count])
             self.counts.append(count)
 
-    def costs(self, prices, last: int) -> list[np.ndarray]:
-        """What each block costs by these numbers of units, where `last` is the last layer that may keep heads."""
-        blocks = prices.blocks(self.units[:self.depth], self.units[self.depth:], last)
-        return [cost[count] for cost, count in zip(blocks, self.counts, strict=True)]
+    def knapsack(self, budgets: list[Budget], rooms: list[float], last: int, price: float) -> _Knapsack:
+        """The problem where `last` is the last layer with heads, and a block that stays loses `price`."""
+        costs = []
+        for budget in budgets:
+            blocks = budget.prices.blocks(self.units[:self.depth], self.units[self.depth:], last)
+            costs.append([cost[count] for cost, count in zip(blocks, self.counts, strict=True)])
+            costs[-1][last][0] = np.inf  # where `last` keeps none, another one is the last
+        return _Knapsack([loss + price * (count > 0) for loss, count in zip(self.losses, self.counts, strict=True)], costs, rooms)
 
     def masks(self, chosen: list[int]) -> list[torch.Tensor]:
         """1 for each unit that stays where each block takes the choice of this index."""
@@ -140,45 +219,35 @@ class _Choices:
         return masks
 
 
-def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budgets: list[Budget], share: float = 1.0) -> list[torch.Tensor]:
+def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budgets: list[Budget], share: float = 1.0,
+                   last: int | None = None, layers: int | None = None) -> list[torch.Tensor]:
     """Masks (1 keep, 0 prune) of L attention blocks, then L FFNs, once `share` of the way from the whole model to the budgets is gone.
 
     scores, alive: a tensor (U,) for each block. What a block loses is the sum of the score² of the units it gives up:
-    first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads.
-    One budget or two, which then both hold. A head stays: a model without any reads no text, and gives one answer to all. Raises
-    ValueError where no choice costs so little.
+    first-order changes of the loss have random signs, so they add in squares. Each layer is tried as the last with heads, or `last`
+    alone; from layer `layers` on, if given, nothing stays. All budgets hold. A block that stays loses what the first budget's
+    `per_block` is worth to the others, at the rate at which units are traded for room. A head stays: a model without any reads no
+    text, and gives one answer to all. Raises ValueError where no choice costs so little.
     """
-    choices, whole = _Choices(scores, alive), [torch.ones_like(score) for score in scores]
-    allowed = [budget.allows(share, spent(whole, budget.prices)) for budget in budgets]
-    first, second = budgets[0], budgets[-1]
-
-    def least_loss(may_stay: np.ndarray, per_block: float = 0.0, paid: int = 0) -> list[int]:
-        """The choice of least loss where a block that stays costs `per_block` more, and the first budget pays that for `paid` of them."""
-        found, why = [], ValueError(f"no model costs so little: {second.total / second.unit:g} {second.name}")
-        for last in range(choices.depth):
-            if not choices.units[last]:
-                continue  # emptied before
-            costs = [np.where((count > 0) & ~may, np.inf, cost + per_block * (count > 0))
-                     for cost, count, may in zip(choices.costs(first.prices, last), choices.counts, may_stay, strict=True)]
-            costs[last][0] = np.inf  # where `last` keeps none, another one is the last
-            room = allowed[0] + per_block * paid
-            try:
-                chosen = allocate(choices.losses, costs, room) if len(budgets) == 1 else allocate_both(
-                    choices.losses, costs, room, choices.costs(second.prices, last), allowed[1])
-            except ValueError as dear:
-                why = dear
-                continue
-            if chosen is not None:
-                found.append((sum_of(choices.losses, chosen), last, chosen))
-        if not found:
-            raise why
-        return min(found)[-1]
-
-    may_stay = np.full(len(scores), True)
-    if first.per_block:
-        # The fewer blocks stay, the fewer are paid for, until as many stay as were; then units alone share the whole budget.
-        paid, chosen = len(scores), least_loss(may_stay, first.per_block, len(scores))
-        while (staying := sum(n > 0 for n in chosen)) < paid:
-            paid, chosen = staying, least_loss(may_stay, first.per_block, staying)
-        may_stay = np.array(chosen) > 0
-    return choices.masks(least_loss(may_stay))
+    whole = [torch.ones_like(score) for score in scores]
+    costs = [spent(whole, budget.prices) for budget in budgets]
+    if last is None and layers is None and all(share * (cost - budget.total) <= 0 for budget, cost in zip(budgets, costs, strict=True)):
+        return whole
+    rooms = [budget.allows(share, cost) for budget, cost in zip(budgets, costs, strict=True)]
+    choices = _Choices(scores, alive, layers)
+    lasts = [i for i in range(choices.depth) if len(choices.counts[i]) > 1 and last in (None, i)]
+    general = choices.knapsack(budgets, rooms, lasts[-1], 0.0) if lasts else None
+    relaxed = general.relaxed() if general is not None and general.possible else None
+    if relaxed is None:
+        wanted = " and ".join(f"{budget.asked:g} {budget.name}" for budget in budgets)
+        raise ValueError(f"even a model of a single head costs more: the budget is {wanted}")
+    rates = relaxed[0]
+    price = float(rates[0]) * budgets[0].per_block / rooms[0]
+    tried = {i: choices.knapsack(budgets, rooms, i, price) for i in lasts}
+    bounds = {i: knapsack.bound(rates) for i, knapsack in tried.items() if knapsack.possible}
+    best, chosen = float("inf"), list[int]()
+    for i in sorted(bounds, key=lambda i: (bounds[i], i)):
+        found = tried[i].solved(rates, best) if bounds[i] < best * (1 - GAP) else None
+        if found is not None:
+            best, chosen = found
+    return choices.masks(chosen)

@@ -34,12 +34,13 @@ def _built(config, model):
 
 
 @torch.no_grad()
-def cut(model, head_masks: list[torch.Tensor], neuron_masks: list[torch.Tensor]):
+def cut(model, masks: list[torch.Tensor]):
     """A new compact model without the heads and neurons whose mask is 0.
 
-    head_masks: L tensors (H,); neuron_masks: L tensors (F,), each of 0 and 1. A block without any leaves its bias behind.
+    masks: L tensors (H,) of heads, then L tensors (F,) of neurons, each of 0 and 1. A block without any leaves its bias behind.
     """
-    config = copy.deepcopy(model.config)
+    config, depth = copy.deepcopy(model.config), len(masks) // 2
+    head_masks, neuron_masks = masks[:depth], masks[depth:]
     config.heads = [int(m.sum()) for m in head_masks]
     config.ffn = [int(m.sum()) for m in neuron_masks]
     small = copy.deepcopy(model)

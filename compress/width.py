@@ -13,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from compress.importance import squared_gradients
+
 READS = ("q_lin", "k_lin", "v_lin", "lin1")  # maps from the residual stream
 WRITES = ("out_lin", "lin2", "map", "attention", "ffn")  # maps onto it, a factorised table's among them, and what empty blocks are
 
@@ -27,7 +29,7 @@ def shape_of(config, width: int):
 def scores(model, batches: Iterable[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """What the channels of the residual stream and the inner ones of the head are worth, (D,) each, by batches of sentences.
 
-    The mean of squares over sentences and classes comes from random signs (Hutchinson 1990): one backward pass a batch.
+    One backward pass a batch: see `importance.squared_gradients`.
     """
     stream, inner = (torch.ones(model.config.dim, requires_grad=True) for _ in range(2))
     signs = torch.Generator().manual_seed(0)
@@ -38,8 +40,7 @@ def scores(model, batches: Iterable[dict[str, torch.Tensor]]) -> tuple[torch.Ten
     worth = torch.zeros(2, model.config.dim)
     for batch in batches:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
-        sign = torch.randint(0, 2, logits.shape, generator=signs) * 2.0 - 1
-        worth += torch.stack(torch.autograd.grad((sign * logits).sum(), (stream, inner))).square()
+        worth += torch.stack(squared_gradients(logits, (stream, inner), signs))
     for hook in hooks:
         hook.remove()
     return worth[0], worth[1]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import random_batch, tiny_compact
 
-from compress import importance, masking
+from compress import gates, importance, target
+from compress.gates import Gates
 
 
 def generator():
@@ -21,7 +22,7 @@ def test_running_mean_is_the_mean_of_squares():
     gradients = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.0]), torch.tensor([-5.0, 4.0])]
     mean = torch.zeros(2)
     for seen, gradient in enumerate(gradients):
-        mean = importance.update_running_mean(mean, gradient, seen)
+        mean = importance.update_running_mean(mean, gradient**2, seen)
     assert mean.tolist() == pytest.approx([35 / 3, 20 / 3])
 
 
@@ -30,7 +31,7 @@ def test_joint_scores_by_hand():
     sensitivity = [torch.tensor([1.0, 9.0]), torch.tensor([0.0, 16.0])]  # roots 1, 3, 0, 4: mean 2
     scored = {kind: importance.joint_scores(kind, l2, sensitivity, generator()) for kind in importance.KINDS}
     assert [s.tolist() for s in scored["l2"]] == [[0.5, 1.5], [0.5, 1.5]]
-    assert [s.tolist() for s in scored["kd_grad"]] == [[0.5, 1.5], [0.0, 2.0]]
+    assert [s.tolist() for s in scored["kd_grad"]] == [s.tolist() for s in scored["curvature"]] == [[0.5, 1.5], [0.0, 2.0]]
     assert [s.tolist() for s in scored["l2+kd_grad"]] == [[0.625, 1.875], [0.125, 2.375]]
     assert all(((s >= 0) & (s < 1)).all() for s in scored["random"])
     with pytest.raises(ValueError, match="importance is one of"):
@@ -50,26 +51,20 @@ def test_dead_units_score_zero():
     with torch.no_grad():
         first.attention.out_lin.weight[:, 16:24] = 0  # head 2 of four, 8 wide
         first.ffn.lin2.weight[:, 5] = 0
-    head_gates, neuron_gates = masking.attach(model)
+    attached = Gates.attach(model)
     model.train()
     torch.nn.functional.cross_entropy(model(**random_batch()).logits, torch.tensor([0, 1, 0, 1, 1])).backward()
-    for gates, sides, dead in (
-        (head_gates, [masking.weights_of_heads(layer.attention) for layer in model.layers()], 2),
-        (neuron_gates, [masking.weights_of_neurons(layer.ffn) for layer in model.layers()], 5),
-    ):
-        for gate in gates:
-            gate.accumulate()
-        l2 = [importance.magnitude(*both) for both in sides]
-        for kind in ("l2", "kd_grad", "l2+kd_grad"):
-            scores = importance.joint_scores(kind, l2, [g.sensitivity for g in gates], generator())
-            assert float(scores[0][dead]) == 0.0, kind
-            others = torch.cat([scores[0][:dead], scores[0][dead + 1 :], scores[1]])
-            assert (others > 0).float().mean() > 0.9, kind
+    attached.observe()
+    attached.observe_curvature(model, random_batch())
+    for kind in set(importance.KINDS) - {"random"}:
+        scores = attached.scores(kind, model, generator())
+        assert float(scores[0][2]) == float(scores[2][5]) == 0.0, kind
+        assert [int((score == 0).sum()) for score in scores] == [1, 0, 1, 0], kind
 
 
 def test_sides_of_a_head_are_its_own_rows_and_columns():
     attention = tiny_compact().layers()[0].attention
-    value, out = masking.weights_of_heads(attention)
+    value, out = gates.weights_of_heads(attention)
     assert torch.equal(value[1], attention.v_lin.weight[8:16].reshape(-1))
     assert torch.equal(out[1].sort().values, attention.out_lin.weight[:, 8:16].reshape(-1).sort().values)
 
@@ -77,16 +72,16 @@ def test_sides_of_a_head_are_its_own_rows_and_columns():
 def test_keeps_the_best_over_all_layers():
     scores = [torch.tensor([0.9, 0.1, 0.8, 0.7]), torch.tensor([0.2, 0.3, 0.95, 0.05])]
     alive = [torch.ones(4), torch.ones(4)]
-    masks = importance.keep_best(scores, alive, 0.5, at_least=1)
+    masks = target.keep_best(scores, alive, 0.5, at_least=1)
     assert [m.tolist() for m in masks] == [[1, 0, 1, 1], [0, 0, 1, 0]]
 
 
 def test_some_units_stay_in_every_layer():
     scores = [torch.full((6,), 9.0), torch.tensor([0.1, 0.6, 0.2, 0.5, 0.3, 0.4])]
-    masks = importance.keep_best(scores, [torch.ones(6)] * 2, 0.5, at_least=2)
+    masks = target.keep_best(scores, [torch.ones(6)] * 2, 0.5, at_least=2)
     assert masks[1].tolist() == [0, 1, 0, 1, 0, 0]
     assert sum(int(m.sum()) for m in masks) == 6
-    least = importance.keep_best(scores, [torch.ones(6)] * 2, 0.99, at_least=2)
+    least = target.keep_best(scores, [torch.ones(6)] * 2, 0.99, at_least=2)
     assert [int(m.sum()) for m in least] == [2, 2]
 
 
@@ -94,7 +89,7 @@ def test_what_is_pruned_stays_pruned():
     rng = torch.Generator().manual_seed(1)
     alive = [torch.ones(12), torch.ones(12)]
     for sparsity in (0.1, 0.25, 0.4, 0.6, 0.6):
-        masks = importance.keep_best([torch.rand(12, generator=rng) for _ in alive], alive, sparsity, at_least=1)
+        masks = target.keep_best([torch.rand(12, generator=rng) for _ in alive], alive, sparsity, at_least=1)
         assert all((mask <= before).all() for mask, before in zip(masks, alive, strict=True))
         assert sum(int(m.sum()) for m in masks) == 24 - int(sparsity * 24 + 1e-6)
         alive = masks
@@ -103,14 +98,14 @@ def test_what_is_pruned_stays_pruned():
 def test_each_block_keeps_as_many_as_it_is_told():
     scores = [torch.tensor([0.1, 0.9, 0.5, 0.7]), torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0])]
     alive = [torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(5)]
-    half = importance.keep_counts(scores, alive, [2, 0], 0.5)
+    half = target.keep_counts(scores, alive, [2, 0], 0.5)
     assert [mask.tolist() for mask in half] == [[1, 0, 1, 1], [1, 1, 1, 0, 0]]
-    whole = importance.keep_counts(scores, half, [2, 0], 1.0)
+    whole = target.keep_counts(scores, half, [2, 0], 1.0)
     assert [mask.tolist() for mask in whole] == [[0, 0, 1, 1], [0, 0, 0, 0, 0]]
 
 
 def test_sparsity_zero_keeps_all():
-    masks = importance.keep_best([torch.zeros(5), torch.rand(3)], [torch.ones(5), torch.ones(3)], 0.0, at_least=1)
+    masks = target.keep_best([torch.zeros(5), torch.rand(3)], [torch.ones(5), torch.ones(3)], 0.0, at_least=1)
     assert all(m.all() for m in masks)
 
 
@@ -121,8 +116,8 @@ def test_closed_units_are_not_computed_and_the_answer_is_the_masked_one(states):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    head_gates, neuron_gates = masking.attach(model)
-    for gate, closed in zip(head_gates + neuron_gates, (range(1, 3), range(4), range(40), range(48)), strict=True):  # whole blocks too
+    attached = Gates.attach(model)
+    for gate, closed in zip(attached, (range(1, 3), range(4), range(40), range(48)), strict=True):  # whole blocks too
         gate.mask[list(closed)] = 0
     widths = {}
     for layer in model.layers():
@@ -131,10 +126,9 @@ def test_closed_units_are_not_computed_and_the_answer_is_the_masked_one(states):
     logits = model(**batch, output_hidden_states=states).logits
     logits.square().sum().backward()
     assert widths == {"q": [16, 8], "ffn": [8, 1]}, "an empty block computes one unit, closed"
-    for gate in head_gates + neuron_gates:
-        gate.accumulate()
-    assert (head_gates[0].sensitivity > 0).tolist() == [True, False, False, True]
-    assert (neuron_gates[0].sensitivity > 0).tolist() == [False] * 40 + [True] * 8
+    attached.observe()
+    assert (attached[0].sensitivity > 0).tolist() == [True, False, False, True]
+    assert (attached[2].sensitivity > 0).tolist() == [False] * 40 + [True] * 8
     plain = tiny_compact()
     with torch.no_grad():
         plain.layers()[0].attention.out_lin.weight[:, 8:24] = 0

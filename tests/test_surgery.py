@@ -9,7 +9,8 @@ import torch
 from conftest import REPOSITORY, environment, random_batch, tiny_compact
 
 import compact
-from compress import masking, surgery
+from compress import gates, surgery
+from compress.gates import Gates
 
 # Uneven heads and odd widths: (kept heads, kept neurons) a layer.
 SHAPES = [([1, 4], [13, 48]), ([3, 2], [1, 31]), ([4, 1], [47, 7]), ([0, 2], [5, 0]), ([3, 0], [48, 9]), ([1, 0], [0, 0]), ([0, 1], [7, 7])]
@@ -23,16 +24,14 @@ def masks_of(heads, neurons, seed=0):
         mask[torch.randperm(total, generator=rng)[:kept]] = 1
         return mask
 
-    return [some(h, 4) for h in heads], [some(n, 48) for n in neurons]
+    return [some(h, 4) for h in heads] + [some(n, 48) for n in neurons]
 
 
 def masked_and_cut(heads, neurons):
     model = tiny_compact()
-    head_masks, neuron_masks = masks_of(heads, neurons)
-    head_gates, neuron_gates = masking.attach(model)
-    for gate, mask in zip(head_gates + neuron_gates, head_masks + neuron_masks, strict=True):
-        gate.mask.copy_(mask)
-    return model.eval(), surgery.cut(model, head_masks, neuron_masks).eval()
+    masks = masks_of(heads, neurons)
+    Gates.attach(model).close(masks)
+    return model.eval(), surgery.cut(model, masks).eval()
 
 
 @pytest.mark.parametrize(("heads", "neurons"), SHAPES)
@@ -47,7 +46,7 @@ def test_cut_gives_the_masked_models_logits(heads, neurons):
 def test_what_was_frozen_stays_frozen():
     model = tiny_compact()
     model.get_input_embeddings().weight.requires_grad_(False)
-    small = surgery.cut(model, *masks_of([2, 0], [9, 0]))
+    small = surgery.cut(model, masks_of([2, 0], [9, 0]))
     small, _ = surgery.without_empty_layers(small, random_batch())
     assert [name for name, p in small.named_parameters() if not p.requires_grad] == ["distilbert.embeddings.word_embeddings.weight"]
 
@@ -70,24 +69,23 @@ def test_cut_is_really_smaller(heads, neurons):
 @pytest.mark.parametrize(("heads", "neurons"), SHAPES)
 def test_a_cut_model_is_pruned_on(heads, neurons):
     _, small = masked_and_cut(heads, neurons)
-    head_gates, neuron_gates = masking.attach(small)
-    assert [len(g.mask) for g in head_gates] == heads and [len(g.mask) for g in neuron_gates] == neurons
+    attached = Gates.attach(small)
+    assert [len(mask) for mask in attached.masks] == heads + neurons
     small.train()(**random_batch()).logits.sum().backward()
-    with torch.no_grad():
-        for gate in head_gates + neuron_gates:
-            gate.accumulate()
-            gate.mask[1::2] = 0
-    again = surgery.cut(small, [g.mask for g in head_gates], [g.mask for g in neuron_gates]).eval()
+    attached.observe()
+    attached.observe_curvature(small, random_batch())
+    attached.close([(torch.arange(n) % 2 == 0).float() for n in heads + neurons])
+    again = surgery.cut(small, attached.masks).eval()
     assert again.config.heads == [(h + 1) // 2 for h in heads] and again.config.ffn == [(n + 1) // 2 for n in neurons]
     batch = random_batch()
     with torch.no_grad():
         assert (small.eval()(**batch).logits - again(**batch).logits).abs().max() <= 1e-5
     for layer in again.layers():
-        assert [len(side) for side in masking.weights_of_heads(layer.attention)] == [layer.attention.n_heads] * 2
+        assert [len(side) for side in gates.weights_of_heads(layer.attention)] == [layer.attention.n_heads] * 2
 
 
 def test_of_layers_is_the_model_without_the_others(tmp_path):
-    model = surgery.cut(tiny_compact(), *masks_of([1, 4], [13, 0]))
+    model = surgery.cut(tiny_compact(), masks_of([1, 4], [13, 0]))
     with torch.no_grad():
         states = model.eval()(**random_batch(), output_hidden_states=True).hidden_states
         expected = model.classifier(torch.relu(model.pre_classifier(states[1][:, 0])))
@@ -101,7 +99,7 @@ def test_of_layers_is_the_model_without_the_others(tmp_path):
 
 def test_sparsity_zero_changes_nothing():
     model = tiny_compact()
-    same = surgery.cut(model, [torch.ones(4)] * 2, [torch.ones(48)] * 2).eval()
+    same = surgery.cut(model, [torch.ones(4)] * 2 + [torch.ones(48)] * 2).eval()
     assert same.num_parameters() == model.num_parameters()
     with torch.no_grad():
         assert torch.equal(same(**random_batch()).logits, model(**random_batch()).logits)
@@ -153,21 +151,21 @@ def test_opens_in_a_new_process_with_the_same_logits(tmp_path, bits, way):
 
 def test_gates_take_the_gradient_only_while_training():
     model = tiny_compact()
-    head_gates, neuron_gates = masking.attach(model)
+    attached = Gates.attach(model)
     batch = random_batch()
     model.eval()(**batch)
     with pytest.raises(RuntimeError, match="nothing to accumulate"):
-        head_gates[0].accumulate()
+        attached.observe()
     model.train()(**batch).logits.sum().backward()
-    for gate in head_gates + neuron_gates:
-        gate.accumulate()
+    attached.observe()
+    for gate in attached:
         assert int(gate.seen) == 1 and gate.sensitivity.abs().sum() > 0
 
 
 def test_gate_gradient_is_the_derivative_by_finite_differences():
     model = tiny_compact().double()
-    head_gates, neuron_gates = masking.attach(model)
-    for gate in head_gates + neuron_gates:
+    attached = Gates.attach(model)
+    for gate in attached:
         gate.double()
     batch = random_batch()
     for module in model.modules():  # dropout off, gates open
@@ -177,8 +175,7 @@ def test_gate_gradient_is_the_derivative_by_finite_differences():
         layer.attention.dropout.p = 0.0
         layer.attention.attention_dropout = 0.0
     model.train()
-    for gates, unit in ((head_gates, 2), (neuron_gates, 11)):
-        gate = gates[1]
+    for gate, unit in ((attached[1], 2), (attached[3], 11)):
         gate.sensitivity.zero_()
         gate.seen.zero_()
         model(**batch).logits[:, 0].sum().backward()

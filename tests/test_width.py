@@ -30,7 +30,7 @@ def uneven(rank: int | None = None):
     model = tiny_compact()
     if rank:
         factorisation.factorise(model, torch.ones(model.config.vocab_size, dtype=torch.long), rank)
-    return surgery.cut(model, [torch.zeros(4), torch.ones(4)], [torch.ones(48), torch.zeros(48)])
+    return surgery.cut(model, [torch.zeros(4), torch.ones(4), torch.ones(48), torch.zeros(48)])
 
 
 @pytest.mark.parametrize("rank", [None, 16])
