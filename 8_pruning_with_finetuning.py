@@ -1,22 +1,21 @@
 """Stage 4: prune heads and FFN neurons while the teacher keeps teaching, cut them out, recover.
 
-KGSP (knowledge-guided structured pruning) scores every head and neuron by its weights and by how much the distillation loss
-feels its gate; MSP (multi-structure pruning) ranks all of them together, by sparsities, or so that a budget holds. Of several structures
-of one budget a short recovery of each says which is best; then sparsity follows the cubic schedule of Zhu & Gupta (2017), while
-temperature and alpha fall from soft targets to hard labels:
+KGSP (knowledge-guided structured pruning) scores heads and neurons by their weights and by how much the distillation loss feels their
+gates; MSP (multi-structure pruning) ranks them together, by sparsities, or so that a budget holds. Of several structures of one budget a
+short recovery of each says which is best. Sparsity then follows the cubic schedule of Zhu & Gupta (2017), while temperature and alpha
+fall from soft targets to hard labels:
 
-    find a structure  ->  warm up  ->  prune (s = s_f·(1 − (1 − t)³))  ->  cut (zeros leave the file)  ->  recover (the small model trains on)
+    find a structure -> warm up -> prune (s = s_f·(1 − (1 − t)³)) -> cut (zeros leave the file) -> recover (the small model trains on)
 
     python 8_pruning_with_finetuning.py [--fast] [--preset deep]     student + lessons -> models/pruning_with_finetuning_<ts>/
-    python 8_pruning_with_finetuning.py --preset max                 the teacher itself, to a tenth of its FLOPs
-    python 8_pruning_with_finetuning.py --preset near --budget speedup=24@32
+    python 8_pruning_with_finetuning.py --preset near --budget flops=.1     the teacher itself, to a tenth of its FLOPs
 
 Twelve minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
 """
 
 import argparse
 import copy
-import json
+import math
 import sys
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def parse_args(argv=None):
                             "checkpoint")
     group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
     group.add_argument("--sparsity", type=cli.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
-    group.add_argument("--budget", type=ask.parse_budget, nargs="+", default=None, metavar="WHAT=…",
+    group.add_argument("--budget", type=ask.budget, nargs="+", default=None, metavar="WHAT=…",
                        help="instead, what may be left: flops=.1 (of the teacher's, at 128 tokens), mb=5 (of the 4-bit checkpoint), "
                             "speedup=24@32 (times as fast as the teacher in torch, as int8, at batch 32 or 1); several hold together")
     group.add_argument("--structure-of", default=None, metavar="NAME|DIR",
@@ -93,6 +92,7 @@ def main(args):
     from common import checkpoints, data, distillation, distributed, encoders, inspection, lengths, measure
     from compress import schedule, search, surgery
     from compress.gates import Gates
+    from compress.target import Structure
     from deploy import goals
     from training import lessons, reshape, teacher_cache
     from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare, set_dropout
@@ -183,13 +183,14 @@ def main(args):
         return recoverer
 
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
-    tried = []
+    asked, tried = goal, []
     if args.tries > 1:
-        answers = torch.from_numpy(lessons.answers_to(taught.teacher, corpus.held_out.texts, args))
+        answers = torch.from_numpy(lessons.answers(taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"),
+                                                  args.matmul_precision))
         gates, cuts = Gates.attach(judged := copy.deepcopy(model)), {}
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)
-        structures = search.candidates(gates.scores("curvature", judged, chance), goal.budgets, args.tries)
+        structures = search.candidates(gates.scores("curvature", judged, torch.Generator()), goal.budgets, args.tries)
         brief = SEARCHED * (args.prune_epochs + args.epochs) / search.cost(len(structures))
 
         def distance(structure, round: int) -> float:
@@ -204,21 +205,22 @@ def main(args):
         goal, tried = search.halve(structures, distance)
 
     # --- 4. warm up, prune, cut, recover
-    masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else [torch.ones(n) for n in plan.shape.heads + plan.shape.ffn]
+    masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else Gates.attach(model).masks
     small, layers = cut(model, masks)
-    cli.say(f"cut: heads {small.config.heads}, neurons {small.config.ffn}; {parameters:,} -> {small.num_parameters():,} parameters")
+    structure = Structure.of(masks)
+    cli.say(f"cut to {structure}")
     recoverer = recover(small, layers, "recover", args.epochs)
 
     # --- 5. save, open again, count
     stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
-                      "teacher_layers": pairs and [pairs[i] for i in layers], "budgets": goal_asked.spent(masks),
-                      "structure": {"found_by": ..., "tried": tried}}
+                      "teacher_layers": [pairs[i] for i in layers] if pairs else None,
+                      "structure": {"found_by": "another's" if other else "search" if tried else "scores", "tried": tried},
+                      **goals.kept(args.budget or [], asked.spent(masks))}
     compact.save(small, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
-    (stage.dir / "structure.json").write_text(json.dumps(target.counts(masks)) + "\n", encoding="utf-8")
-    path = stage.publish()
-    opened = checkpoints.load_model(path)
-    cli.say(f"pruned: ")
+    goals.write(structure, stage.dir)
+    made = checkpoints.verify(stage.publish())
+    cli.say(f"pruned: {measure.before_and_after(source, made)}")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,16 @@ def flops(twin, n_tokens: int) -> int:
     return counter.get_total_flops()
 
 
+def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoint) -> str:
+    """Parameters, FLOPs and held-out accuracy of a torch checkpoint and of what was made of it, counted on both as they open."""
+    twins = [countable_twin(checkpoint.path) for checkpoint in (source, made)]
+    parameters = [f"{twin.num_parameters():,}" for twin in twins]
+    gflops = [f"{flops(twin, min(128, twin.config.max_position_embeddings)) / 1e9:.3f}" for twin in twins]
+    accuracy = [f"{checkpoint.manifest['metrics']['validation_accuracy']:.4f}" for checkpoint in (source, made)]
+    return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out accuracy "
+            f"{' -> '.join(accuracy)}")
+
+
 def structure(twin) -> dict:
     """{layers, heads: [per layer], ffn: [per layer], vocab}, counted on the weights and not read from the configuration."""
     bert = twin.config.model_type == "bert"

@@ -36,3 +36,8 @@ def parse_budget(text: str) -> Ask:
     if at and (kind != "speedup" or batch not in BATCHES):
         raise argparse.ArgumentTypeError(f"'{text}': '@' says the batch of a speedup, 1 or 32: give {FORMS}")
     return Ask(kind, amount, batch or "1")
+
+
+def budget(text: str) -> str:
+    """For argparse: a budget in its shortest spelling, "flops=.10" -> "flops=0.1"."""
+    return str(parse_budget(text))

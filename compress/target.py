@@ -67,6 +67,15 @@ class Structure:
     def __init__(self, heads: list[int], neurons: list[int]):
         self.heads, self.neurons = heads, neurons
 
+    @classmethod
+    def of(cls, masks: list[torch.Tensor]) -> "Structure":
+        """What masks (U,) of L attention blocks, then L FFNs, keep."""
+        kept = [int(mask.sum()) for mask in masks]
+        return cls(kept[:len(kept) // 2], kept[len(kept) // 2:])
+
+    def __str__(self) -> str:
+        return f"heads {self.heads}, neurons {self.neurons}"
+
     def check(self, heads: list[int], neurons: list[int], kind: str) -> None:
         for what, wanted, counts in (("heads", self.heads, heads), ("neurons", self.neurons, neurons)):
             if len(wanted) != len(counts):

@@ -1,12 +1,16 @@
 """How much of a model is to be left, as flags ask for it, made into what stage 8 prunes to: a goal of `compress.target`."""
 
+import json
+from pathlib import Path
+
 from common import checkpoints, cores, facts, measure
 from common.checkpoints import Checkpoint
 from common.cli import UserError
-from compress import costs, target
+from compress import ask, costs, target
 from compress.budget import Budget
 from deploy import latency_table
 
+FILE = "structure.json"  # what a pruned model keeps, in layers of what it was pruned from
 TOKENS = 128  # at which FLOPs are counted, or fewer where the model reads fewer
 
 
@@ -23,7 +27,7 @@ def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
     elif args.sparsity:
         goal = target.Sparsities(*args.sparsity)
     else:
-        goal = target.Budgets([_budget(asked, shape, teacher, texts, args.run_dir) for asked in args.budget])
+        goal = target.Budgets([_budget(ask.parse_budget(text), shape, teacher, texts, args.run_dir) for text in args.budget])
     try:
         goal.check(shape.heads, shape.ffn, args.importance)
     except ValueError as error:
@@ -33,9 +37,9 @@ def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
 
 def _structure_of(other: Checkpoint) -> target.Structure:
     """The structure that another pruned model was cut to. Raises UserError where it has none."""
-    file = other.path / "structure.json"
+    file = other.path / FILE
     if not file.is_file():
-        raise UserError(f"{other.path} holds no structure.json: give a model that stage 8 has pruned")
+        raise UserError(f"{other.path} holds no {FILE}: give a model that stage 8 has pruned")
     return target.Structure(**facts.read_json(file))
 
 
@@ -54,3 +58,15 @@ def latencies(goal) -> dict:
     """What of this machine decides a structure: its latencies, where the goal is a speed."""
     tables = [budget.prices.table for budget in getattr(goal, "budgets", []) if isinstance(budget.prices, costs.Latency)]
     return {"latencies": facts.sha256_json(tables)[:16]} if tables else {}
+
+
+def write(structure: target.Structure, folder: Path) -> None:
+    """What `--structure-of` reads."""
+    (folder / FILE).write_text(json.dumps({"heads": structure.heads, "neurons": structure.neurons}) + "\n", encoding="utf-8")
+
+
+def kept(budgets: list[str], spent: list[target.Spent]) -> dict:
+    """For a manifest: what was asked for and what is spent of it; and by batch the speed-ups that the table of latencies promises."""
+    asked = list(zip(map(ask.parse_budget, budgets), spent, strict=False))
+    promised = {budget.batch: budget.amount * ms.asked / ms.spent for budget, ms in asked if budget.kind == "speedup"}
+    return {"budgets": [one._asdict() for one in spent]} | ({"predicted_speedup": promised} if promised else {})
