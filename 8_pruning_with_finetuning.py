@@ -64,7 +64,7 @@ def parse_args(argv=None):
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
                        help="round the embedding tables to 4 bits and leave them so: seldom words keep what the teacher knew of them")
     parser.distillation_flags(("10:2", "0.9:0.2"), moves=True)
-    parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", sentences=False)
+    parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", from_lessons=True)
     args = parser.parse(argv, stage="prune")
     goals = {"--sparsity": args.sparsity, "--budget": args.budget, "--structure-of": args.structure_of}
     typed = parser.typed(goals)

@@ -275,7 +275,7 @@ FLAGS = {
     "5_finetune_teacher.py": ("--fast", "--epochs", 12, "--lr", 1e-3, *TRAINING),
     "make_lessons.py": ("--fast", "--max-length", 48),
     "6_distill_student.py": ("--fast", "--epochs", 12, "--lr", 1e-3, *TRAINING),
-    "8_pruning_with_finetuning.py": ("--fast", "--prune-epochs", 2, "--prune-every", 5, "--epochs", 3, "--lr", 1e-3, *TRAINING),
+    "8_pruning_with_finetuning.py": ("--fast", "--prune-epochs", 2, "--epochs", 3, "--lr", 1e-3, *TRAINING),
     "9_quantize_pruned_model.py": ("--fast", "--max-length", 48),
     "10_qat_kd_4bit.py": ("--fast", "--epochs", 2, "--lr", 1e-3, *TRAINING),
 }
