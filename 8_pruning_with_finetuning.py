@@ -299,7 +299,7 @@ def prune(args):
         kept = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, sentences.texts), args.prune_vocab,
                                       args.spare_pieces)
     if args.from_teacher:
-        model = encoders.distilbert_of_teacher(model, corpus.label_names)
+        model = encoders.compact_of_teacher(model, corpus.label_names)
     if args.dropout is not None:
         model.config.dropout = model.config.attention_dropout = model.config.seq_classif_dropout = args.dropout
     model = compact.from_distilbert(model)

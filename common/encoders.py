@@ -9,6 +9,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 
+import compact
 from common import model_files
 from common.cli import UserError, say
 from common.labels import normal
@@ -251,10 +252,9 @@ def distilbert_from_bert(bert, layers: list[int], label_names: list[str]):
 
 
 def distilbert_of_teacher(teacher, label_names: list[str]):
-    """A fine-tuned BERT classifier in DistilBERT's layout, all layers and the head: where its own recovery begins.
+    """A fine-tuned BERT classifier's weights, all layers and the head, in DistilBERT's layout; a DistilBERT is taken as it is.
 
-    BERT's pooler ends in tanh and DistilBERT's in ReLU, so the logits are the teacher's only after some steps of training.
-    A DistilBERT is taken as it is.
+    BERT's head has a tanh where DistilBERT's has a ReLU: in the library's class the logits are others, `compact_of_teacher` keeps them.
     """
     if teacher.config.model_type == "distilbert":
         return teacher
@@ -262,6 +262,15 @@ def distilbert_of_teacher(teacher, label_names: list[str]):
     student.pre_classifier.load_state_dict(teacher.bert.pooler.dense.state_dict())
     student.classifier.load_state_dict(teacher.classifier.state_dict())
     return student
+
+
+def compact_of_teacher(teacher, label_names: list[str]) -> compact.CompactForSequenceClassification:
+    """A fine-tuned BERT or DistilBERT classifier as a compact model with all its layers: its logits are the teacher's.
+
+    But for a BERT whose LayerNorm the layout can't hold exactly, see `distilbert_from_bert`.
+    """
+    activation = "relu" if teacher.config.model_type == "distilbert" else "tanh"
+    return compact.from_distilbert(distilbert_of_teacher(teacher, label_names), head_activation=activation)
 
 
 def hidden_layers_to_match(student_config, teacher_config, hidden_weight: float) -> list[int] | None:

@@ -22,10 +22,13 @@ def load(path: Path, **how):
     return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, trust_remote_code=False, **how)
 
 
-def from_distilbert(model) -> CompactForSequenceClassification:
-    """A DistilBERT classifier as a compact one with all its heads and neurons: same weights, same logits."""
+def from_distilbert(model, **settings) -> CompactForSequenceClassification:
+    """A DistilBERT classifier as a compact one with all its heads and neurons: same weights, same logits.
+
+    `settings` of a CompactConfig go before the model's own, as where its weights are a BERT's and the head ends in tanh.
+    """
     known = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")}
-    twin = CompactForSequenceClassification(CompactConfig(**known))
+    twin = CompactForSequenceClassification(CompactConfig(**known | settings))
     twin.load_state_dict(model.state_dict(), strict=True)
     return twin
 

@@ -143,7 +143,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 def configuration(config: dict) -> dict:
     """The config.json beside an ONNX file, of the one beside the torch checkpoint: it needs no code, and any tool knows its `model_type`.
 
-    A compact model is a DistilBERT but for how wide its layers are, which stays there as `heads` and `ffn`.
+    A compact model is a DistilBERT but for how wide its layers are, and for its head, which stays there as `heads`, `ffn` and
+    `head_activation`: tools hand on what they don't know.
     """
     if config["model_type"] != CompactConfig.model_type:
         return config
