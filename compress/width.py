@@ -35,7 +35,7 @@ def scores(model, batches: Iterable[dict[str, torch.Tensor]]) -> tuple[torch.Ten
     signs = torch.Generator().manual_seed(0)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     hooks = [norm.register_forward_hook(lambda module, given, out: out * stream) for norm in norms]
-    hooks.append(model.pre_classifier.register_forward_hook(lambda module, given, out: out * inner))
+    hooks.append(model.classifier.register_forward_pre_hook(lambda module, given: (given[0] * inner,)))  # behind the activation
     model.eval()
     worth = torch.zeros(2, model.config.dim)
     for batch in batches:

@@ -5,6 +5,8 @@ This file and `nf4.py` are copied beside every checkpoint, so it opens with
 Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary, R rank of its table.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
@@ -12,27 +14,33 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .nf4 import Packed, empty, pack, unpack, unpack_rows
 
+# What stands between the head's two maps: in DistilBERT, and in BERT, where the first of them is called the pooler.
+HEAD_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": nn.functional.relu, "tanh": torch.tanh}
+
 
 class CompactConfig(DistilBertConfig):
     """DistilBERT's, with a list of heads and of FFN neurons, one number a layer; a head is always `dim // n_heads` wide.
 
-    With an `embedding_rank` R the word table has R numbers a piece, and one map takes them to the model's width.
+    With an `embedding_rank` R the word table has R numbers a piece, and one map takes them to the model's width. `head_activation` is
+    one of HEAD_ACTIVATIONS: a model that began as a BERT classifier keeps its tanh, and so begins with its very logits.
     """
 
     model_type = "compact_distilbert"
 
     def __init__(self, heads: list[int] | None = None, ffn: list[int] | None = None, weight_bits: int = 32,
-                 embedding_rank: int | None = None, **kwargs):
+                 embedding_rank: int | None = None, head_activation: str = "relu", **kwargs):
         super().__init__(**kwargs)
         self.heads = list(heads) if heads is not None else [self.n_heads] * self.n_layers
         self.ffn = list(ffn) if ffn is not None else [self.hidden_dim] * self.n_layers
-        self.weight_bits, self.embedding_rank = weight_bits, embedding_rank
+        self.weight_bits, self.embedding_rank, self.head_activation = weight_bits, embedding_rank, head_activation
         if len(self.heads) != self.n_layers or len(self.ffn) != self.n_layers:
             raise ValueError(f"heads {self.heads} and ffn {self.ffn} need one number for each of {self.n_layers} layers")
         if not any(self.heads):
             raise ValueError(f"heads {self.heads}: a model without any reads no text, and gives one answer to all: keep one at least")
         if weight_bits not in (4, 32):
             raise ValueError(f"weight_bits is 4 or 32, not {weight_bits}")
+        if head_activation not in HEAD_ACTIVATIONS:
+            raise ValueError(f"head_activation is {' or '.join(HEAD_ACTIVATIONS)}, not {head_activation}")
 
     @property
     def head_dim(self) -> int:
@@ -211,7 +219,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
     def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, labels=None, position_ids=None, token_type_ids=None,
                 output_attentions=None, output_hidden_states=None, return_dict=None, num_items_in_batch=None, **kwargs):
         """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
-        the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more gets DistilBERT's own forward.
+        the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more has DistilBERT's own layers run.
 
         `token_type_ids` are taken, as a BERT tokenizer gives them, and not looked at: DistilBERT knows no token types. Where padding
         stands before a sentence the answer is the one without it. Raises ValueError where a text is longer than the position table, and
@@ -223,30 +231,43 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         as_dict = config.return_dict if return_dict is None else return_dict
         more = {name: value for name, value in (kwargs | {"inputs_embeds": inputs_embeds, "position_ids": position_ids}).items()
                 if value is not None and name != "use_cache"}
+        asked = {}
         if input_ids is None or attentions or hidden or more or (attention_mask is not None and attention_mask.dim() != 2):
-            return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, output_attentions=attentions,
-                                   output_hidden_states=hidden, return_dict=as_dict, **more)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            body = self.distilbert(input_ids=input_ids, attention_mask=attention_mask, output_attentions=attentions,
+                                   output_hidden_states=hidden, return_dict=True, **more)
+            logits, asked = self.head(body.last_hidden_state[:, 0]), {"hidden_states": body.hidden_states, "attentions": body.attentions}
+        else:
+            logits = self.logits(input_ids, self.checked(attention_mask, input_ids))
+        loss = None
+        if labels is not None:
+            counted = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=config, **counted)
+        output = SequenceClassifierOutput(loss=loss, logits=logits, **asked)
+        return output if as_dict else output.to_tuple()
+
+    def checked(self, mask: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
+        """The mask (B, N) by which each text has a token at least. Raises ValueError as `forward` says."""
+        if mask is None:
+            mask = torch.ones_like(input_ids)
         if mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(input_ids.shape)}: both are (texts, tokens)")
         empty_rows = ~mask.bool().any(-1, keepdim=True)
         if empty_rows.any():  # read as their first token, whatever it is
             mask = mask.bool() | (empty_rows & (torch.arange(mask.shape[1], device=mask.device) == 0))
-        if mask.shape[1] > config.max_position_embeddings and mask.bool().sum(-1).max() > config.max_position_embeddings:
-            raise ValueError(f"a text of more than {config.max_position_embeddings} tokens, the most that this model reads: "
-                             f"give its tokenizer truncation=True, max_length={config.max_position_embeddings}")
-        logits = self.logits(input_ids, mask)
-        loss = None
-        if labels is not None:
-            counted = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=config, **counted)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
-        return output if as_dict else output.to_tuple()
+        longest = self.config.max_position_embeddings
+        if mask.shape[1] > longest and mask.bool().sum(-1).max() > longest:
+            raise ValueError(f"a text of more than {longest} tokens, the most that this model reads: "
+                             f"give its tokenizer truncation=True, max_length={longest}")
+        return mask
 
     def logits(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, K), of input_ids and mask (B, N)."""
-        first = self.first_tokens(input_ids, mask)
-        return self.classifier(self.dropout(nn.functional.relu(self.pre_classifier(first))))
+        return self.head(self.first_tokens(input_ids, mask))
+
+    def head(self, first: torch.Tensor) -> torch.Tensor:
+        """(B, K), of the last hidden states of the first tokens (B, D)."""
+        activation = HEAD_ACTIVATIONS[self.config.head_activation]
+        return self.classifier(self.dropout(activation(self.pre_classifier(first))))
 
     def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
