@@ -20,6 +20,7 @@ def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
     A speed-up is priced by a table of latencies, measured on `texts` where this run has none yet. Raises UserError for what can't be had.
     """
     other = checkpoints.meant(args.run_dir, args.structure_of, args.seed) if args.structure_of and args.prune_epochs else None
+    goal: target.Target
     if not args.prune_epochs:
         goal = target.Structure(shape.heads, shape.ffn)
     elif other:

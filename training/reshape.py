@@ -5,7 +5,7 @@ channels are judged, since a channel is worth what the layers that stay make of 
 that are left. Tables that are to be frozen are rounded behind all that, before anything learns from them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
@@ -19,7 +19,7 @@ JUDGES = 6_400  # lessons that say which channels a narrower model keeps
 class Plan(NamedTuple):
     """The configuration that a model of `depth` layers is reshaped to, and the ids of the word pieces that stay; None where all do."""
 
-    shape: object
+    shape: Any
     pieces: list[int] | None
 
 
