@@ -332,14 +332,17 @@ def test_older_runtimes_answer(version, opset, tmp_path):
 @pytest.mark.parametrize("version", ["4.57.6", "5.0.0", "5.3.0", "5.8.1"])
 def test_other_versions_of_transformers_answer(version, tmp_path):
     model = tiny_compact()
-    compact.save(model, tmp_path / "32")
+    for activation in ("relu", "tanh"):
+        compact.save(compact.from_distilbert(model, head_activation=activation), tmp_path / activation)
     code = ("import sys, torch; from transformers import AutoModelForSequenceClassification as A, AutoTokenizer, pipeline\n"
-            "small = A.from_pretrained(sys.argv[2], trust_remote_code=True).eval(); ids = torch.arange(5, 15)[None]\n"
-            "print(small(ids).logits.tolist() == small(ids, token_type_ids=0 * ids).logits.tolist())\n"
-            "print((small(ids).logits - small(ids, output_hidden_states=True).logits).abs().max().item() < 1e-5)\n"
+            "ids = torch.arange(5, 15)[None]\n"
+            "for path in sys.argv[2:4]:\n"
+            "  small = A.from_pretrained(path, trust_remote_code=True).eval()\n"
+            "  print(small(ids).logits.tolist() == small(ids, token_type_ids=0 * ids).logits.tolist())\n"
+            "  print((small(ids).logits - small(ids, output_hidden_states=True).logits).abs().max().item() < 1e-5)\n"
             "for d in (torch.float32, torch.bfloat16):\n"
             "  p = pipeline('text-classification', model=sys.argv[1], trust_remote_code=True, torch_dtype=d)\n"
-            "  print(*[r['label'] for r in p(sys.argv[3:])])")
+            "  print(*[r['label'] for r in p(sys.argv[4:])])")
     said = answered_by(tmp_path / "venv", code, f"torch=={torch.__version__.split('+')[0]}", f"transformers=={version}", "numpy",
-                       arguments=[BOX, tmp_path / "32", *CLEAR])
-    assert said.splitlines() == ["True", "True", " ".join(RIGHT), " ".join(RIGHT)]
+                       arguments=[BOX, tmp_path / "relu", tmp_path / "tanh", *CLEAR])
+    assert said.splitlines() == ["True"] * 4 + [" ".join(RIGHT)] * 2
