@@ -42,7 +42,7 @@ def main(args):
     from common import checkpoints, data, distillation, encoders, inspection, lengths
     from compress import qat
     from training import lessons, teacher_cache
-    from training.trainer import StageTrainer, fit, make_trainer, prepare, set_dropout
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -71,7 +71,6 @@ def main(args):
 
     # --- 2. from here on every weight is rounded whenever it is used
     qat.fake_quantised(model)
-    set_dropout(model, args.dropout)
 
     # --- 3. train through the rounding
     class Distiller(StageTrainer):

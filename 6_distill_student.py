@@ -41,7 +41,7 @@ def parse_args(argv=None):
 def main(args):
     from common import checkpoints, data, distillation, encoders, lengths, sources, spelling
     from training import lessons, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare, set_dropout
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -70,7 +70,6 @@ def main(args):
                               link="student_model", decides={"start": sources.identity(start)})
     if stage.done:
         return
-    set_dropout(student, args.dropout)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 

@@ -95,7 +95,7 @@ def main(args):
     from compress.target import Structure
     from deploy import goals
     from training import lessons, reshape, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare, set_dropout
+    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
 
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
@@ -118,7 +118,6 @@ def main(args):
 
     # --- 2. reshape: word pieces, layers, channels; and the collator that sets the teacher's answers beside a batch
     model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.texts, args)
-    set_dropout(model, args.dropout)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation, held_out = (data.tokenise(tokenizer, part, args.max_length) for part in (corpus.validation, corpus.held_out))
     pairs = teacher_cache.paired_layers(source, model.config, taught.teacher, args.hidden_weight)

@@ -197,6 +197,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
     """
     keep_freed_memory()
     precision.check(args.matmul_precision)
+    set_dropout(model, getattr(args, "dropout", None))
     if args.batch_size % distributed.WORLD:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by {distributed.WORLD} processes: give a multiple")
     memory.check(model, min(args.batch_size, len(train)) // distributed.WORLD, max(lengths(train)))
