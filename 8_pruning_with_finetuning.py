@@ -185,23 +185,26 @@ def main(args):
     asked, tried = goal, []
     if args.tries > 1:
         answers = torch.from_numpy(lessons.answers(taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"),
-                                                  args.matmul_precision))
-        gates, cuts = Gates.attach(judged := copy.deepcopy(model)), {}
+                                                   args.matmul_precision))
+        gates = Gates.attach(judged := copy.deepcopy(model))
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)
         structures = search.candidates(gates.scores("curvature", judged, torch.Generator()), goal.budgets, args.tries)
-        brief = SEARCHED * (args.prune_epochs + args.epochs) / search.cost(len(structures))
+        rounds, cuts = math.ceil(math.log2(len(structures))), {}
+        brief = SEARCHED * (args.prune_epochs + args.epochs) / (len(structures) * max(1, rounds))
 
         def distance(structure, round: int) -> float:
-            """KL to the teacher on held-out texts, once a structure has learnt for `brief` · 2^round epochs."""
+            """KL to the teacher on held-out texts, once a structure has learnt for another `brief` · 2^round epochs."""
             name = f"try{structures.index(structure)}"
-            if structure not in cuts:
+            if round == 0:
                 whole = copy.deepcopy(model)
-                cuts[structure] = cut(whole, prune(whole, structure, f"{name}_prune", brief / 4))
-            recover(*cuts[structure], f"{name}_recover{round}", brief * 2**round)
-            return inspection.divergence(inspection.answers(cuts[structure][0], held_out, collator), answers)
+                cuts[name] = cut(whole, prune(whole, structure, f"{name}_prune", brief / 4))
+            recover(*cuts[name], f"{name}_recover{round}", brief * 2**round)
+            kl = inspection.divergence(inspection.answers(cuts[name][0], held_out, collator), answers)
+            cli.say(f"  tried {structure}: KL {kl:.4f}")
+            return kl
 
-        goal, tried = search.halve(structures, distance)
+        goal, tried = search.halve(structures, distance, rounds)
 
     # --- 4. warm up, prune, cut, recover
     masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else Gates.attach(model).masks
@@ -213,7 +216,7 @@ def main(args):
     # --- 5. save, open again, count
     stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
                       "teacher_layers": [pairs[i] for i in layers] if pairs else None,
-                      "structure": {"found_by": "another's" if other else "search" if tried else "scores", "tried": tried},
+                      "structure": {"found_by": "another's" if other else "search" if tried else "scores", "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks))}
     compact.save(small, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)

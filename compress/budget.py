@@ -61,7 +61,7 @@ class _Knapsack:
 
     def _good_enough(self, rates: np.ndarray, loss: float) -> bool:
         """Whether a loss is within GAP of the least there is, as far as the bound at these rates tells."""
-        return loss - self.bound(rates) <= GAP * loss
+        return loss <= 0 or self.bound(rates) >= (1 - GAP) * loss
 
     def _close(self, rates: np.ndarray, loss: float) -> bool:
         """Closes all choices whose Lagrangian is above `loss`: no better solution has one of them. Some hundred of thousands stay open.
@@ -84,8 +84,10 @@ class _Knapsack:
             found = linprog(SCALE * self.loss[self.choices] / scale, A_ub=SCALE * self.cost[:, self.choices],
                             b_ub=np.full(len(self.cost), SCALE * (1 - SLACK)), A_eq=self._one_each(), b_eq=np.ones(len(self.first)),
                             method="highs")
-            if found.status != 0:
+            if found.status == 2:  # infeasible
                 return None
+            if found.status != 0:
+                raise RuntimeError(f"the linear problem of a budget wasn't solved: {found.message}")
             rates, before = -found.ineqlin.marginals * scale, scale
             taken = self._of_each(self.choices[found.x > 1e-9])
             scale = float(self.loss[taken].sum())
@@ -238,9 +240,9 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
     lasts = [i for i in range(choices.depth) if len(choices.counts[i]) > 1 and last in (None, i)]
     general = choices.knapsack(budgets, rooms, lasts[-1], 0.0) if lasts else None
     relaxed = general.relaxed() if general is not None and general.possible else None
+    refusal = "even a model of a single head costs more: the budget is " + " and ".join(f"{one.asked:g} {one.name}" for one in budgets)
     if relaxed is None:
-        wanted = " and ".join(f"{budget.asked:g} {budget.name}" for budget in budgets)
-        raise ValueError(f"even a model of a single head costs more: the budget is {wanted}")
+        raise ValueError(refusal)
     rates = relaxed[0]
     price = float(rates[0]) * budgets[0].per_block / rooms[0]
     tried = {i: choices.knapsack(budgets, rooms, i, price) for i in lasts}
@@ -250,4 +252,6 @@ def keep_worthiest(scores: list[torch.Tensor], alive: list[torch.Tensor], budget
         found = tried[i].solved(rates, best) if bounds[i] < best * (1 - GAP) else None
         if found is not None:
             best, chosen = found
+    if not chosen:
+        raise ValueError(refusal)
     return choices.masks(chosen)

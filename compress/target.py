@@ -36,18 +36,18 @@ class Target(Protocol):
         """What a model of these masks has of each thing that was asked for."""
 
 
-class Sparsities:
+class Sparsities(NamedTuple):
     """Shares of all heads and of all FFN neurons to prune. Each kind is ranked over all layers, and what is pruned stays pruned."""
 
-    def __init__(self, heads: float, neurons: float):
-        self.heads, self.neurons = heads, neurons
+    heads: float
+    neurons: float
 
     def check(self, heads: list[int], neurons: list[int], kind: str) -> None:
         for what, sparsity, counts, least in (("heads", self.heads, heads, 1), ("neurons", self.neurons, neurons, NEURONS)):
-            most = sum(max(0, count - least) for count in counts) / max(1, sum(counts))
-            if sparsity > most:
+            most = sum(max(0, count - least) for count in counts)
+            if to_prune(sparsity, sum(counts)) > most:
                 raise ValueError(f"a sparsity of {sparsity:g} can't be had of {what} {counts}, since each layer keeps {least}: the "
-                                 f"greatest that can be had is {math.floor(1000 * most) / 1000:g}")
+                                 f"greatest that can be had is {math.floor(1000 * most / sum(counts)) / 1000:g}")
         _has_a_head(heads)
 
     def masks(self, scores: list[torch.Tensor], alive: list[torch.Tensor], share: float) -> list[torch.Tensor]:
@@ -57,15 +57,15 @@ class Sparsities:
 
     def spent(self, masks: list[torch.Tensor]) -> list[Spent]:
         depth = len(masks) // 2
-        heads, neurons = (1 - float(torch.cat(part).mean()) for part in (masks[:depth], masks[depth:]))
+        heads, neurons = (float((part == 0).sum()) / max(1, len(part)) for part in (torch.cat(masks[:depth]), torch.cat(masks[depth:])))
         return [Spent("of the heads pruned", self.heads, heads), Spent("of the neurons pruned", self.neurons, neurons)]
 
 
-class Structure:
+class Structure(NamedTuple):
     """The very numbers of heads and neurons that each layer keeps, first to last; 0 empties a block."""
 
-    def __init__(self, heads: list[int], neurons: list[int]):
-        self.heads, self.neurons = heads, neurons
+    heads: list[int]
+    neurons: list[int]
 
     @classmethod
     def of(cls, masks: list[torch.Tensor]) -> "Structure":
@@ -92,11 +92,10 @@ class Structure:
         return [Spent("heads kept", sum(self.heads), sum(kept[:depth])), Spent("neurons kept", sum(self.neurons), sum(kept[depth:]))]
 
 
-class Budgets:
-    """What a model may cost in all, by up to three measures that all hold: heads, neurons and whole blocks compete for it."""
+class Budgets(NamedTuple):
+    """What a model may cost in all, by one measure or several that all hold: heads, neurons and whole blocks compete for it."""
 
-    def __init__(self, budgets: list[Budget]):
-        self.budgets = budgets
+    budgets: list[Budget]
 
     def check(self, heads: list[int], neurons: list[int], kind: str) -> None:
         if kind not in importance.COMPARABLE:
@@ -127,13 +126,18 @@ def _rounded_up(number: float) -> str:
     return f"{math.ceil(number / step) * step:.3g}"
 
 
+def to_prune(sparsity: float, units: int) -> int:
+    """How many of so many units a sparsity prunes."""
+    return int(sparsity * units + 1e-6)
+
+
 def keep_best(scores: list[torch.Tensor], alive: list[torch.Tensor], sparsity: float, at_least: int) -> list[torch.Tensor]:
     """Masks (1 keep, 0 prune) at `sparsity` of all units of a kind, ranked over all layers; what is pruned stays pruned.
 
     scores, alive: L tensors (U,). At least `at_least` units stay in each layer, whatever they score.
     """
     total = sum(s.numel() for s in scores)
-    to_keep = total - int(sparsity * total + 1e-6)
+    to_keep = total - to_prune(sparsity, total)
     ranked = []
     masks = [torch.zeros_like(s) for s in scores]
     for layer, (score, live) in enumerate(zip(scores, alive, strict=True)):

@@ -1,6 +1,7 @@
 """A budget or two for heads, neurons and blocks: never exceeded, nearly used up, the worthiest units first, the impossible is refused."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def cheapest_gone(masks):
     return min(gone, default=float("inf"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", range(8))
 def test_allocation_is_the_best_there_is(seed):
     rng = np.random.default_rng(seed)
     losses = [np.append(np.sort(rng.random(n))[::-1], 0.0) for n in (3, 4, 2)]
@@ -44,10 +45,69 @@ def test_allocation_is_the_best_there_is(seed):
     limit = 0.5 * sum(cost[-1] for cost in prices)
     choices = itertools.product(*(range(len(loss)) for loss in losses))
     best = min(sum(loss[n] for loss, n in zip(losses, choice, strict=True)) for choice in choices
-               if sum(cost[n] for cost, n in zip(prices, choice, strict=True)) <= 0.998 * limit)
+               if sum(cost[n] for cost, n in zip(prices, choice, strict=True)) <= limit)
     chosen = budget.allocate(losses, [prices], [limit])
     assert sum(cost[n] for cost, n in zip(prices, chosen, strict=True)) <= limit
-    assert sum(loss[n] for loss, n in zip(losses, chosen, strict=True)) <= best + 1e-9
+    assert sum(loss[n] for loss, n in zip(losses, chosen, strict=True)) <= (1 + budget.GAP) * best
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_allocation_under_three_budgets_is_the_best_there_is(seed):
+    """Losses differ by millions, as gradients' squares do; the second and third cost of a block jump at its first unit."""
+    rng = np.random.default_rng(seed)
+    losses = [np.append(np.sort(10.0 ** rng.uniform(-6, 0, n))[::-1].cumsum()[::-1], 0.0) for n in (3, 4, 2, 5)]
+    prices = [[np.append(0, jump * rng.random() + np.cumsum(rng.random(len(loss) - 1))) for loss in losses] for jump in (0, 1, 4)]
+    limits = [rng.uniform(0.4, 0.9) * sum(cost[-1] for cost in measure) for measure in prices]
+
+    def sums(choice):
+        return [sum(cost[n] for cost, n in zip(measure, choice, strict=True)) for measure in [losses, *prices]]
+
+    choices = [sums(choice) for choice in itertools.product(*(range(len(loss)) for loss in losses))]
+    best = min(loss for loss, *spent in choices if all(cost <= limit for cost, limit in zip(spent, limits, strict=True)))
+    loss, *spent = sums(budget.allocate(losses, prices, limits))
+    assert loss <= (1 + budget.GAP) * best and all(cost <= limit for cost, limit in zip(spent, limits, strict=True))
+
+
+@pytest.mark.parametrize("per_block", [0.0, 0.003])
+def test_nothing_goes_before_pruning_begins_or_where_the_budget_is_ample(per_block):
+    shape = compact.CompactConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
+    prices = costs.Flops(128, shape)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.rand(n, generator=generator) ** 3 for n in [12] * 6 + [1536] * 6]
+    alive = [torch.ones_like(score) for score in given]
+    whole = budget.spent(alive, prices)
+    for budgets, share in (([0.1], 0.0), ([1.0], 1.0), ([1.7, 1.0], 0.5), ([0.1, 0.2], 0.0)):
+        wanted = [budget.Budget(prices, part, whole, "of it", per_block * whole) for part in budgets]
+        assert all(mask.all() for mask in budget.keep_worthiest(given, alive, wanted, share)), (budgets, share)
+
+
+def test_only_a_given_layer_is_the_last_with_heads_and_only_first_layers_stay():
+    for last in (0, 1):
+        masks = budget.keep_worthiest(scores(), ALL, asked(0.5), last=last)
+        assert max(i for i in (0, 1) if masks[i].any()) == last and budget.spent(masks, PRICES) <= 0.5 * WHOLE
+    masks = budget.keep_worthiest(scores(), ALL, asked(0.45), layers=1)
+    assert masks[0].any() and masks[2].any() and not masks[1].any() and not masks[3].any()
+
+
+def test_the_smallest_model_has_one_head():
+    assert budget.smallest([4, 4], PRICES) == PRICES.other + PRICES.head(of_last=True)
+    assert budget.smallest([0, 0], PRICES) == float("inf")
+
+
+@pytest.mark.slow
+def test_a_ranking_of_twelve_layers_takes_seconds_not_minutes():
+    shape = compact.CompactConfig(dim=768, n_layers=12, n_heads=12, hidden_dim=3072)
+    flops, size = costs.Flops(128, shape), costs.Bytes(shape, 30_000)
+    generator = torch.Generator().manual_seed(0)
+    given = [100 * torch.rand(12, generator=generator) for _ in range(12)]
+    given += [(layer + 1) * torch.rand(3072, generator=generator) ** 3 for layer in range(12)]
+    alive = [torch.ones_like(score) for score in given]
+    budgets = [budget.Budget(flops, 0.1, budget.spent(alive, flops), "of it"), budget.Budget(size, 24, 1e6, "MB")]
+    started = time.process_time()
+    masks = budget.keep_worthiest(given, alive, budgets)
+    assert time.process_time() - started < 10
+    used = [budget.spent(masks, one.prices) / one.total for one in budgets]
+    assert max(used) <= 1 and max(used) > 0.99
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8, 1.0])
@@ -160,8 +220,8 @@ def test_of_two_budgets_both_hold_for_as_little_loss_as_can_be():
 
     choices = [best_of(counts) for counts in itertools.product(range(5), range(5), range(7), range(7)) if counts[0] or counts[1]]
     best = min(lost(masks) for masks in choices
-               if budget.spent(masks, PRICES) <= 0.998 * flops.total and budget.spent(masks, latency) <= ms.total)
-    assert best - 1e-9 <= lost(both) <= 1.05 * best and lost(alone) < 0.5 * best, "a multiplier comes near, where blocks jump not to it"
+               if budget.spent(masks, PRICES) <= flops.total and budget.spent(masks, latency) <= ms.total)
+    assert best - 1e-9 <= lost(both) <= (1 + budget.GAP) * best and lost(alone) < 0.5 * best
     loose = budget.keep_worthiest(given, alive, [flops, budget.Budget(latency, 5.0, 1.0, "ms")])
     assert all(torch.equal(a, b) for a, b in zip(loose, alone, strict=True)), "a second budget that holds anyhow changes nothing"
 
