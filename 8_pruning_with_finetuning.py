@@ -216,7 +216,8 @@ def main(args):
     # --- 5. save, open again, count
     stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
                       "teacher_layers": [pairs[i] for i in layers] if pairs else None,
-                      "structure": {"found_by": "another's" if other else "search" if tried else "scores", "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
+                      "structure": {"found_by": "another's" if other else "search" if tried else "scores",
+                                    "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks))}
     compact.save(small, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
