@@ -36,7 +36,7 @@ def parse_args(argv=None):
     group.add_argument("--preset", "--variant", dest="variant", choices=recipes.having("prune"), default="published",
                        help="the operating point: sets flags as recipes.toml says, and what it makes is known by its name")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
-    group.add_argument("--start", default="student", metavar="teacher|student|NAME|DIR",
+    group.add_argument("--start", type=cli.named, default="student", metavar="teacher|student|NAME|DIR",
                        help="what is pruned: the teacher itself, the newest distilled student, the newest pruned model of this name, or a "
                             "checkpoint")
     group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
@@ -44,7 +44,7 @@ def parse_args(argv=None):
     group.add_argument("--budget", type=ask.budget, nargs="+", default=None, metavar="WHAT=…",
                        help="instead, what may be left: flops=.1 (of the teacher's, at 128 tokens), mb=5 (of the 4-bit checkpoint), "
                             "speedup=24@32 (times as fast as the teacher in torch, as int8, at batch 32 or 1); several hold together")
-    group.add_argument("--structure-of", default=None, metavar="NAME|DIR",
+    group.add_argument("--structure-of", type=cli.named, default=None, metavar="NAME|DIR",
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
@@ -69,20 +69,22 @@ def parse_args(argv=None):
     goals = {"--sparsity": args.sparsity, "--budget": args.budget, "--structure-of": args.structure_of}
     typed = parser.typed(goals)
     if len(typed) > 1:
-        parser.error(f"{' and '.join(typed)}: give one of them, they all say how much is to be left")
-    for flag in set(goals) - set(typed) if typed else ():
-        setattr(args, parser.name_of(flag), None)  # the preset's own goal gives way
+        parser.error(f"give {' or '.join(typed)}: each says how much is to be left")
+    for flag in goals:
+        if not args.prune_epochs or typed and flag not in typed:
+            setattr(args, parser.name_of(flag), None)  # the preset's own goal gives way
     if args.prune_epochs and not any(vars(args)[parser.name_of(flag)] for flag in goals):
         parser.error("give --sparsity, --budget or --structure-of: how much is to be left")
     parser.refuse_idle(
-        ("--tries", args.budget is None, "without --budget, of which it tries several structures"),
+        ("--tries", args.prune_epochs and not args.budget, "without --budget, of which it tries several structures"),
         ("--spare-pieces", args.prune_vocab is None, "without --prune-vocab, of which it spares some"),
         ("--temperature", args.alpha == (0, 0), "with --alpha 0, which leaves the soft targets out"),
-        (f"--prune-to --prune-lr --importance {' '.join(goals)}", not args.prune_epochs, "with --prune-epochs 0, which prunes nothing"))
+        (f"--prune-to --prune-lr --importance --tries {' '.join(goals)}", not args.prune_epochs,
+         "with --prune-epochs 0, which prunes nothing"))
     if args.prune_to <= WARM_UP:
         parser.error(f"--prune-to {args.prune_to:g}: give more than {WARM_UP}, up to which nothing is pruned yet")
-    return cli.replaced(args, preset=args.variant, variant=args.name or args.variant, importance=args.importance or
-                        ("l2+kd_grad" if args.sparsity else "kd_grad"))
+    return cli.replaced(args, preset=args.variant, variant=args.name or args.variant, tries=args.tries if args.budget else 1,
+                        importance=args.importance or ("l2+kd_grad" if args.sparsity else "kd_grad"))
 
 
 def main(args):
@@ -216,7 +218,7 @@ def main(args):
     # --- 5. save, open again, count
     stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
                       "teacher_layers": [pairs[i] for i in layers] if pairs else None,
-                      "structure": {"found_by": "another's" if other else "search" if tried else "scores",
+                      "structure": {"found_by": "another's" if other else "search" if tried else "scores" if args.prune_epochs else "start",
                                     "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks))}
     compact.save(small, stage.dir)

@@ -54,6 +54,7 @@ SCRIPT_OF = {
     "pruned_ptq": "9_quantize_pruned_model.py",
     "pruned_qkd": "10_qat_kd_4bit.py",
 }
+PRUNABLE = ("teacher", "distilled", "pruned")  # stages whose models are of full weights, and have heads and neurons to cut
 # What a disk answers that hasn't a lock, or doesn't flush.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 _locks: dict[Path, Any] = {}  # of the directories that are this process's own
@@ -199,12 +200,16 @@ def parent(run_dir: Path, child: Checkpoint, stage: str, named: Path | None = No
 def meant(run_dir: Path, text: str, seed: int) -> Checkpoint:
     """What people call "teacher", "student", by a directory, or by the name of a pruned model, which then is of this very seed; verified.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, and for a directory of another stage.
     """
     if text in ("teacher", "student"):
         return find(run_dir, "teacher" if text == "teacher" else "distilled", seed=seed)
-    if Path(text).is_dir():
-        return verify(Path(text))
+    if Path(text).is_dir() or len(Path(text).parts) > 1:
+        checkpoint = verify(Path(text))
+        if checkpoint.stage not in PRUNABLE:
+            raise UserError(f"{text} was made by the stage '{checkpoint.stage}': give one made by "
+                            f"{', '.join(SCRIPT_OF[stage] for stage in PRUNABLE)}")
+        return checkpoint
     checkpoint = find(run_dir, "pruned", variant=text, seed=seed)
     if checkpoint.manifest["seed"] != seed:
         raise UserError(f"no '{text}' of seed {seed} under {Path(run_dir) / 'models'}: make it first, or give --seed "

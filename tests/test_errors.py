@@ -86,7 +86,9 @@ def test_variant_that_was_not_pruned(stages, tmp_path):
     [
         (LESSONS, "--teacher", "distilled", TEACHER),
         (DISTIL, "--lessons", "teacher", LESSONS),
-        (PRUNE, "--student", "teacher", DISTIL),
+        (PRUNE, "--start", "lessons", DISTIL),
+        (PRUNE, "--start", "pruned_ptq", PRUNE),
+        (PRUNE, "--structure-of", "pruned_ptq", PRUNE),
         (PRUNE, "--lessons", "teacher", LESSONS),
         (PTQ, "--pruned", "distilled", PRUNE),
         (QAT, "--pruned", "pruned_ptq", PRUNE),
@@ -135,13 +137,15 @@ def test_parent_that_is_gone(stages, tmp_path):
 
 def test_budget_that_no_model_can_keep(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
-    for flag in ("--target-flops", "--target-mb"):
-        line = refused(PRUNE, (*run.flags(PRUNE), flag, 0.0002), run.run_dir)
-        least = float(line.split("doesn't touch is ")[1].split(":")[0])
-        assert 0.0002 < least < 0.5 and "ask for more, or --prune-vocab 1" in line
-    for heads in ((1, 1, 1), (5, 1)):
-        asked = ("--heads", *heads, "--neurons", *(8 for _ in heads))
-        assert "the model has heads [4, 4], neurons [48, 48]" in refused(PRUNE, (*run.flags(PRUNE), *asked), run.run_dir)
+    for kind in ("flops", "mb"):
+        line = refused(PRUNE, (*run.flags(PRUNE), "--budget", f"{kind}=0.0002"), run.run_dir)
+        least = float(line.split("the smallest that can be had is ")[1].split(",")[0])
+        assert 0.0002 < least < 0.5 and "with a single head" in line
+        line = refused(PRUNE, (*run.flags(PRUNE), "--budget", f"{kind}={0.99 * least}"), run.run_dir)
+        assert f"the smallest that can be had is {least:.3g}" in line
+    line = refused(PRUNE, (*run.flags(PRUNE), "--sparsity", 0.9, 0.2), run.run_dir)
+    assert "a sparsity of 0.9 can't be had of heads [4, 4]" in line and "the greatest that can be had is 0.75" in line
+    assert "importance 'l2' doesn't compare heads" in refused(PRUNE, (*run.flags(PRUNE), "--budget", "mb=1", "--importance", "l2"))
     assert "--first-layers 3: the model has 2, give less" in refused(PRUNE, (*run.flags(PRUNE), "--first-layers", 3), run.run_dir)
     for wide in (33, 12, 40):
         assert f"--hidden-width {wide}: the model is 32 wide" in refused(PRUNE, (*run.flags(PRUNE), "--hidden-width", wide), run.run_dir)
@@ -271,16 +275,20 @@ SCRIPTS = [TEACHER, LESSONS, DISTIL, PRUNE, PTQ, QAT, EXPORT, REPORT, "download_
 WRONG = [
     *((script, "--no-such-flag", "1") for script in SCRIPTS),
     *((script, "--source", "moon") for script in SCRIPTS[:-1]),
-    (PRUNE, "--head-sparsity", "1"),
-    (PRUNE, "--head-sparsity", "-0.1"),
-    (PRUNE, "--ffn-sparsity", "1.5"),
-    (PRUNE, "--ffn-sparsity", "nan"),
+    (PRUNE, "--sparsity", "1 .1"),
+    (PRUNE, "--sparsity", "-0.1 .1"),
+    (PRUNE, "--sparsity", ".1 1.5"),
+    (PRUNE, "--sparsity", ".1 nan"),
+    (PRUNE, "--sparsity", ".1"),
     (PRUNE, "--importance", "magic"),
-    (PRUNE, "--target-flops", "0"),
-    (PRUNE, "--target-flops", "1.1"),
-    (PRUNE, "--target-speedup", "0"),
-    (PRUNE, "--target-mb", "-1"),
-    (PRUNE, "--at-batch", "8"),
+    (PRUNE, "--budget", "flops=0"),
+    (PRUNE, "--budget", "flops=1.1"),
+    (PRUNE, "--budget", "speedup=0"),
+    (PRUNE, "--budget", "mb=-1"),
+    (PRUNE, "--budget", "mb=nan"),
+    (PRUNE, "--budget", "speedup=8@8"),
+    (PRUNE, "--budget", "flops=.1 5"),
+    (PRUNE, "--tries", "0"),
     (LESSONS, "--augment", "0"),
     (LESSONS, "--preset", "tiny"),
     (PRUNE, "--spare-pieces", "-1"),
@@ -310,7 +318,7 @@ WRONG = [
 @pytest.mark.parametrize(("script", "flag", "value"), WRONG)
 def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / script), flag, value],
+        [sys.executable, str(REPOSITORY / script), flag, *value.split(" ")],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -323,12 +331,9 @@ def test_wrong_flag_fails_at_once(no_torch, tmp_path, script, flag, value):
 
 
 @pytest.mark.parametrize(("script", "flags"), [
-    *((PRUNE, flags) for flags in ("--preset max --head-sparsity .5", "--max-accuracy-drop 1 --target-flops .3",
-                                   "--preset max --after near --student models", "--target-mb 3 --target-flops .3 --target-speedup 2",
-                                   "--target-flops .3 --ffn-sparsity .3", "--heads 1 1",
-                                   "--heads 1 1 --neurons 8", "--heads 1 1 --neurons 8 8 --target-mb 3",
-                                   "--heads 1 1 --neurons 8 8 --prune-epochs 0", "--heads 1 --neurons 8 --ffn-sparsity .3",
-                                   "--preset near --student models")),
+    *((PRUNE, flags) for flags in ("--budget flops=.3 --sparsity .3 .3", "--preset max --budget mb=3 --structure-of near",
+                                   "--sparsity .3 .3 --structure-of models", "--preset deep --sparsity .3 .3 --budget speedup=2@32",
+                                   "--sparsity .3 .3 --budget mb=3 --structure-of near", "--budget mb=3 --sparsity 0 0")),
     (EXPORT, "--checkpoint models --from-pruned")])
 def test_flags_that_exclude_each_other(script, flags):
     code, out, said = call_script(script, *flags.split())

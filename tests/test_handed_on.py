@@ -57,7 +57,7 @@ def test_another_length_is_said_where_a_model_trains_on(stages, tmp_path):
     assert code == 0 and "--max-length 24" in out and read_length(run, "pruned") == 24, err
     code, out, err = of(run, MAKE, "--preset", "near", "--augment", 20, "--max-length", 40)
     assert code == 0 and f"--max-length 40: {run.checkpoint('teacher')} was trained with 48" in out, err
-    code, out, err = of(run, PRUNE, *BRIEF, "--prune-epochs", 0, "--preset", "near", "--after", "published", "--target-flops", 1)
+    code, out, err = of(run, PRUNE, *BRIEF, "--prune-epochs", 0, "--preset", "near", "--start", "published")
     assert code == 0 and read_length(run, "pruned", "near") == 24, err
 
 
@@ -237,12 +237,15 @@ def test_another_seed_or_variant_than_the_models_own_is_refused(of_seed_3, scrip
     (TEACHER, "--model x --seeds 2", "--seeds"),
     (DISTIL, "--alpha 0 --temperature 3", "--temperature"),
     (ROUND_AND_TRAIN, "--alpha 0 --temperature 3", "--temperature"),
-    (PRUNE, "--at-batch 32", "--at-batch"),
-    (PRUNE, "--preset max --min-neurons 4", "--min-neurons"),
-    (PRUNE, "--heads 1 1 --neurons 8 8 --min-neurons 4", "--min-neurons"),
-    (PRUNE, "--preset max --after near --from-teacher", "--from-teacher"),
+    (PRUNE, "--tries 4", "--tries"),
+    (PRUNE, "--preset max --structure-of near --tries 4", "--tries"),
+    (PRUNE, "--preset max --sparsity .3 .3 --tries 4", "--tries"),
+    (PRUNE, "--spare-pieces 9", "--spare-pieces"),
+    (PRUNE, "--preset max --start near --prune-epochs 0 --tries 2", "--tries"),
+    (PRUNE, "--preset max --start near --prune-epochs 0 --structure-of near", "--structure-of"),
     (PRUNE, "--prune-epochs 0 --prune-lr 1e-4", "--prune-lr"),
-    (PRUNE, "--prune-epochs 0 --importance l2 --head-sparsity 0.2", "--importance, --head-sparsity"),
+    (PRUNE, "--prune-epochs 0 --importance l2 --sparsity 0.2 .2", "--importance, --sparsity"),
+    (PRUNE, "--prune-epochs 0 --prune-to .5 --budget flops=1", "--prune-to, --budget"),
     (PRUNE, "--alpha 0 --temperature 3:1", "--temperature"),
     (EXPORT, "--precision fp32 --table-bits 4", "--table-bits"),
     (EXPORT, "--precision fp32 --calibration-sentences 9 --map-bits 4", "--calibration-sentences, --map-bits"),
@@ -260,11 +263,30 @@ def test_a_flag_without_effect_is_refused(capsys, script, flags, idle):
 
 
 @pytest.mark.parametrize(("script", "flags"), [
-    (PRUNE, "--preset max --after near"), (PRUNE, "--preset max --prune-epochs 0 --after near --target-flops 1"), (PRUNE, "--preset max"),
-    (PRUNE, "--target-speedup 8 --at-batch 1"), (EXPORT, "--precision int8 --table-bits 8"), (TEACHER, "--model x --fast"),
-    (PRUNE, "--min-neurons 8"), ("download_model.py", "--fast --source package"), (REPORT, "--fast --repeats 2")])
+    (PRUNE, "--preset max --start near"), (PRUNE, "--preset max --prune-epochs 0 --start near"), (PRUNE, "--preset max"),
+    (PRUNE, "--preset max --structure-of near"), (PRUNE, "--preset max --alpha 0"), (PRUNE, "--budget speedup=8@1"),
+    (PRUNE, "--sparsity 0 0"), (PRUNE, "--budget mb=3 --tries 1"), (EXPORT, "--precision int8 --table-bits 8"),
+    (TEACHER, "--model x --fast"), ("download_model.py", "--fast --source package"), (REPORT, "--fast --repeats 2")])
 def test_what_a_preset_or_a_default_says_is_not_refused(script, flags):
     load_script(script).parse_args(flags.split())
+
+
+GOALS = ("sparsity", "budget", "structure_of", "tries")
+
+
+@pytest.mark.parametrize(("flags", "goals"), [
+    ("--preset max", (None, ["flops=0.099"], None, 8)),
+    ("--preset max --fast", (None, ["flops=0.099"], None, 1)),
+    ("--preset max --tries 3 --fast", (None, ["flops=0.099"], None, 3)),
+    ("--preset max --budget mb=3 speedup=24@32", (None, ["mb=3", "speedup=24@32"], None, 8)),
+    ("--preset max --sparsity .5 .25", ([0.5, 0.25], None, None, 1)),
+    ("--preset max --structure-of near", (None, None, "near", 1)),
+    ("--preset max --start near --prune-epochs 0", (None, None, None, 1)),
+    ("--preset deep --budget flops=.10", (None, ["flops=0.1"], None, 1)),
+    ("--preset deep", ([0.65, 0.65], None, None, 1))], ids=str)
+def test_a_presets_goal_gives_way_to_one_that_is_typed_and_its_search_to_whatever_is_no_budget(flags, goals):
+    args = vars(load_script(PRUNE).parse_args(flags.split()))
+    assert tuple(args[name] for name in GOALS) == goals
 
 
 def test_training_flags_of_a_teacher_that_is_taken_as_it_is_are_said(stages, tmp_path):

@@ -190,8 +190,8 @@ def test_whatever_reshapes_it_leaves_it_its_head(teacher, student, tmp_path):
     theirs = answers(teacher)
     compact.save(student, tmp_path)
     assert gap(answers(measure.countable_twin(tmp_path)), theirs) <= 1e-4
-    open_masks = [torch.ones(4)] * 4, [torch.ones(48)] * 4
-    assert gap(answers(surgery.cut(student, *open_masks)), theirs) <= 1e-4
+    open_masks = [*[torch.ones(4)] * 4, *[torch.ones(48)] * 4]
+    assert gap(answers(surgery.cut(student, open_masks)), theirs) <= 1e-4
     assert gap(answers(width.narrowed(student, 32, (torch.ones(32), torch.ones(32)))), theirs) <= 1e-4
     assert width.shape_of(student.config, 16).head_activation == "tanh"
     respelled = copy.deepcopy(student)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
-from common import data
+from common import data, recipes
 from common.cli import UserError, say
 from compress import factorisation, qat, surgery, vocabulary, width
 
@@ -46,7 +46,10 @@ def plan(args, config, tokenizer, texts: list[str]) -> Plan:
         pieces = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, texts), args.prune_vocab, args.spare_pieces)
         shape.vocab_size = len(pieces)
     elif args.prune_vocab is not None:
-        say(f"only WordPiece vocabularies can be cut, and this one is of {spelling['model']['type']}: it stays whole")
+        kind = f"only WordPiece vocabularies can be cut, and this one is of {spelling['model']['type']}"
+        if args.prune_vocab != recipes.read()[args.preset].flags["prune"].get("prune-vocab"):
+            raise UserError(f"--prune-vocab {args.prune_vocab:g}: {kind}: leave it out, or take a preset, which then goes on without")
+        say(f"{kind}: --preset {args.preset} leaves it whole")
     return Plan(shape, pieces)
 
 
