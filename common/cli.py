@@ -302,6 +302,16 @@ class StageParser(Parser):
             args = replaced(args, variant=None)
         return args
 
+    def one_of(self, args: argparse.Namespace, flags: tuple[str, ...], needed: bool) -> argparse.Namespace:
+        """The flags, of which these exclude each other: a typed one makes what the preset says of the others give way."""
+        if len(typed := self.typed(flags)) > 1:
+            self.error(f"{' and '.join(typed)} exclude each other: give one of them")
+        if typed:
+            args = replaced(args, **{self.name_of(flag): None for flag in flags if flag not in typed})
+        if needed and not any(getattr(args, self.name_of(flag)) for flag in flags):
+            self.error(f"give {', '.join(flags[:-1])} or {flags[-1]}")
+        return args
+
     def refuse_idle(self, *rules: tuple[str, bool, str]) -> None:
         """Ends with one line where a flag was typed that changes nothing: `rules` are (flags, whether that is so here, why)."""
         for flags, idle, why in rules:
