@@ -47,6 +47,11 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
             "needed": needed, "sentences": n}
 
 
+def surely_lost(claim: dict) -> bool:
+    """Whether more than the margin is surely lost: the same test, of the other side."""
+    return claim["p"] > 1 - ALPHA
+
+
 def said(claim: dict) -> str:
     """What may be said of it, in one sentence."""
     margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
@@ -57,3 +62,11 @@ def said(claim: dict) -> str:
         return f"{seen}: a loss of {margin} or more is likelier than not"
     about = float(f"{claim['needed']:.2g}")
     return f"{seen}: {claim['sentences']:,} sentences can't decide a margin of {margin}; it would take about {about:,.0f}"
+
+
+def verdict(claim: dict, judged: str) -> str:
+    """One sentence: whether a loss of the margin was kept to, and how sure that is; `judged` names the sentences."""
+    kept = "kept" if claim["holds"] else "not kept" if surely_lost(claim) else \
+        "kept as far as these sentences can tell, which isn't sure" if claim["needed"] is not None else "likely not kept"
+    margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
+    return f"The loss allowed, {margin}, was {kept}: of {claim['sentences']:,} {judged}, {said(claim)}."
