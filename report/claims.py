@@ -65,8 +65,14 @@ def said(claim: dict) -> str:
 
 
 def verdict(claim: dict, judged: str) -> str:
-    """One sentence: whether a loss of the margin was kept to, and how sure that is; `judged` names the sentences."""
-    kept = "kept" if claim["holds"] else "not kept" if surely_lost(claim) else \
-        "kept as far as these sentences can tell, which isn't sure" if claim["needed"] is not None else "likely not kept"
+    """One sentence: whether no more than the margin was lost, and how sure that is; `judged` names the sentences."""
     margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
-    return f"The loss allowed, {margin}, was {kept}: of {claim['sentences']:,} {judged}, {said(claim)}."
+    seen = f"{100 * claim['mean']:+.1f} ± {100 * claim['half_width']:.1f} points on {claim['sentences']:,} {judged}"
+    if claim["holds"]:
+        return f"No more than the {margin} allowed are lost, surely: {seen} (p = {claim['p']:.3f})."
+    if surely_lost(claim):
+        return f"More than the {margin} allowed are lost, surely: {seen} (p = {1 - claim['p']:.3f})."
+    if claim["needed"] is None:
+        return f"More than the {margin} allowed seem to be lost, but not surely: {seen}."
+    about = float(f"{claim['needed']:.2g}")
+    return f"No more than the {margin} allowed seem to be lost, but not surely: {seen}; to be sure takes about {about:,.0f} of them."
