@@ -1,7 +1,6 @@
 """A model's card: what it is, what it was made from and by, what it is worth and where it ends. All of it from figures, none typed."""
 
-LIMITS = ("It repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people.\n"
-          "Other texts than those it was made from get a label too.")
+LIMITS = "It repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people."
 
 
 def kept(structure: dict) -> str:
@@ -48,5 +47,5 @@ Use, here in this directory (or run `example.py`):
     {figures['command']}    # at {(figures['commit'] or 'no commit')[:12]}
 
 Limits: checkpoints, and where a loss was allowed the size too, were chosen on the held-out sentences; the dev sentences were only
-counted. {LIMITS}
+counted. What is no text of this kind gets a label too. {LIMITS}
 """
