@@ -100,7 +100,7 @@ def default_name(args) -> str:
 
 def searched(args) -> list[Target]:
     """The budgets of --within, each model made from the one before, as far as the teacher has so much to give."""
-    least = floor(args)
+    least, _ = floors(args)
     found = [of_flops(share) for share in SHARES if share > least]
     return found[:1] + [replace(target, start=larger.name) for larger, target in itertools.pairwise(found)]
 
@@ -114,15 +114,17 @@ def whole_plan(args) -> list[Step]:
 
 # --- before the first step
 
-def floor(args) -> float:
-    """The least share of the FLOPs that the user's own teacher can be pruned to; 0 where it isn't on this disk."""
+def floors(args) -> tuple[float, float]:
+    """The least share of FLOPs and the least megabytes of what is pruned from the user's own teacher; zeros where it isn't on this disk."""
     from compress import floor
 
     file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
+    spare = recipes.read()[BASE].flags["prune"].get("spare-pieces", 0)
     try:
-        return floor.smallest_share(json.loads(file.read_text(encoding="utf-8")))
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return floor.smallest_share(config), floor.smallest_mb(config, spare)
     except (OSError, ValueError, KeyError, TypeError, StopIteration, ZeroDivisionError):  # stage 5 says what is wrong with it
-        return 0.0
+        return 0.0, 0.0
 
 
 def refuse_what_cannot_be(args) -> None:
@@ -131,7 +133,9 @@ def refuse_what_cannot_be(args) -> None:
         raise cli.UserError(f"{args.data} is a file: give a directory that holds train.tsv and dev.tsv (sentence<TAB>label, a header line)")
     if args.data and not args.data.is_dir():
         raise cli.UserError(f"no directory {args.data}: --data needs one that holds train.tsv and dev.tsv")
-    least = floor(args)
+    least, least_mb = floors(args)
+    if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
+        raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
     if args.flops and args.flops <= least:
         raise cli.UserError(f"--flops {args.flops:g} can't be had: one head and nothing else is {least:.4f} of this teacher's FLOPs; the "
                             f"smallest that can is --flops {math.ceil(1000 * least) / 1000:.3f}")

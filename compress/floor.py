@@ -1,8 +1,8 @@
-"""The least that a budget of FLOPs can leave of a teacher, from its config.json alone: known before anything is made or even imported."""
+"""The least that a budget can leave of a teacher, from its config.json alone: known before anything is made or even imported."""
 
 from types import SimpleNamespace
 
-from compress.costs import Flops
+from compress.costs import Bytes, Flops, total
 
 TOKENS = 128  # at which budgets count, or fewer where the model reads fewer
 
@@ -18,9 +18,20 @@ def whole_flops(config: dict) -> int:
 
 def smallest_share(config: dict) -> float:
     """What a model of one head and no neuron costs, the least that can be asked for: a share of the teacher's FLOPs."""
+    return total(Flops(tokens_of(config), _shape(config)), [1], [0]) / whole_flops(config)
+
+
+def smallest_mb(config: dict, word_pieces: int) -> float:
+    """What such a model takes in 4 bits, if no more than so many word pieces stay: megabytes."""
+    layers = _of(config, "num_hidden_layers", "n_layers")
+    prices = Bytes(_shape(config), min(word_pieces, config["vocab_size"]))
+    return total(prices, [1] + [0] * (layers - 1), [0] * layers) / 1e6
+
+
+def _shape(config: dict) -> SimpleNamespace:
     width, heads = _of(config, "hidden_size", "dim"), _of(config, "num_attention_heads", "n_heads")
-    flops = Flops(tokens_of(config), SimpleNamespace(dim=width, head_dim=width // heads, num_labels=classes(config)))
-    return (flops.other + flops.head(of_last=True)) / whole_flops(config)
+    return SimpleNamespace(dim=width, head_dim=width // heads, num_labels=classes(config), embedding_rank=None,
+                           n_layers=_of(config, "num_hidden_layers", "n_layers"), max_position_embeddings=config["max_position_embeddings"])
 
 
 def tokens_of(config: dict) -> int:

@@ -26,9 +26,10 @@ from conftest import (
     write_data,
 )
 
+import compact
 from common import checkpoints, cli, inference, measure, progress, recipes
 from common.steps import Step
-from compress import floor
+from compress import costs, floor
 from deploy import handover
 from report import claims, judge
 
@@ -124,6 +125,21 @@ def test_a_budget_that_cannot_be_had_is_refused_in_the_first_second(classifier, 
     assert 0 <= least - share < 0.001
     code, out, _ = call_script(SHRINK, "--teacher", classifier, "--flops", least, "--dry-run")
     assert code == 0 and f"--budget flops={least:g}" in out
+    code, out, said = call_script(SHRINK, "--teacher", classifier, "--mb", "0.001")
+    assert (code, out) == (2, "") and re.fullmatch(r"error: --mb 0.001 can't be had: .* takes 0\.\d\d MB or more\n", said)
+
+
+def test_the_least_megabytes_are_those_of_a_model_of_one_head():
+    model = tiny_bert()
+    model.config.num_hidden_layers = 2
+    has = model.config
+    small = compact.CompactConfig(vocab_size=has.vocab_size, dim=has.hidden_size, n_heads=has.num_attention_heads, n_layers=2,
+                                  heads=[1, 0], ffn=[0, 0], max_position_embeddings=has.max_position_embeddings)
+    shape = SimpleNamespace(dim=small.dim, head_dim=small.head_dim, num_labels=2, embedding_rank=None, n_layers=2,
+                            max_position_embeddings=small.max_position_embeddings)
+    price = costs.total(costs.Bytes(shape, small.vocab_size), small.heads, small.ffn)
+    assert floor.smallest_mb(has.to_dict(), 10**9) == pytest.approx(price / 1e6)
+    assert floor.smallest_mb(has.to_dict(), 0) < price / 1e6
 
 
 @pytest.mark.parametrize("flags, line", [
