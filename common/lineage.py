@@ -91,6 +91,17 @@ def recipe(checkpoint: Checkpoint, found: dict[str, Checkpoint]) -> str:
     return sha256_json([checkpoint.stage, checkpoint.variant, asked, checkpoint.manifest["dataset"]["sha256"], parents])
 
 
+def line(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:
+    """A checkpoint and all of `found` that it was made from, each once; what isn't there any more is left out."""
+    by_key = {c.key: c for c in found}
+    chain, waiting = {}, [checkpoint]
+    while waiting:
+        at = waiting.pop()
+        chain[at.key] = at
+        waiting += [by_key[p["key"]] for p in at.manifest["parents"] if p["key"] in by_key]
+    return list(chain.values())
+
+
 def of_other_seeds(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:
     """Of `found` (newest first) the newest of each other seed that was made as `checkpoint` was, by seed."""
     by_key = {c.key: c for c in found}

@@ -47,6 +47,11 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
             "needed": needed, "sentences": n}
 
 
+def surely_lost(claim: dict) -> bool:
+    """Whether more than the margin is surely lost: the same test, of the other side."""
+    return claim["p"] > 1 - ALPHA
+
+
 def said(claim: dict) -> str:
     """What may be said of it, in one sentence."""
     margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
@@ -57,3 +62,17 @@ def said(claim: dict) -> str:
         return f"{seen}: a loss of {margin} or more is likelier than not"
     about = float(f"{claim['needed']:.2g}")
     return f"{seen}: {claim['sentences']:,} sentences can't decide a margin of {margin}; it would take about {about:,.0f}"
+
+
+def verdict(claim: dict, judged: str) -> str:
+    """One sentence: whether no more than the margin was lost, and how sure that is; `judged` names the sentences."""
+    margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
+    seen = f"{100 * claim['mean']:+.1f} ± {100 * claim['half_width']:.1f} points on {claim['sentences']:,} {judged}"
+    if claim["holds"]:
+        return f"No more than the {margin} allowed are lost, surely: {seen} (p = {claim['p']:.3f})."
+    if surely_lost(claim):
+        return f"More than the {margin} allowed are lost, surely: {seen} (p = {1 - claim['p']:.3f})."
+    if claim["needed"] is None:
+        return f"More than the {margin} allowed seem to be lost, but not surely: {seen}."
+    about = float(f"{claim['needed']:.2g}")
+    return f"No more than the {margin} allowed seem to be lost, but not surely: {seen}; to be sure takes about {about:,.0f} of them."
