@@ -75,8 +75,9 @@ def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[lis
     rows = []
     for checkpoint in chosen:
         rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]
+    without_student = first is not None and first.parent_key("distilled") is None  # the teacher itself was pruned
     for stage in LABELS:
-        if not any(c.stage == stage for c in rows):
+        if not any(c.stage == stage for c in rows) and not (without_student and stage.startswith("distilled")):
             skipped.setdefault(stage, f"no checkpoint of this lineage: run python {SCRIPT_OF[stage]}")
     for manifest in sorted((run_dir / "models").glob("[!.]*/stage.json")):
         if not manifest.parent.is_symlink() and manifest.parent not in {c.path for c in found}:
