@@ -29,7 +29,7 @@ def of_shrunk(figures: dict) -> str:
     labels = ", ".join(f"`{label}`" for label in figures["labels"])
     return f"""# {figures['dataset']['name']}, *{figures['name']}*
 
-Gives a text one of the labels {labels}. Distilled from a fine-tuned BERT and pruned; `model.onnx` is int8, for onnxruntime.
+Gives a text one of the labels {labels}. Pruned from a fine-tuned classifier, which taught it; `model.onnx` is int8, for onnxruntime.
 
 {figures['table']}
 

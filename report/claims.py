@@ -68,11 +68,12 @@ def verdict(claim: dict, judged: str) -> str:
     """One sentence: whether no more than the margin was lost, and how sure that is; `judged` names the sentences."""
     margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
     seen = f"{100 * claim['mean']:+.1f} ± {100 * claim['half_width']:.1f} points on {claim['sentences']:,} {judged}"
+    allowed = f"The loss allowed ({margin})"
     if claim["holds"]:
-        return f"No more than the {margin} allowed are lost, surely: {seen} (p = {claim['p']:.3f})."
+        return f"{allowed} was kept, surely: {seen} (p = {claim['p']:.3f})."
     if surely_lost(claim):
-        return f"More than the {margin} allowed are lost, surely: {seen} (p = {1 - claim['p']:.3f})."
+        return f"{allowed} was exceeded, surely: {seen} (p = {1 - claim['p']:.3f})."
     if claim["needed"] is None:
-        return f"More than the {margin} allowed seem to be lost, but not surely: {seen}."
+        return f"{allowed} was probably exceeded, but so few texts can't show it: {seen}."
     about = float(f"{claim['needed']:.2g}")
-    return f"No more than the {margin} allowed seem to be lost, but not surely: {seen}; to be sure takes about {about:,.0f} of them."
+    return f"{allowed} was probably kept, but so few texts can't show it: {seen}; about {about:,.0f} would."
