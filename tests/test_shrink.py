@@ -408,12 +408,10 @@ def test_killed_and_started_again_it_goes_on_and_does_nothing_twice(mine, tmp_pa
     command = [sys.executable, str(REPOSITORY / SHRINK), f"--teacher={teacher}", f"--data={data}", "--flops", "0.4", "--fast",
                "--run-dir", str(tmp_path / "run")]
     first = subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    for line in first.stdout:
-        if line.startswith("  step "):  # of pruning: the teacher is taken as it is
-            break
+    said = iter(first.stdout)
+    assert any(line.startswith("[3/5] pruning") for line in said) and any(line.startswith("  step ") for line in said)
     first.send_signal(signal.SIGTERM)
-    out, _ = first.communicate(timeout=120)
-    assert first.returncode == 143 and "the same command goes on" in out
+    assert "the same command goes on" in first.stdout.read() and first.wait(60) == 143
     made = {name: path.stat().st_mtime_ns for name, (path, _) in manifests(tmp_path / "run").items()}
     assert {stage for stage, _ in made} == {"teacher", "lessons"}
     again = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True)
