@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 
 from common import cli
 
-BASELINE = "distilled"
 ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "recall", "ece", "changed")
 
 
@@ -26,8 +25,8 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("report")
     group.add_argument("--threads", type=cli.threads, default=None, help="threads of one answer on CPU; else torch's own choice")
-    parser.preset(group, "--repeats", type=cli.count, full=5, fast=3, help="times that each sentence is timed; its median counts")
-    parser.preset(group, "--sentences", type=cli.count, full=320, fast=128, help="dev sentences that are timed (all are classified)")
+    parser.preset(group, "--repeats", type=cli.count, full=5, fast=2, help="times that each sentence is timed; its median counts")
+    parser.preset(group, "--sentences", type=cli.count, full=320, fast=64, help="dev sentences that are timed (all are classified)")
     group.add_argument("--title", default=None, help="the report's title; else it names the data set")
     group.add_argument("--output-dir", type=cli.path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
@@ -64,6 +63,7 @@ def main(args):
     dataset, code = corpus.facts, provenance.code_identity()
     found = checkpoints.published(args.run_dir)
     chosen, skipped = lineage.together(found, args.run_dir, dataset)
+    baseline = "distilled" if "distilled" in skipped or any(c.stage == "distilled" for c in chosen) else "teacher"
     whole = []
     for checkpoint in chosen:
         try:
@@ -120,7 +120,7 @@ def main(args):
                             "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
 
     # --- 3. one row a checkpoint: accuracy, work, bytes, memory
-    reference = classifiers.get(BASELINE) or next(iter(classifiers.values()))
+    reference = classifiers.get(baseline) or next(iter(classifiers.values()))
     mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
     spelling = reference.spell(corpus.dev.texts)
     timed = measure.to_time(corpus.dev.texts, args.sentences)
@@ -147,12 +147,12 @@ def main(args):
                             for seed, answers in sorted(of_seeds[name].items())]
             if len(row["seeds"]) > 1:
                 row |= measure.over_seeds([seed["accuracy"] for seed in row["seeds"]])
-            if BASELINE in predictions:
-                row |= measure.against_baseline(predictions[name], predictions[BASELINE], corpus.dev.labels)
-                row["no_loss"] = claims.no_loss(list(of_seeds[name].values()), list(of_seeds[BASELINE].values()), corpus.dev.labels)
-                row["changed"] = behaviour.changed(corpus.dev.texts, predictions[name], predictions[BASELINE], corpus.dev.labels)
+            if baseline in predictions:
+                row |= measure.against_baseline(predictions[name], predictions[baseline], corpus.dev.labels)
+                row["no_loss"] = claims.no_loss(list(of_seeds[name].values()), list(of_seeds[baseline].values()), corpus.dev.labels)
+                row["changed"] = behaviour.changed(corpus.dev.texts, predictions[name], predictions[baseline], corpus.dev.labels)
             else:
-                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss", "changed"), f"no {BASELINE} row to compare with")
+                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss", "changed"), f"no {baseline} row to compare with")
         source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint
         if source:
             work, why = measure.work(source.path, mean_tokens)
@@ -186,12 +186,12 @@ def main(args):
             row["notes"]["half_precision"] = "timed of torch models alone, on a GPU"
     for name, row in rows.items():
         row["speedup"] = dict.fromkeys(("1", "32"))
-        if BASELINE not in rows:
-            row["notes"]["speedup"] = f"no {BASELINE} row to compare with"
-        elif devices[name] != devices[BASELINE]:
-            row["notes"]["speedup"] = f"it ran on {devices[name]}, the baseline on {devices[BASELINE]}"
+        if baseline not in rows:
+            row["notes"]["speedup"] = f"no {baseline} row to compare with"
+        elif devices[name] != devices[baseline]:
+            row["notes"]["speedup"] = f"it ran on {devices[name]}, the baseline on {devices[baseline]}"
         else:
-            row["speedup"] = {b: rows[BASELINE]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"] for b in ("1", "32")}
+            row["speedup"] = {b: rows[baseline]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"] for b in ("1", "32")}
         if "predicted_speedup" in row and devices.get("teacher") == devices[name]:
             row["achieved_speedup"] = {b: rows["teacher"]["latency_ms"][b]["p50"] / row["latency_ms"][b]["p50"]
                                        for b in row["predicted_speedup"]}
@@ -202,7 +202,7 @@ def main(args):
         "schema": files.SCHEMA,
         "title": " ".join((args.title or "").split()) or f"{corpus.name} ({corpus.source}): distilled, pruned, 4-bit",
         "created": files.now(),
-        "baseline": BASELINE,
+        "baseline": baseline,
         "skipped": [{"key": name, "reason": reason} for name, reason in skipped.items()],
         "code": code,
         "key": key,

@@ -2,15 +2,12 @@
 
 KGSP (knowledge-guided structured pruning) scores heads and neurons by their weights and by how much the distillation loss feels their
 gates; MSP (multi-structure pruning) ranks them together, by sparsities, or so that a budget holds. Of several structures of one budget a
-short recovery of each says which is best. Sparsity then follows the cubic schedule of Zhu & Gupta (2017), while temperature and alpha
-fall from soft targets to hard labels:
+short recovery of each says which is best. Sparsity then follows the cubic schedule of Zhu & Gupta (2017), while T and alpha fall:
 
     find a structure -> warm up -> prune (s = s_f·(1 − (1 − t)³)) -> cut (zeros leave the file) -> recover (the small model trains on)
 
     python 8_pruning_with_finetuning.py [--fast] [--preset deep]     student + lessons -> models/pruning_with_finetuning_<ts>/
     python 8_pruning_with_finetuning.py --preset near --budget flops=.1     the teacher itself, to a tenth of its FLOPs
-
-Twelve minutes on two cores for the whole of SST-2 and a student of three layers; two minutes with --fast on the package sentences.
 """
 
 import argparse
@@ -26,7 +23,7 @@ from compress import ask
 
 WARM_UP = 0.1  # share of the pruning steps in which nothing closes yet
 RANKINGS = 50  # of heads and neurons, between there and where sparsity is reached
-JUDGES = 2_048  # lessons that say what heads, neurons and channels are worth before anything is learnt
+JUDGES = 2_048  # lessons that say what heads and neurons are worth before anything is learnt
 SEARCHED = 0.25  # of the run's lessons, at most, go to the search for a structure
 
 
@@ -37,13 +34,12 @@ def parse_args(argv=None):
                        help="the operating point: sets flags as recipes.toml says, and what it makes is known by its name")
     group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
     group.add_argument("--start", type=cli.named, default="student", metavar="teacher|student|NAME|DIR",
-                       help="what is pruned: the teacher itself, the newest distilled student, the newest pruned model of this name, or a "
-                            "checkpoint")
+                       help="what is pruned: the teacher itself, the newest student, the newest pruned model of a name, a checkpoint")
     group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
     group.add_argument("--sparsity", type=cli.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
     group.add_argument("--budget", type=ask.budget, nargs="+", default=None, metavar="WHAT=…",
-                       help="instead, what may be left: flops=.1 (of the teacher's, at 128 tokens), mb=5 (of the 4-bit checkpoint), "
-                            "speedup=24@32 (times as fast as the teacher in torch, as int8, at batch 32 or 1); several hold together")
+                       help="instead, what may be left: flops=.1 (of the teacher's, at 128 tokens), mb=5 (in 4 bits), speedup=24@32 (int8 "
+                            "ONNX against the teacher in torch, at batch 32 or 1); several hold together")
     group.add_argument("--structure-of", type=cli.named, default=None, metavar="NAME|DIR",
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
@@ -55,8 +51,7 @@ def parse_args(argv=None):
     group.add_argument("--prune-lr", type=cli.positive, default=None, help="peak learning rate of these epochs; else --lr")
     group.add_argument("--first-layers", type=cli.count, default=None, metavar="N", help="prune its first N layers, the others go at once")
     group.add_argument("--prune-vocab", type=cli.weight, default=None, metavar="COVERAGE",
-                       help="cut word pieces too: keep the most frequent, which cover this share of the lessons' pieces "
-                            "(1 keeps all that they use), and every single character; else all stay")
+                       help="cut word pieces too: keep those that cover this share of the lessons' pieces, and single characters")
     group.add_argument("--spare-pieces", type=cli.not_negative_count, default=0, metavar="N", help="and N more, for words to come")
     group.add_argument("--hidden-width", type=cli.count, default=None, metavar="D", help="keep the D channels that the answer feels most")
     group.add_argument("--embedding-rank", type=cli.count_or_share, default=None, metavar="R",
@@ -66,15 +61,10 @@ def parse_args(argv=None):
     parser.distillation_flags(("10:2", "0.9:0.2"), moves=True)
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", from_lessons=True)
     args = parser.parse(argv, stage="prune")
-    goals = {"--sparsity": args.sparsity, "--budget": args.budget, "--structure-of": args.structure_of}
-    typed = parser.typed(goals)
-    if len(typed) > 1:
-        parser.error(f"give {' or '.join(typed)}: each says how much is to be left")
-    for flag in goals:
-        if not args.prune_epochs or typed and flag not in typed:
-            setattr(args, parser.name_of(flag), None)  # the preset's own goal gives way
-    if args.prune_epochs and not any(vars(args)[parser.name_of(flag)] for flag in goals):
-        parser.error("give --sparsity, --budget or --structure-of: how much is to be left")
+    goals = ("--sparsity", "--budget", "--structure-of")
+    args = parser.one_of(args, goals, needed=args.prune_epochs > 0)
+    if not args.prune_epochs:
+        args = cli.replaced(args, **{parser.name_of(flag): None for flag in goals})
     parser.refuse_idle(
         ("--tries", args.prune_epochs and not args.budget, "without --budget, of which it tries several structures"),
         ("--spare-pieces", args.prune_vocab is None, "without --prune-vocab, of which it spares some"),
@@ -103,8 +93,7 @@ def main(args):
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
-    for parent in (source, taught.checkpoint):
-        checkpoints.same_data(parent, corpus.facts)
+    checkpoints.same_data(source, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
         model = encoders.compact_of_teacher(model, corpus.label_names)
@@ -146,7 +135,10 @@ def main(args):
 
             def training_step(self, model, inputs, num_items_in_batch=None):
                 loss = super().training_step(model, inputs, num_items_in_batch)
-                gates.observe(distributed.mean)
+                if args.importance == "curvature":
+                    gates.observe_curvature(self.model, inputs, args.seed, distributed.mean)
+                else:
+                    gates.observe(distributed.mean)
                 if self.at() > 0 and self.state.global_step % every == 0:
                     rank_and_close(schedule.cubic_sparsity(1.0, self.at()))
                 return loss
@@ -186,8 +178,8 @@ def main(args):
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     asked, tried = goal, []
     if args.tries > 1:
-        answers = torch.from_numpy(lessons.answers(taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"),
-                                                   args.matmul_precision))
+        answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
+            taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"), args.matmul_precision)))
         gates = Gates.attach(judged := copy.deepcopy(model))
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench import finished
 from bench.presets import PRESETS, seeds_of
-from common import cli, cores
+from common import cli, cores, lineage
 
 LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
           "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
@@ -76,12 +76,7 @@ class Worker:
 
 def minutes_to_make(checkpoint, made: list) -> float:
     """What its stage and all those before it took, but for the teacher, which every peer begins with."""
-    lineage, waiting = {}, [checkpoint]
-    while waiting:
-        one = waiting.pop()
-        lineage[one.key] = one
-        waiting += [c for c in made if c.stage != "teacher" and c.key in {parent["key"] for parent in one.manifest["parents"]}]
-    return sum(one.manifest["wall_s"] for one in lineage.values()) / 60
+    return sum(stage.manifest["wall_s"] for stage in lineage.line(checkpoint, made) if stage.stage != "teacher") / 60
 
 
 def timed(workers: list[Worker], what: str, groups: list[list[str]], repeats: int) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
     python -m bench.presets RUN_DIR docs/results/sst2/presets.json [--data-dir DIR]
 
-Reads models/ of RUN_DIR: for each preset the newest int8 export of each seed, all of one teacher. A file has all of its figures:
-the accuracy, bytes, load time and latency are those of the ONNX file, FLOPs those counted on the checkpoint that it holds. Seeds
-differ in structure, so each is timed, in turns with the teacher in torch and with the teacher in onnxruntime's own int8,
-dynamic with a scale for each channel, and in our static one: the faster counts; ratios are of means. Five minutes on two cores.
+Reads models/ of RUN_DIR: for each preset the newest int8 export of each seed, each beside its own teacher. A file has all of its
+figures: the accuracy, bytes, load time and latency are those of the ONNX file, FLOPs those counted on the checkpoint that it holds.
+Seeds differ in structure, so each is timed, in turns with the first seed's teacher (all are of one shape) in torch and in
+onnxruntime's own int8, dynamic with a scale for each channel, and in our static one: the faster counts; ratios are of means. On the
+held-out sentences and their phrases, by which was chosen, accuracy stands beside that on dev. Five minutes on two cores.
 """
 
 import random
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores
+from common import cli, cores, lineage
 
 PRESETS = ("near", "balanced", "max")
 
@@ -28,8 +29,8 @@ def arguments(doc: str, metavar: str, output: str) -> cli.Parser:
     return parser
 
 
-def seeds_of(run_dir: Path, preset: str, teacher) -> dict[int, tuple]:
-    """{seed: (pruned checkpoint, its int8 export)} of a preset, the newest of each seed."""
+def seeds_of(run_dir: Path, preset: str, teacher=None) -> dict[int, tuple]:
+    """{seed: (pruned checkpoint, its int8 export)} of a preset, the newest of each seed; of one teacher, or of any."""
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
@@ -39,7 +40,7 @@ def seeds_of(run_dir: Path, preset: str, teacher) -> dict[int, tuple]:
             source = next((c for c in made if c.key == export.parent_key(export.stage.removesuffix("_onnx_int8"))), None)
             pruned = source and (source if source.stage == "pruned" else
                                  next((c for c in made if c.key == source.parent_key("pruned")), None))
-            if pruned and pruned.parent_key("teacher") == teacher.key:
+            if pruned and (teacher is None or pruned.parent_key("teacher") == teacher.key):
                 found.setdefault(pruned.manifest["seed"], (source, export))
     return dict(sorted(found.items()))
 
@@ -95,6 +96,20 @@ def mean(rows: list[dict], name: str) -> float:
     return statistics.mean(row[name] for row in rows)
 
 
+def share_right(checkpoint, corpus, run_dir: Path) -> float:
+    """The share of the held-out sentences and their phrases that it answers rightly."""
+    from common import measure
+    from report import before_after
+
+    return measure.accuracy(before_after.answers(checkpoint, corpus, run_dir, "held_out"), corpus.held_out.labels)["accuracy"]
+
+
+def of_seeds(accuracies: list[dict]) -> dict:
+    """{accuracy, ci95} of several: means, of the bounds too."""
+    low, high = (statistics.mean(bound) for bound in zip(*(each["ci95"] for each in accuracies), strict=True))
+    return {"accuracy": mean(accuracies, "accuracy"), "ci95": [low, high]}
+
+
 def faster_than(baseline: dict[str, float], rows: list[dict]) -> dict[str, float]:
     """{batch: baseline ms / mean ms of the rows}."""
     return {batch: ms / statistics.mean(row["latency_ms"][batch]["p50"] for row in rows) for batch, ms in baseline.items()}
@@ -128,15 +143,18 @@ def measured(args, names: list[str] | None = None) -> dict:
 
     threads = args.threads or cores.usable()
     corpus = finished.corpus(args)
-    teacher = checkpoints.find(args.run_dir, "teacher")
-    checkpoints.same_data(teacher, corpus.facts)
-    conditions = finished.conditions(corpus, threads)
+    conditions, found = finished.conditions(corpus, threads), checkpoints.published(args.run_dir)
     if names is None:
-        names = sorted({c.variant for c in checkpoints.published(args.run_dir) if c.stage.endswith("_onnx_int8")})
-    made = {preset: seeds for preset in names if (seeds := seeds_of(args.run_dir, preset, teacher))}
+        names = sorted({c.variant for c in found if c.stage.endswith("_onnx_int8")})
+    made = {preset: seeds for preset in names if (seeds := seeds_of(args.run_dir, preset))}
     if not made:
-        raise cli.UserError(f"no int8 export of a preset under {args.run_dir / 'models'}: run 8_pruning_with_finetuning.py --preset max "
-                            "and 11_export_onnx.py --variant max --table-bits 4 --map-bits 4 first")
+        raise cli.UserError(f"no int8 export of a preset under {args.run_dir / 'models'}: run shrink.py --preset max with --run-dir "
+                            f"{args.run_dir} first")
+    own = {(preset, seed): next(c for c in lineage.line(export, found) if c.stage == "teacher")
+           for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
+    of_all = list({teacher.key: checkpoints.verify(teacher.path) for teacher in own.values()}.values())
+    teacher = of_all[0]
+    checkpoints.same_data(teacher, corpus.facts)
     with tempfile.TemporaryDirectory() as folder:
         calibration = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
         classifiers = {"teacher": inference.open_classifier(teacher.path, threads)}
@@ -144,6 +162,8 @@ def measured(args, names: list[str] | None = None) -> dict:
         classifiers |= {f"{preset}/{seed}": inference.open_classifier(export.path, threads)
                         for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
         answers = {name: c.classify(corpus.dev.texts).argmax(-1) for name, c in classifiers.items()}
+        of_teachers = {c.key: inference.open_classifier(c.path, threads).classify(corpus.dev.texts).argmax(-1) for c in of_all[1:]}
+        of_teachers[teacher.key] = answers["teacher"]
         accuracy = {name: measure.accuracy(answer, corpus.dev.labels) for name, answer in answers.items()}
         timed = measure.to_time(corpus.dev.texts, args.sentences)
         latency = measure.latency(classifiers, timed, args.repeats)
@@ -158,21 +178,34 @@ def measured(args, names: list[str] | None = None) -> dict:
     int8 = {batch: min(ms[batch] for name, ms in teachers.items() if name != "teacher") for batch in ("1", "32")}  # the faster one
     whole = {"flops": cost(teacher.path), "mb": measure.size(teacher)["size_mb"]}
     results = {**conditions, "sentences": len(timed), "repeats": args.repeats,
-               "teacher": {**accuracy["teacher"], "size_mb": whole["mb"], "gflops_128": whole["flops"] / 1e9, **latency["teacher"]},
+               "teacher": {**of_seeds([measure.accuracy(answer, corpus.dev.labels) for answer in of_teachers.values()]),
+                           "size_mb": whole["mb"], "gflops_128": whole["flops"] / 1e9, **latency["teacher"]},
                **{name: {**accuracy[name], **latency[name]} for name in teachers if name != "teacher"}, "presets": {}}
     for preset, seeds in made.items():
         rows = []
         for seed, (source, export) in seeds.items():
-            own, _ = measure.process_of_its_own(export.path, timed[:64], threads)
+            opened, _ = measure.process_of_its_own(export.path, timed[:64], threads)
+            beside = own[preset, seed]
+            held_out = {who: share_right(of, corpus, args.run_dir) for who, of in (("teacher", beside), ("accuracy", export))}
             kept = measure.structure(measure.countable_twin(source.path))
             rows.append({"seed": seed, **accuracy[f"{preset}/{seed}"], **measure.size(export), "gflops_128": cost(source.path) / 1e9,
-                         "structure": kept, "predicted_speedup": predicted(kept), **latency[f"{preset}/{seed}"], **own,
+                         "structure": kept, "predicted_speedup": predicted(kept), **latency[f"{preset}/{seed}"], **opened,
+                         "teacher_accuracy": measure.accuracy(of_teachers[beside.key], corpus.dev.labels)["accuracy"],
+                         "held_out": held_out, "search": source.manifest["metrics"].get("structure"),
+                         "minutes": sum(stage.manifest["wall_s"] for stage in lineage.line(export, found)) / 60,
                          "validation_accuracy": export.manifest["metrics"]["validation_accuracy"], "path": export.path.name})
-        average = mean(rows, "accuracy")
+        beside = mean(rows, "teacher_accuracy")
+        looked = {who: [row["held_out"][who] for row in rows] for who in ("teacher", "accuracy")}
         results["presets"][preset] = {
+            "command": f"python shrink.py --preset {preset}", "minutes": mean(rows, "minutes"),
+            "held_out": {"sentences": len(corpus.held_out), "teacher": statistics.mean(looked["teacher"]),
+                         **measure.over_seeds(looked["accuracy"]),
+                         "delta": statistics.mean(looked["accuracy"]) - statistics.mean(looked["teacher"])},
+            "structure": rows[0]["search"],
             "seeds": rows, **measure.over_seeds([row["accuracy"] for row in rows]),
-            "teacher_accuracy": accuracy["teacher"]["accuracy"], "delta_vs_teacher": average - accuracy["teacher"]["accuracy"],
-            "no_loss": claims.no_loss([answers[f"{preset}/{seed}"] for seed in seeds], answers["teacher"], corpus.dev.labels),
+            "teacher_accuracy": beside, "delta_vs_teacher": mean(rows, "accuracy") - beside,
+            "no_loss": claims.no_loss([answers[f"{preset}/{seed}"] for seed in seeds],
+                                      [of_teachers[own[preset, seed].key] for seed in seeds], corpus.dev.labels),
             "flops_ratio": whole["flops"] / 1e9 / mean(rows, "gflops_128"),
             "bytes_ratio": whole["mb"] / mean(rows, "size_mb"),
             "latency_ratio": faster_than(teachers["teacher"], rows),

@@ -90,6 +90,8 @@ def card(variant: str, figures: dict) -> str:
     """The model card, all of it from `figures`."""
     from tabulate import tabulate
 
+    from deploy import card as parts
+
     def held_out() -> str:
         """What is known of the held-out sentences and their phrases: a teacher that is gone isn't asked again."""
         named = {"checkpoint": "4 bits", "onnx": "int8", "teacher": "the teacher"}
@@ -113,12 +115,12 @@ Says whether an English sentence about a film is positive or negative. Distilled
 {tabulate(rows, headers=["file", "MB", "held-out %", "dev %", "95 %"], tablefmt="github", disable_numparse=True)}
 
 The teacher: {100 * teacher['accuracy']:.1f} % of the same {data['dev']} dev sentences, {teacher['size_mb']:.1f} MB.{held_out()}
-Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vocab']:,} word pieces.
+{parts.kept(structure)}
 
 Use: `python predict.py "a gripping film"`, or, with this directory's path,
 `AutoModelForSequenceClassification.from_pretrained(PATH, trust_remote_code=True)`.
 
-Made from {data['train']:,} training sentences ({data['source']}, sha256 {data['sha256'][:16]}) by
+{parts.made_from(data)}
 
 {steps}{typed_in}
 
@@ -127,8 +129,8 @@ its figures in `card.json`: `python -m bench.pretrained`, at commit {figures['co
 
 Limits: the dev figures are optimistic, since dev was looked at often; how far three seeds of this preset are behind their teacher on
 sentences held out from training stands in the project's README. English, single sentences of reviews, two classes and no "neutral";
-what is no review gets a label too. Its vocabulary is that of the training sentences, so other text is spelled in more pieces. It
-repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people.
+what is no review gets a label too. Its vocabulary is that of the training sentences, so other text is spelled in more pieces.
+{parts.LIMITS}
 """
 
 

@@ -20,7 +20,7 @@ MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, no
 LAST_SEED = 2**32 - 1  # as numpy has it
 THREADS_A_CORE = 8
 MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
-FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
+FAST_SENTENCES = 2500  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
 class UserError(Exception):
@@ -300,6 +300,16 @@ class StageParser(Parser):
             args = replaced(args, seed=None)
         if getattr(args, self.name_of(named)) is not None and not self.typed(["--variant"]):
             args = replaced(args, variant=None)
+        return args
+
+    def one_of(self, args: argparse.Namespace, flags: tuple[str, ...], needed: bool) -> argparse.Namespace:
+        """The flags, of which these exclude each other: a typed one makes what the preset says of the others give way."""
+        if len(typed := self.typed(flags)) > 1:
+            self.error(f"give {' or '.join(typed)}: they exclude each other")
+        if typed:
+            args = replaced(args, **{self.name_of(flag): None for flag in flags if flag not in typed})
+        if needed and not any(getattr(args, self.name_of(flag)) for flag in flags):
+            self.error(f"give {', '.join(flags[:-1])} or {flags[-1]}")
         return args
 
     def refuse_idle(self, *rules: tuple[str, bool, str]) -> None:

@@ -75,8 +75,9 @@ def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[lis
     rows = []
     for checkpoint in chosen:
         rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]
+    without_student = first is not None and first.parent_key("distilled") is None  # the teacher itself was pruned
     for stage in LABELS:
-        if not any(c.stage == stage for c in rows):
+        if not any(c.stage == stage for c in rows) and not (without_student and stage.startswith("distilled")):
             skipped.setdefault(stage, f"no checkpoint of this lineage: run python {SCRIPT_OF[stage]}")
     for manifest in sorted((run_dir / "models").glob("[!.]*/stage.json")):
         if not manifest.parent.is_symlink() and manifest.parent not in {c.path for c in found}:
@@ -89,6 +90,17 @@ def recipe(checkpoint: Checkpoint, found: dict[str, Checkpoint]) -> str:
     parents = [recipe(found[p["key"]], found) if p["key"] in found else p["key"] for p in checkpoint.manifest["parents"]]
     asked = {name: value for name, value in checkpoint.manifest["args"].items() if name != "seed"}
     return sha256_json([checkpoint.stage, checkpoint.variant, asked, checkpoint.manifest["dataset"]["sha256"], parents])
+
+
+def line(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:
+    """A checkpoint and all of `found` that it was made from, each once; what isn't there any more is left out."""
+    by_key = {c.key: c for c in found}
+    chain, waiting = {}, [checkpoint]
+    while waiting:
+        at = waiting.pop()
+        chain[at.key] = at
+        waiting += [by_key[p["key"]] for p in at.manifest["parents"] if p["key"] in by_key]
+    return list(chain.values())
 
 
 def of_other_seeds(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:

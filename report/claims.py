@@ -47,6 +47,11 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
             "needed": needed, "sentences": n}
 
 
+def surely_lost(claim: dict) -> bool:
+    """Whether more than the margin is surely lost: the same test, of the other side."""
+    return claim["p"] > 1 - ALPHA
+
+
 def said(claim: dict) -> str:
     """What may be said of it, in one sentence."""
     margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
@@ -57,3 +62,18 @@ def said(claim: dict) -> str:
         return f"{seen}: a loss of {margin} or more is likelier than not"
     about = float(f"{claim['needed']:.2g}")
     return f"{seen}: {claim['sentences']:,} sentences can't decide a margin of {margin}; it would take about {about:,.0f}"
+
+
+def verdict(claim: dict, judged: str) -> str:
+    """One sentence: whether no more than the margin was lost, and how sure that is; `judged` names the sentences."""
+    margin = f"{100 * claim['margin']:g} point{'s' * (claim['margin'] != 0.01)}"
+    seen = f"{100 * claim['mean']:+.1f} ± {100 * claim['half_width']:.1f} points on {claim['sentences']:,} {judged}"
+    allowed = f"The loss allowed ({margin})"
+    if claim["holds"]:
+        return f"{allowed} was kept, surely: {seen} (p = {claim['p']:.3f})."
+    if surely_lost(claim):
+        return f"{allowed} was exceeded, surely: {seen} (p = {1 - claim['p']:.3f})."
+    if claim["needed"] is None:
+        return f"{allowed} was probably exceeded, but so few texts can't show it: {seen}."
+    about = float(f"{claim['needed']:.2g}")
+    return f"{allowed} was probably kept, but so few texts can't show it: {seen}; about {about:,.0f} would."

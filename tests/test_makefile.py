@@ -9,48 +9,51 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, environment, load_script
 
-STAGE = re.compile(r"\.venv/bin/python (\w+\.py)\b(.*)")
+COMMAND = re.compile(r"\.venv/bin/python (-m bench\.)?([\w.]+)\b(.*)")
+STAGE = re.compile(r"(shrink|download_model|make_lessons|\d+_\w+)\.py")
 
 
-def stage_commands(*make: str) -> list[tuple[str, list[str]]]:
-    """(script, flags) of each stage that `make` would run, in order; a loop's commands once, for seed 1."""
+def started_by(*make: str) -> list[tuple[str, list[str]]]:
+    """(script or bench, flags) of each command that `make` would run, in order; a loop's once, for seed 1."""
     said = subprocess.run(["make", "--dry-run", *make], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    commands = re.split(r"&&|;|\n", said.replace("\\\n", " ").replace("$seed", "1").replace("$variant", "deep"))
-    found = [STAGE.search(command.split("||")[0]) for command in commands]
-    return [(match[1], shlex.split(match[2])) for match in found if match]
+    commands = re.split(r"&&|;|\n", said.replace("\\\n", " ").replace("$seed", "1").replace("$share", ".06"))
+    found = [COMMAND.search(command.split("||")[0]) for command in commands]
+    return [(match[2], shlex.split(match[3])) for match in found if match and (match[1] or STAGE.fullmatch(match[2]))]
 
 
-@pytest.mark.parametrize("make", [("fast",), ("full",), ("shape",), ("box",), ("presets", "LAYERS=6"), ("presets", "LAYERS=12"),
-                                  ("frontier",), ("presets", "LONG=1", "LAYERS=6"),
-                                  ("frontier", "LONG=1", "DATA_DIR=.", "MATMUL=medium"),
-                                  ("presets", "LONG=1", "KEEPS_10=--target-flops 0.099 --target-speedup 16")], ids=" ".join)
+@pytest.mark.parametrize("make", [("fast",), ("full",), ("box",), ("presets",), ("frontier",), ("full", "DATA_DIR=.", "SOURCE=package"),
+                                  ("presets", "MATMUL=medium", "TEACHER=my-bert")], ids=" ".join)
 def test_stages_take_the_flags_that_make_gives_them(make):
-    commands = stage_commands(*make)
+    commands = [(script, flags) for script, flags in started_by(*make) if STAGE.fullmatch(script)]
     assert commands
     for script, flags in commands:
+        args = load_script(script).parse_args(flags)
+        if script == "shrink.py":
+            for step in load_script(script).whole_plan(args):
+                load_script(step.script).parse_args(list(step.flags))
+
+
+def test_stages_take_the_flags_that_the_bench_of_distilberts_shape_gives_them(tmp_path):
+    from bench import distilbert_shape
+
+    stages = distilbert_shape.commands(tmp_path)
+    assert {script[:2] for script, _ in stages} == {"5_", "ma", "6_", "8_", "9_", "10", "11", "7_"}
+    for script, flags in stages:
         load_script(script).parse_args(flags)
 
 
-def test_known_structures_are_for_a_teacher_of_six_layers():
-    for layers, structures in (("6", {(6, "near"), (4, "balanced"), (6, "max")}), ("12", set())):
-        pruned = [load_script(script).parse_args(flags) for script, flags in stage_commands("presets", f"LAYERS={layers}")
-                  if script.startswith("8_")]
-        assert {(len(args.heads), args.variant) for args in pruned if args.heads} == structures
-        assert all(args.heads or args.target_flops for args in pruned)
+def test_the_makefile_has_targets_of_a_line_or_two_and_no_recipe():
+    """Where a bench needs more it is Python. Making a venv is make's own work, and `make bench` starts four benches."""
+    rules = re.split(r"\n(?=\S)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    lines = {rule.split(":")[0]: rule.replace("\\\n", " ").count("\n\t") for rule in rules if "\n\t" in rule and not rule.startswith("#")}
+    assert {"fast", "full", "presets", "frontier", "box", "shape", "ablation", "chaos"} < set(lines)
+    longer = {target for target, count in lines.items() if count > 2}
+    assert longer <= {"bench", "test", ".venv/.installed", "runs/peers/%/.installed"}
 
 
-def test_what_goes_on_from_a_name_finds_it_made():
-    """Of `make frontier`, short and long: each --after names what a command before has made."""
-    for make, own in ((("frontier",), "balanced"), (("frontier", "LONG=1"), "flops17")):
-        made = set()
-        for script, flags in stage_commands(*make):
-            if script.startswith("8_"):
-                args = load_script(script).parse_args(flags)
-                assert args.after is None or args.after in made
-                made.add(args.variant)
-            elif script.startswith("11_"):
-                assert load_script(script).parse_args(flags).variant in made
-        assert made == {own, "near", "max", "flops04", "flops05", "flops03", "flops02"}
+def test_teacher_reaches_what_shrinks_it():
+    for target in ("full", "presets"):
+        assert all("--teacher=my bert" in flags for script, flags in started_by(target, "TEACHER=my bert") if script == "shrink.py")
 
 
 # --- what a shell would take apart
@@ -76,7 +79,7 @@ def stubbed(tmp_path_factory):
         log = folder / "arguments"
         log.write_text("")
         keep = [flag for place in installed for flag in ("-o", f"{place}/.installed")]
-        subprocess.run(["make", "-s", *keep, target, "LAYERS=12", *variables], cwd=folder, check=True, capture_output=True,
+        subprocess.run(["make", "-s", *keep, target, *variables], cwd=folder, check=True, capture_output=True,
                        env=environment(ARGUMENTS=str(log), **env))
         return [line.split("\037")[:-1] for line in log.read_text().splitlines()]
 
@@ -86,17 +89,18 @@ def stubbed(tmp_path_factory):
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_directory_of_any_name_reaches_the_scripts_whole(stubbed, target):
     plain = stubbed(target, "DATA_DIR=reviews")
-    takes = [words.index("--data-dir=reviews") for words in plain if "--data-dir=reviews" in words]
+    flags = ("--data=reviews", "--data-dir=reviews")
+    takes = [word for words in plain for word in words if word in flags]
     assert plain and bool(takes) == (target not in ("fast", "chaos", "test"))
     for name in NASTY:
-        expected = [[word.replace("--data-dir=reviews", f"--data-dir={name}") for word in words] for words in plain]
+        expected = [[word.replace("=reviews", f"={name}") if word in flags else word for word in words] for words in plain]
         assert stubbed(target, f"DATA_DIR={name}") == expected
     assert stubbed(target, DATA_DIR=NASTY[3]) == stubbed(target, f"DATA_DIR={NASTY[3]}"), "from the environment too"
 
 
 def test_scripts_take_a_directory_whose_name_begins_with_a_dash(stubbed):
     for script, *flags in stubbed("full", "DATA_DIR=-leading"):
-        assert load_script(script).parse_args(flags).data_dir == Path("-leading")
+        assert load_script(script).parse_args(flags).data == Path("-leading")
 
 
 def test_an_interpreter_and_an_index_of_any_name_reach_the_shell_whole():

@@ -288,11 +288,11 @@ def test_a_structure_or_a_floor_that_cuts_nothing_is_refused_before_anything_is_
     assert "a single head costs more" in refused(PRUNE, (*run.flags(PRUNE), "--target-flops", 1.001 * least), run.run_dir)
 
 
-def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch, capsys):
+def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch, capsys, tmp_path):
     now = [0.0]
     monkeypatch.setattr("training.trainer.time.monotonic", lambda: now[0])
     for steps, said in ((30_000_000, "  30,000,000 steps: about 4,167 hours as these go"), (100, "")):
-        watching, control = _Progress(SimpleNamespace()), SimpleNamespace()
+        watching, control = _Progress(SimpleNamespace(shared_dir=tmp_path), "train"), SimpleNamespace()
         for step in range(1, 61):
             watching.on_step_end(SimpleNamespace(disable_tqdm=True), SimpleNamespace(global_step=step, max_steps=steps), control)
             now[0] += 0.5

@@ -95,6 +95,11 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert [row["seed"] for row in found["seeds"]] == [manifest["seed"]] and found["seeds"][0]["size_mb"] < 1
     assert found["flops_ratio"] > 2 and set(found["latency_ratio"]) == set(found["latency_ratio_vs_int8"]) == {"1", "32"}
     assert found["no_loss"]["sentences"] == len(corpus.dev) and found["no_loss"]["mean"] == pytest.approx(found["delta_vs_teacher"])
+    assert found["command"] == "python shrink.py --preset max" and found["minutes"] > 0
+    held_out = inference.open_classifier(export, threads=1).classify(corpus.held_out.texts).argmax(-1)
+    looked = found["held_out"]
+    assert looked["sentences"] == len(held_out) and looked["accuracy_mean"] == pytest.approx((held_out == corpus.held_out.labels).mean())
+    assert looked["delta"] == pytest.approx(looked["accuracy_mean"] - looked["teacher"]) and found["structure"] is None
     kept = found["seeds"][0]["structure"]
     price = costs.total(costs.Latency(rates), kept["heads"], kept["ffn"])
     assert rates["base"] <= price < rates["teacher"]

@@ -43,8 +43,10 @@ def test_the_first_candidate_loses_least_and_the_others_really_differ(found):
     deepest = {max(i for i in range(4) if structure.heads[i]) for structure in found}
     assert len({sum(n > 0 for n in structure.heads + structure.neurons) for structure in found}) >= 3 and len(deepest) >= 2
     assert len(search.candidates(scores(), [flops(0.15)], 2)) == 2
-    for i, one in enumerate(found):
-        for other in found[:i]:
+    many = search.candidates(scores(), [flops(0.15)], 40)
+    assert len(many) < 40, "near ones aren't there to fill up"
+    for i, one in enumerate(many):
+        for other in many[:i]:
             apart = [abs(n - m) * price for ours, theirs, price in zip(one, other, (PRICES.head(False), PRICES.neuron(False)), strict=True)
                      for n, m in zip(ours, theirs, strict=True)]
             assert sum(apart) > 0.05 * 0.15 * WHOLE
@@ -108,3 +110,10 @@ def test_one_structure_is_tried_once_and_none_is_refused():
     assert search.halve(structures(1), lambda structure, number: 0.5, 3) == (structures(1)[0], [(structures(1)[0], [0.5])])
     with pytest.raises(ValueError, match="no structure"):
         search.halve([], lambda structure, number: 0.0, 3)
+
+
+def test_a_model_too_small_for_2_percent_has_the_knapsacks_own():
+    shape = compact.CompactConfig(dim=32, n_layers=1, n_heads=4, hidden_dim=2)
+    prices = costs.Flops(16, shape)
+    room = budget.Budget(prices, prices.other + 1.9 * prices.head(of_last=True), 1, "FLOPs")
+    assert search.candidates([torch.ones(4), torch.zeros(2)], [room], 4)[0].heads == [1]

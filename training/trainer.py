@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import distributed
+from common import distributed, progress
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
@@ -25,6 +25,7 @@ from training import memory, precision
 
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
 TIMED, LONG_H = 20, 2  # steps whose time is taken, and hours from which on it is said how long the training takes
+NOTE_EVERY_S = 3  # how far it is
 WHOLE = "WHOLE"  # written last into a step checkpoint: without it the directory was cut short
 
 
@@ -105,16 +106,24 @@ class StageTrainer(transformers.Trainer):
 
 
 class _Progress(transformers.TrainerCallback):
-    """A step checkpoint at least every SAVE_EVERY_S, each with the time spent; a line a look at the held-out split without a bar."""
+    """A step checkpoint at least every SAVE_EVERY_S, each with the time spent; a line a look at the held-out split without a bar.
 
-    def __init__(self, stage: Stage):
-        self.stage, self.saved = stage, time.monotonic()
+    How far the training is, and how long a step takes, is noted for who waits for it in another process.
+    """
+
+    def __init__(self, stage: Stage, training: str):
+        self.stage, self.training = stage, training
+        self.saved = self.noted = time.monotonic()
         self.first: tuple[int, float] | None = None  # a step of this run, and when it ended
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.first is None:
             self.first = state.global_step, time.monotonic()
-        elif state.global_step == self.first[0] + TIMED and args.disable_tqdm:
+        elif time.monotonic() - self.noted > NOTE_EVERY_S and distributed.is_first():
+            self.noted = time.monotonic()
+            a_step = (self.noted - self.first[1]) / (state.global_step - self.first[0])
+            progress.note(progress.Progress(self.training, state.global_step, state.max_steps, a_step), self.stage.shared_dir)
+        if state.global_step == self.first[0] + TIMED and args.disable_tqdm:
             hours = (time.monotonic() - self.first[1]) / TIMED * (state.max_steps - state.global_step) / 3600
             if hours > LONG_H:
                 say(f"  {state.max_steps:,} steps: about {hours:,.0f} hours as these go, unless patience ends it before")
@@ -223,7 +232,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         say(f"one of {settings.n_gpu} GPUs is used: torchrun --standalone --nproc-per-node {settings.n_gpu} {Path(sys.argv[0]).name} "
             "with the same flags uses all")
         settings._n_gpu = 1  # the library would multiply the batch by their number, and copy the model to each at every step
-    callbacks: list[transformers.TrainerCallback] = [_Progress(stage)]
+    callbacks: list[transformers.TrainerCallback] = [_Progress(stage, name)]
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
     trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,

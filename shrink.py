@@ -1,0 +1,244 @@
+"""The one command: a fine-tuned text classifier -> the smallest model that loses no more than you allow, and a directory to use it from.
+
+    python shrink.py --teacher my-bert/ --data reviews/                   the smallest that is no more than 1 point worse
+    python shrink.py --teacher my-bert/ --data reviews/ --preset max      or near, balanced, published, deep
+    python shrink.py --data reviews/ --speedup 20                         or --mb 5, --flops .1; a teacher is fine-tuned first
+
+Runs the numbered stages as processes in a directory of its own, runs/<name>/: --dry-run prints the very commands. Stopped or killed, the
+same command goes on. Ends with a table, Before -> After, and runs/<name>/compressed/, which holds all that it takes to use the model.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
+
+from common import cli, plan, recipes
+from common.plan import BASE, Target, of_flops
+from common.steps import Ended, Step, run
+
+SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --within goes down
+WITHIN = 1.0  # points that are allowed where nothing else is said
+
+
+def speedup(text: str) -> tuple[float, int]:
+    """`20` or `20@32`: how many times as fast, and at which batch size."""
+    times, at, batch = text.partition("@")
+    if batch not in (("1", "32") if at else ("",)):
+        raise argparse.ArgumentTypeError(f"{text}: speeds are known at batch 1 and 32, as in 20@32")
+    return cli.positive(times), int(batch or 1)
+
+
+def points(text: str) -> float:
+    """Points of accuracy, of which there are a hundred."""
+    value = cli.positive(text)
+    if value >= 100:
+        raise argparse.ArgumentTypeError(f"{text} points are all there are: give fewer")
+    return value
+
+
+def parse_args(argv=None):
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--teacher", type=cli.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
+    parser.add_argument("--data", type=cli.path, metavar="DIR", help="train.tsv and dev.tsv; else sentences from --source")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--preset", choices=recipes.read(), nargs="+", default=[], help="an operating point of recipes.toml, or several")
+    group.add_argument("--flops", type=cli.share, metavar="SHARE", help="this share of the teacher's FLOPs")
+    group.add_argument("--mb", type=cli.positive, metavar="MB", help="so many megabytes in 4 bits")
+    group.add_argument("--speedup", type=speedup, metavar="TIMES[@BATCH]", help="so many times as fast as the teacher in torch")
+    group.add_argument("--within", type=points, metavar="POINTS",
+                       help=f"the smallest that is no more than so many points worse; without any of these {WITHIN:g} point")
+    parser.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to try it")
+    parser.add_argument("--seed", type=cli.seed, default=42, help="of everything: teacher, lessons, structure, order")
+    parser.add_argument("--run-dir", type=cli.path, metavar="DIR", default=None, help="where everything goes; else runs/<name>")
+    parser.add_argument("--source", choices=["auto", "hub", "package"], default="auto", help="where models and data come from")
+    parser.add_argument("--max-length", type=cli.tokens, metavar="TOKENS", help="longer texts are cut here")
+    cli.precision_flag(parser)
+    parser.add_argument("--force", action="store_true", help="make everything again although it stands")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    args = parser.parse_args(argv)
+    if not any((args.preset, args.flops, args.mb, args.speedup, args.within)):
+        args.within = WITHIN
+    args.data = args.data and Path(os.path.expanduser(args.data))  # no shell expands --data=~/…
+    args.mode = "fast" if args.fast else "full"
+    args.run_dir = args.run_dir or Path("runs") / default_name(args)
+    return args
+
+
+def targets(args) -> list[Target]:
+    """What the flags ask for; nothing where a size is to be searched for."""
+    if args.flops:
+        return [of_flops(args.flops)]
+    if args.mb:
+        return [Target(f"mb{args.mb:g}", BASE, f"mb={args.mb:g}")]
+    if args.speedup:
+        times, batch = args.speedup
+        at = {1: ""}.get(batch, f"{batch}")
+        return [Target(f"speedup{times:g}" + (at and f"-{at}"), BASE, f"speedup={times:g}" + (at and f"@{at}"))]
+    return [Target(preset, preset) for preset in dict.fromkeys(args.preset)]
+
+
+def default_name(args) -> str:
+    """A run's name: what was asked for, of which teacher, on which data."""
+    size = "-".join(target.name for target in targets(args)) or f"within{args.within:g}"
+    of = [Path(os.path.abspath(path)).name for path in (args.teacher, args.data) if path]
+    how = [word for word, said in (("fast", args.fast), (f"{args.max_length}-tokens", args.max_length),
+                                   (args.matmul_precision, args.matmul_precision != "highest")) if said]
+    return re.sub(r"[^\w.-]+", "-", "-".join([size, *of, *how]))
+
+
+# --- the plan
+
+def searched(args) -> list[Target]:
+    """The budgets of --within, each model made from the one before, as far as the teacher has so much to give."""
+    least, _ = floors(args)
+    found = [of_flops(share) for share in SHARES if share > least]
+    return found[:1] + [replace(target, start=larger.name) for larger, target in itertools.pairwise(found)]
+
+
+def whole_plan(args) -> list[Step]:
+    """All steps in their order, each once; of a search those of all its budgets."""
+    wanted = targets(args) or searched(args)
+    steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args)]
+    return list(dict.fromkeys(steps))
+
+
+# --- before the first step
+
+def floors(args) -> tuple[float, float]:
+    """The least share of FLOPs and the least megabytes of what is pruned from the user's own teacher; zeros where it isn't on this disk."""
+    from compress import floor
+
+    file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
+    spare = recipes.read()[BASE].flags["prune"].get("spare-pieces", 0)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return floor.smallest_share(config), floor.smallest_mb(config, spare)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, ZeroDivisionError):  # stage 5 says what is wrong with it
+        return 0.0, 0.0
+
+
+def refuse_what_cannot_be(args) -> None:
+    """Raises UserError for what would only fail later, behind hours of work."""
+    if args.data and args.data.is_file():
+        raise cli.UserError(f"{args.data} is a file: give a directory that holds train.tsv and dev.tsv (sentence<TAB>label, a header line)")
+    if args.data and not args.data.is_dir():
+        raise cli.UserError(f"no directory {args.data}: --data needs one that holds train.tsv and dev.tsv")
+    least, least_mb = floors(args)
+    if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
+        raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
+    if args.flops and args.flops <= least:
+        raise cli.UserError(f"--flops {args.flops:g} can't be had: one head and nothing else is {least:.4f} of this teacher's FLOPs; the "
+                            f"smallest that can is --flops {math.ceil(1000 * least) / 1000:.3f}")
+    if args.within and not searched(args):
+        raise cli.UserError(f"--within: one head and nothing else is {least:.2f} of this teacher's FLOPs: there is nothing to search for")
+
+
+# --- the run
+
+def search(args, judge, go) -> list[Target]:
+    """Prunes on and on, each model from the last, until more than is allowed is surely lost. Returns what was made, the chosen one last:
+    the smallest whose held-out loss is within the margin.
+    """
+    from report import claims
+
+    made, held, sure, room = [], [], [], float("inf")
+    for target in searched(args):
+        share = float(target.budget.partition("=")[2])
+        if room <= share:
+            continue  # the last has no more than this already
+        for step in plan.making(args, replace(target, start=made[-1].name if made else None)):
+            go(step)
+        made.append(target)
+        room = judge.pruned(target.name).manifest["metrics"]["budgets"][0]["spent"]
+        claim = judge.claim(target.name)
+        cli.say(f"{target.name}: {claims.said(claim)}")
+        held += [target] if claim["mean"] >= -judge.margin else []
+        sure += [target] if claim["holds"] else []
+        if claims.surely_lost(claim):
+            break
+    if not held:
+        raise cli.UserError(f"no budget held: {made[0].name} costs more than {args.within:g} already: allow more (--within)")
+    if sure and sure[-1] != held[-1]:
+        cli.say(f"{held[-1].name} is the smallest as it seems, {sure[-1].name} the smallest of which that is shown")
+    return [*(target for target in made if target != held[-1]), held[-1]]
+
+
+def hand_over(args, judge, made: list[Target], began: float) -> None:
+    """The table, the sentence, and compressed/, of the last that was made."""
+    from common import provenance
+    from deploy import handover
+    from report import before_after, claims, files
+
+    name = made[-1].name
+    shipped, final = judge.shipped(name), files.read(args.run_dir / "final_report.json")
+    before, after = (before_after.figures(checkpoint, judge.corpus, args.run_dir, final) for checkpoint in (judge.teacher, shipped))
+    verdict = claims.verdict(judge.claim(name), before_after.JUDGED)
+    minutes = max(time.monotonic() - began, judge.seconds([target.name for target in made])) / 60
+    shape = json.loads((shipped.path / "config.json").read_text(encoding="utf-8"))
+    handover.write(shipped, args.run_dir / "compressed", {
+        "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
+        "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
+        "before": before, "after": after, "minutes": minutes, "verdict": verdict,
+        "table": before_after.table(before, after, minutes, "github")})
+    cli.say(f"\n{before_after.table(before, after, minutes)}\n\n{verdict}\n\n"
+            f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
+
+
+def typed(args) -> str:
+    """The command as a card shows it: what decides the result, and of paths their names alone."""
+    words = ["python", "shrink.py", *(word for flag, path in (("--teacher", args.teacher), ("--data", args.data)) if path
+                                      for word in (flag, Path(os.path.abspath(path)).name))]
+    words += ["--preset", *args.preset] if args.preset else []
+    words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
+              for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]
+    words += ["--speedup", "{:g}@{}".format(*args.speedup)] if args.speedup else []
+    return shlex.join([*words, *(["--fast"] if args.fast else []), "--seed", str(args.seed), *plan.training(args)])
+
+
+def main(args):
+    refuse_what_cannot_be(args)
+    steps = whole_plan(args)
+    if args.dry_run:
+        for step in steps:
+            cli.say(step.typed())
+        return
+    began, numbers = time.monotonic(), iter(range(1, len(steps) + 1))
+
+    def go(step: Step) -> None:
+        run(step, args.run_dir, f"[{next(numbers)}/{len(steps)}] {step.title}")
+
+    try:
+        made = targets(args)
+        first = plan.beginning(args, made or searched(args))
+        for step in first:
+            go(step)
+
+        from report.judge import Judge
+
+        judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100)
+        judge.refuse_another_teacher(args.teacher or str(args.run_dir / "bert-local"))
+        if args.within:
+            made = search(args, judge, go)
+        else:
+            for step in steps[len(first):-1]:
+                go(step)
+        run(plan.report(args), args.run_dir, f"[{len(steps)}/{len(steps)}] measuring")
+    except Ended as ended:
+        if ended.code != 2:  # its own line says all
+            cli.warn(f"{ended}: the same command goes on from what is saved")
+        sys.exit(ended.code)
+    hand_over(args, judge, made, began)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())
