@@ -1,4 +1,4 @@
-"""Stage 6: export checkpoints to ONNX, in 32 bits and in 8, for onnxruntime on a CPU.
+"""Stage 7: export checkpoints to ONNX, in 32 bits and in 8, for onnxruntime on a CPU.
 
 The graph is traced once with free batch and length. For int8 the range of every activation is calibrated on training
 sentences and then fixed (Jacob et al. 2018, section 3.1): a sentence's answer does not depend on what shares its batch.

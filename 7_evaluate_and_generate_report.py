@@ -1,4 +1,4 @@
-"""Stage 7: measure every checkpoint of a run, side by side, and write the report.
+"""Stage 8: measure every checkpoint of a run, side by side, and write the report.
 
 Accuracy with its Wilson interval, an exact McNemar test against the distilled student, and whether "no loss" may be said; FLOPs counted
 on the model that ships, bytes of the file that ships, latency of real sentences with all models taking turns, memory of a process of

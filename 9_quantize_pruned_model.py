@@ -1,4 +1,4 @@
-"""Stage 4: post-training quantisation to 4 bits, of the pruned model and of the distilled baseline.
+"""Stage 5: post-training quantisation to 4 bits, of the pruned model and of the distilled baseline.
 
 NF4 in blocks of 64 with double quantisation (Dettmers et al. 2023), rounded by bitsandbytes. The embedding tables too: they
 are most of a pruned model's bytes. The classifier head, biases and LayerNorms stay in float32. No sentence is needed.

@@ -1,13 +1,15 @@
 """The README's commands, run as they are written there, in its order, in a directory with a small data set of one's own.
 
-Minutes: `make test-all` runs them, `make test` leaves them out. Placeholders (`<ts>`, PATH_OR_ID) are filled in, and the presets'
-commands are told of these sentences and to make few more of them; nothing else is changed. `make fast`, which takes a real encoder
-from a package, has a test of its own, for `make test-long`. Not run: what needs SST-2 from a hub, and `make test` itself.
+Minutes: `make test-all` runs them, `make test` leaves them out. The placeholder `<ts>` is filled in, shrink.py is told to be fast, and
+the stages to make few sentences and to try few structures; nothing else is changed. `make fast`, which takes a real encoder from a
+package, has a test of its own, for `make test-long`. Not run: what needs SST-2 from a hub, and `make test` itself.
 """
 
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,21 +18,29 @@ import pytest
 from conftest import REPOSITORY, make_sentences, make_tokenizer, tiny_bert, write_data
 
 from common import provenance, sources
+from deploy import card
 
 ELSEWHERE = ("make fast", "make test", "make full")
-BLOCK = re.compile(r"^```\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+SHORT = {"python shrink.py": " --fast", "python make_lessons.py": " --augment 2000", "python 8_": " --tries 2"}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+CLASSES = ("negative", "neutral", "positive")
 
 
 def commands(text: str) -> list[str]:
     """The shell commands of a page's code blocks."""
-    lines = [line for block in BLOCK.findall(text) for line in block.splitlines() if line.startswith(("make ", "python ", "cat "))]
+    blocks = [block for language, block in BLOCK.findall(text) if not language]
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith(("make ", "python ", "cat "))]
     return [re.sub(r"\s+#.*", "", line) for line in lines]
 
 
-def pages() -> tuple[list[str], list[str]]:
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    english, chinese = text.split("\n## 中文\n")
-    return commands(english), commands(chinese)
+def pages() -> list[str]:
+    """The page in English and in Chinese."""
+    return (REPOSITORY / "README.md").read_text(encoding="utf-8").split("\n## 中文\n")
+
+
+def examples(text: str) -> list[str]:
+    """The Python of a page's code blocks."""
+    return [block for language, block in BLOCK.findall(text) if language == "python"]
 
 
 def clone(folder: Path) -> Path:
@@ -47,52 +57,62 @@ def clone(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """What stands in a clone after download_model.py, with a tiny encoder, and the reader's own sentences."""
+    """A clone with what the reader has: sentences, and a teacher that was fine-tuned on them; and a tiny encoder, as if downloaded."""
     folder = clone(tmp_path_factory.mktemp("clone"))
     tokenizer = make_tokenizer(folder / "tokenizer")
     tiny_bert(vocab_size=len(tokenizer)).bert.save_pretrained(folder / "bert-local")
     tokenizer.save_pretrained(folder / "bert-local")
     sources.note(folder / "bert-local", name="tiny", source="package")
-    write_data(folder / "made-up", ("negative", "neutral", "positive"), n_dev=40).rename(folder / "reviews")
+    shutil.copytree(folder / "bert-local", folder / "runs/speedup20-reviews-fast/bert-local")
+    write_data(folder / "made-up", CLASSES, n_dev=40).rename(folder / "reviews")
     (folder / "reviews.txt").write_text("".join(f"{text}\n" for text, _ in make_sentences(50, ("negative", "positive"), 9)))
+    run("python 5_finetune_teacher.py --data-dir reviews --init bert-local --run-dir elsewhere --epochs 8 --lr 2e-3", folder)
+    shutil.copytree(folder / "elsewhere/teacher_model", folder / "my-bert")
+    (folder / "my-bert/stage.json").unlink()
     return folder
 
 
-def filled_in(command: str, place: Path) -> str:
+def filled_in(text: str, place: Path) -> str:
     newest = sorted(place.glob("models/onnx_int8_*"))
-    command = command.replace("models/onnx_int8_<ts>", str(newest[-1].relative_to(place)) if newest else "models/none")
-    return command.replace("PATH_OR_ID", "teacher_model")
+    text = text.replace("models/onnx_int8_<ts>", str(newest[-1].relative_to(place)) if newest else "models/none")
+    return re.sub(r"runs/([\w-]+)/compressed", r"runs/\1-fast/compressed", text)
 
 
-def run(command: str, folder: Path) -> None:
+def run(command: str, folder: Path) -> str:
+    """What a command prints."""
     environment = os.environ | {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
 
 
 def test_both_languages_have_the_same_commands():
-    english, chinese = pages()
+    english, chinese = map(commands, pages())
     assert english == chinese and len(english) > 10
+
+
+def test_the_example_is_the_one_that_is_handed_over():
+    english, chinese = map(examples, pages())
+    assert english == chinese == [card.example('"runs/within1-my-bert-reviews/compressed"', "a gripping film")]
 
 
 @pytest.mark.slow
 def test_every_command_does_as_it_is_written(place):
     ran = []
-    for command in pages()[0]:
-        own_data = "DATA_DIR=reviews" in command
-        if command.startswith(ELSEWHERE) and not own_data:
+    for command in commands(pages()[0]):
+        if command.startswith(ELSEWHERE) and "DATA_DIR=reviews" not in command:
             continue
-        # The presets go on from the teacher of `make full`, here that of the reader's own sentences.
-        beside = " --data-dir reviews" if re.match(r"python (8|11)_", command) else ""
-        beside += " --augment 2000" if command.startswith("python 8_") else ""
-        run(filled_in(command, place) + beside, place)
+        short = next((flags for start, flags in SHORT.items() if command.startswith(start) and "--structure-of" not in command), "")
+        run(filled_in(command, place) + short, place)
         ran.append(command)
     assert (place / "final_report.md").is_file() and len(ran) > 8, ran
+    labels = run(f"python -c {shlex.quote(filled_in(examples(pages()[0])[0], place))}", place)
+    assert labels.strip() in [f"['{name}']" for name in CLASSES]
 
 
 @pytest.mark.long
 def test_make_fast_goes_through_every_stage_on_real_sentences(tmp_path):
-    assert "make fast" in pages()[0]
+    assert "make fast" in commands(pages()[0])
     run("make fast", clone(tmp_path))
     rows = {row["key"]: row for row in json.loads((tmp_path / "runs/fast/final_report.json").read_text(encoding="utf-8"))["models"]}
     assert {"teacher", "distilled", "pruned", "pruned_ptq", "pruned_qkd", "pruned_qkd_onnx_int8"} <= set(rows)
