@@ -44,7 +44,7 @@ def parse_args(argv=None):
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
-                       help="what scores heads and neurons; else l2+kd_grad, and kd_grad where they share a budget")
+                       help="what scores heads and neurons; else l2+kd_grad, under a budget kd_grad")
     parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0,
                   help="epochs of warming up and pruning; 0 prunes nothing: the same model learns on")
     group.add_argument("--prune-to", type=cli.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
@@ -61,15 +61,12 @@ def parse_args(argv=None):
     parser.distillation_flags(("10:2", "0.9:0.2"), moves=True)
     parser.training_flags(epochs=(2, 2), lr=5e-5, what="recovery", from_lessons=True)
     args = parser.parse(argv, stage="prune")
-    goals = ("--sparsity", "--budget", "--structure-of")
-    args = parser.one_of(args, goals, needed=args.prune_epochs > 0)
-    if not args.prune_epochs:
-        args = cli.replaced(args, **{parser.name_of(flag): None for flag in goals})
+    args = parser.one_of(args, ("--sparsity", "--budget", "--structure-of"), needed=args.prune_epochs > 0)
     parser.refuse_idle(
         ("--tries", args.prune_epochs and not args.budget, "without --budget, of which it tries several structures"),
         ("--spare-pieces", args.prune_vocab is None, "without --prune-vocab, of which it spares some"),
         ("--temperature", args.alpha == (0, 0), "with --alpha 0, which leaves the soft targets out"),
-        (f"--prune-to --prune-lr --importance --tries {' '.join(goals)}", not args.prune_epochs,
+        ("--sparsity --budget --structure-of --tries --importance --prune-to --prune-lr", not args.prune_epochs,
          "with --prune-epochs 0, which prunes nothing"))
     if args.prune_to <= WARM_UP:
         parser.error(f"--prune-to {args.prune_to:g}: give more than {WARM_UP}, up to which nothing is pruned yet")
@@ -203,8 +200,7 @@ def main(args):
     # --- 4. warm up, prune, cut, recover
     masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else Gates.attach(model).masks
     small, layers = cut(model, masks)
-    structure = Structure.of(masks)
-    cli.say(f"cut to {structure}")
+    cli.say(f"cut to {Structure.of(masks)}")
     recoverer = recover(small, layers, "recover", args.epochs)
 
     # --- 5. save, open again, count
@@ -215,7 +211,7 @@ def main(args):
                       **goals.kept(args.budget or [], asked.spent(masks))}
     compact.save(small, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
-    goals.write(structure, stage.dir)
+    goals.write(Structure.of(masks), stage.dir)
     made = checkpoints.verify(stage.publish())
     cli.say(f"pruned: {measure.before_and_after(source, made)}")
 

@@ -303,10 +303,10 @@ class StageParser(Parser):
         return args
 
     def one_of(self, args: argparse.Namespace, flags: tuple[str, ...], needed: bool) -> argparse.Namespace:
-        """The flags, of which these exclude each other: a typed one makes what the preset says of the others give way."""
+        """The flags, where these exclude each other: a typed one counts, not the preset's, and neither where none is `needed`."""
         if len(typed := self.typed(flags)) > 1:
             self.error(f"give {' or '.join(typed)}: they exclude each other")
-        if typed:
+        if typed or not needed:
             args = replaced(args, **{self.name_of(flag): None for flag in flags if flag not in typed})
         if needed and not any(getattr(args, self.name_of(flag)) for flag in flags):
             self.error(f"give {', '.join(flags[:-1])} or {flags[-1]}")
