@@ -6,18 +6,18 @@ Of the preset's seeds it takes the one that answers the held-out split best as i
 directories as they were published, and answers the dev set with each once. The card's figures are those of these very files.
 """
 
-import itertools
 import json
 import runpy
 import shutil
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, recipes
 from common.provenance import REPOSITORY
 
 PRUNING = "8_pruning_with_finetuning.py"
 LIMIT_MB = 12  # both files together: every clone carries them
+MOVING = ("--temperature", "--alpha")  # from START to END
 EXPORTED = ("table_bits", "map_bits", "opset")  # what the card says of an export's command
 
 
@@ -45,37 +45,67 @@ def best_pair(run_dir: Path, variant: str) -> tuple:
                         f"9_quantize_pruned_model.py and 11_export_onnx.py --precision int8 with --variant {variant} first")
 
 
-def beyond_its_preset(checkpoint, preset: str) -> dict:
+def flag(name: str, value) -> list[str]:
+    """An argument of a stage as it is typed: of numbers that move through a stage START:END."""
+    name = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [name if value else f"--no-{name[2:]}"]
+    values = [f"{one:.7g}" if isinstance(one, float) else str(one) for one in (value if isinstance(value, list) else [value])]
+    return [name, ":".join(values)] if name in MOVING else [name, *values]
+
+
+def beyond_its_preset(checkpoint, preset: str, structure_of: str | None = None) -> dict:
     """The arguments of stage 8 in which a pruned checkpoint differs from what its preset alone would have made."""
-    stage = runpy.run_path(str(REPOSITORY / PRUNING))
-    usual = vars(stage["parse_args"](["--preset", preset]))
-    return {name: value for name, value in checkpoint.manifest["args"].items()
-            if name not in ("seed", "from_teacher", "variant") and value != usual.get(name, value)}
+    parse_args, args = runpy.run_path(str(REPOSITORY / PRUNING))["parse_args"], checkpoint.manifest["args"]
+
+    def usual(said: dict) -> dict:
+        words = [word for pair in said.items() for word in flag(*pair)]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(parse_args(words)).items()}
+
+    said = {"preset": preset} | ({"fast": True} if args.get("fast") else {})
+    alone = usual(said)
+    if structure_of:
+        said["structure_of"] = structure_of
+    elif args["prune_epochs"] == 0:
+        said["prune_epochs"] = 0
+    else:
+        said |= {goal: args[goal] for goal in ("sparsity", "budget") if args.get(goal) and args[goal] != alone[goal]}
+    beside = usual(said)  # what is to be left decides other flags' defaults
+    differs = {name: value for name, value in args.items() if name not in ("seed", "variant") and value != beside.get(name, value)}
+    return said | differs
 
 
-def typed(checkpoint, after: str | None = None) -> str:
-    """The command that made a checkpoint, `after` another variant, as far as it says more than its preset and where it ran."""
+def typed(checkpoint, start: str | None = None, structure_of: str | None = None) -> str:
+    """The command that made a checkpoint, as far as it says more than its preset and where it ran.
+
+    A pruned one was made of `start`, where that isn't what its preset begins with, and cut to the `structure_of` another, if any.
+    """
     args, kind = checkpoint.manifest["args"], checkpoint.stage
     said = {"variant": checkpoint.variant}
     if kind == "pruned":
         preset = args.get("preset", checkpoint.variant)
         named = None if checkpoint.variant == preset else checkpoint.variant
-        script, said = PRUNING, {"preset": preset, "name": named, "after": after, **beyond_its_preset(checkpoint, preset)}
+        script, said = PRUNING, {**beyond_its_preset(checkpoint, preset, structure_of), "name": named, "start": start}
     elif kind.endswith("_onnx_int8"):
         script = "11_export_onnx.py" + (" --from-pruned" if kind == "pruned_onnx_int8" else "")
         said |= {"precision": "int8"} | {name: args[name] for name in EXPORTED if name in args}
     else:
         script = {"pruned_ptq": "9_quantize_pruned_model.py", "pruned_qkd": "10_qat_kd_4bit.py"}[kind]
     said["seed"] = checkpoint.manifest["seed"]
+    return " ".join(["python", script, *(word for pair in said.items() if pair[1] is not None for word in flag(*pair))])
 
-    def flag(name: str, value) -> str:
-        name = name.replace("_", "-")
-        if isinstance(value, bool):
-            return f"--{name}" if value else f"--no-{name}"
-        values = value if isinstance(value, list) else [value]
-        return " ".join([f"--{name}", *(f"{one:.7g}" if isinstance(one, float) else str(one) for one in values)])
 
-    return " ".join(["python", script, *(flag(*pair) for pair in said.items() if pair[1] is not None)])
+def beginnings(checkpoint, found: dict) -> tuple[str | None, str | None]:
+    """What a pruned checkpoint of `found`, by key, was made of, where its preset begins with something else, and whose structure it has.
+
+    As stage 8's --start and --structure-of name them.
+    """
+    parents = checkpoint.manifest["parents"]
+    usual = recipes.read()[checkpoint.manifest["args"].get("preset", checkpoint.variant)].flags["prune"].get("start", "student")
+    start = {"teacher": "teacher", "distilled": "student"}.get(parents[0]["stage"]) or found[parents[0]["key"]].variant
+    given = checkpoint.manifest["metrics"].get("structure", {}).get("found_by") == "another's"
+    giver = next((parent for parent in reversed(parents) if given and parent["stage"] == "pruned"), None)
+    return None if start == usual else start, found[giver["key"]].variant if giver else None
 
 
 def of_held_out(checkpoint, corpus) -> dict:
@@ -141,8 +171,9 @@ def main(args) -> None:
     source, export = best_pair(args.run_dir, args.variant)
     checkpoints.same_data(source, corpus.facts)
     pruned = [checkpoints.parent(args.run_dir, source, "pruned")]
-    while pruned[0].parent_key("pruned"):
+    while pruned[0].manifest["parents"][0]["stage"] == "pruned":  # what it was made of comes first, and whose structure it has last
         pruned.insert(0, checkpoints.parent(args.run_dir, pruned[0], "pruned"))
+    found = {checkpoint.key: checkpoint for checkpoint in checkpoints.published(args.run_dir)}
     teacher = checkpoints.parent(args.run_dir, pruned[0], "teacher")
     shape = json.loads((teacher.path / "config.json").read_text(encoding="utf-8"))
     parts = {"checkpoint": source, "onnx": export}
@@ -155,7 +186,7 @@ def main(args) -> None:
         labels = inference.open_classifier(checkpoint.path).classify(corpus.dev.texts, progress=True).argmax(-1)
         return measure.accuracy(labels, corpus.dev.labels) | measure.size(checkpoint) | held_out
 
-    steps = [(pruned[0],), *((made, before.variant) for before, made in itertools.pairwise(pruned)), (source,), (export,)]
+    steps = [*((made, *beginnings(made, found)) for made in pruned), (source,), (export,)]
     figures = {name: answered(part) for name, part in parts.items()}
     figures |= {"teacher": answered(teacher), "dataset": corpus.facts, "held_out": len(corpus.held_out),
                 "code": provenance.code_identity(),

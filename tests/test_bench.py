@@ -40,21 +40,43 @@ def test_the_card_says_what_its_files_are(box):
     assert f"{(box / 'model.safetensors').stat().st_size / 1e6:.2f}" in card
     assert f"{100 * figures['onnx']['accuracy']:.1f}" in card and all(step["command"] in card for step in figures["made"]["steps"])
     flags = figures["made"]["steps"][0]["command"]
-    assert "--preset published " in flags and " --fast " in flags and " --prune-every 5 " in flags, "what its preset alone wouldn't set"
-    assert "--min-neurons" not in flags and flags.count("--seed") == 1
+    assert "--preset published " in flags and " --fast " in flags and " --prune-epochs 2 " in flags, "what its preset alone wouldn't set"
+    assert not any(flag in flags for flag in ("--sparsity", "--temperature", "--start", "--name")) and flags.count("--seed") == 1
 
 
 @pytest.mark.parametrize("flags", [
-    ["--preset", "max", "--name", "max-taught", "--heads", "6", "5", "0", "--neurons", "320", "208", "0", "--augment", "2000000"],
-    ["--preset", "near", "--after", "max-taught", "--prune-epochs", "0", "--lr", "1e-4", "--alpha-end", "0.5", "--target-flops", "1"]])
+    ["--preset", "max", "--name", "max-taught", "--structure-of", "near"],
+    ["--preset", "max", "--fast", "--budget", "mb=3.5", "speedup=24@32", "--tries", "3", "--importance", "curvature"],
+    ["--preset", "max", "--sparsity", "0.5", "0.25", "--temperature", "3:1", "--alpha", "0.9"],
+    ["--start", "teacher", "--budget", "flops=0.2", "--freeze-embeddings", "--embedding-rank", "0.5"],
+    ["--preset", "near", "--start", "max-taught", "--prune-epochs", "0", "--lr", "1e-4", "--alpha", "1:0.5"]], ids=" ".join)
 def test_the_cards_commands_are_those_that_were_given(flags):
     given = load_script("8_pruning_with_finetuning.py").parse_args([*flags, "--seed", "2"])
     recorded = {name: value for name, value in vars(given).items() if name not in checkpoints.NOT_IN_KEY} | {"variant": given.variant}
+    recorded = json.loads(json.dumps(recorded, default=str))
     made = checkpoints.Checkpoint(None, {"stage": "pruned", "variant": given.variant, "seed": 2, "args": recorded})
-    command = pretrained.typed(made, given.after).split()
+    command = pretrained.typed(made, given.start, given.structure_of).split()
     assert command[:2] == ["python", "8_pruning_with_finetuning.py"]
     again = load_script(command[1]).parse_args(command[2:])
     assert vars(again) == vars(given)
+
+
+def test_the_cards_commands_name_what_a_model_was_made_of_and_whose_structure_it_has():
+    parents = {"teacher": {"stage": "teacher", "key": "t"}, "student": {"stage": "distilled", "key": "d"},
+               **{name: {"stage": "pruned", "key": name} for name in ("near", "flops04")}}
+    found = {name: SimpleNamespace(variant=name) for name in ("near", "flops04")}
+
+    def of(preset: str, found_by: str, *names: str) -> tuple:
+        manifest = {"variant": preset, "args": {"preset": preset}, "metrics": {"structure": {"found_by": found_by}},
+                    "parents": [parents[name] for name in names]}
+        return pretrained.beginnings(checkpoints.Checkpoint(None, manifest), found)
+
+    assert of("max", "search", "teacher") == of("published", "scores", "student", "teacher") == (None, None)
+    assert of("published", "scores", "teacher") == ("teacher", None) and of("max", "scores", "student", "teacher") == ("student", None)
+    assert of("max", "scores", "near", "teacher") == ("near", None)
+    assert of("max", "another's", "teacher", "flops04") == (None, "flops04")
+    assert of("max", "another's", "near", "teacher", "flops04") == ("near", "flops04")
+    assert of("max", "another's", "near", "teacher") == ("near", "near"), "its start's own"
 
 
 def test_nothing_to_put_into_the_box_is_said(pipeline, tmp_path):

@@ -13,6 +13,7 @@ import compact
 from common import inference, measure
 from compress import costs, factorisation, qat
 from deploy import onnx_export, onnx_int8
+from training import reshape
 
 PIECES, WIDE = 251, 32
 
@@ -127,8 +128,14 @@ def test_more_than_there_is_is_refused():
         factorised(WIDE + 1)
 
 
-def test_a_rank_is_asked_for_as_a_number_or_as_a_share_of_the_width():
-    pruning, config = load_script("8_pruning_with_finetuning.py"), tiny_compact().config
-    asked = {text: pruning.parse_args(["--embedding-rank", text]).embedding_rank for text in ("12", "0.25", "1", "0.001")}
-    assert {text: pruning.rank_of(rank, config, WIDE) for text, rank in asked.items()} == {"12": 12, "0.25": 8, "1": 1, "0.001": 1}
-    assert pruning.rank_of(None, factorised(16)[1].config, WIDE) == 16, "the model's own"
+def test_a_rank_is_asked_for_as_a_number_or_as_a_share_of_the_width(tokenizer):
+    stage = load_script("8_pruning_with_finetuning.py")
+
+    def rank(config, *flags: str) -> int:
+        return reshape.plan(stage.parse_args(list(flags)), config, tokenizer, []).shape.embedding_rank
+
+    config = tiny_compact().config
+    assert {text: rank(config, "--embedding-rank", text) for text in ("12", "0.25", "1", "0.001")} == {
+        "12": 12, "0.25": 8, "1": 1, "0.001": 1}
+    assert rank(factorised(16)[1].config) == 16, "the model's own"
+    assert rank(config, "--embedding-rank", ".5", "--hidden-width", "16") == 8

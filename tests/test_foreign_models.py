@@ -551,7 +551,7 @@ def test_only_wordpiece_is_cut_and_a_preset_goes_on_without(place, fine_tuned, t
     for more in ((), ("--preset", "max", "--augment", 50)):
         code, _, err = call_script("make_lessons.py", *at(tmp_path / "place"), "--fast", "--max-length", 48, *more)
         assert code == 0, err
-    code, out, err = call_script(PRUNE, *flags, "--from-teacher", "--prune-vocab", 0.9)
+    code, out, err = call_script(PRUNE, *flags, "--start", "teacher", "--prune-vocab", 0.9)
     assert code == 2 and "only WordPiece vocabularies can be cut" in err and "Unigram" in err and err.count("\n") == 1
     code, out, err = call_script(PRUNE, *flags, "--preset", "max", "--prune-epochs", 1)
     assert code == 0, err

@@ -256,14 +256,15 @@ def test_a_loss_that_is_none_at_the_first_step_is_not_blamed_on_the_learning_rat
 
 
 @pytest.mark.parametrize(("script", "flags", "says"), [
-    (PRUNE, "--heads 0 0 --neurons 5 5", "one head at least has to stay"), (PRUNE, "--heads 0 --neurons 0", "one head at least"),
-    (PRUNE, "--prune-from .9 --prune-to .1", "--prune-from 0.9: give less than --prune-to, which is 0.1"),
-    (PRUNE, "--prune-from .5 --prune-to .5", "--prune-from"), (PRUNE, "--preset max --prune-from .85", "which is 0.8"),
+    (PRUNE, "--prune-to .1", "--prune-to 0.1: give more than 0.1"), (PRUNE, "--preset max --prune-to .05", "--prune-to 0.05"),
+    (PRUNE, "--prune-to 0", "--prune-to"), (PRUNE, "--prune-to 1.1", "--prune-to"),
     (PRUNE, "--name ..", "--name: '..' begins with '.'"), (PRUNE, "--name .", "--name"), (PRUNE, "--name .hidden", "--name"),
-    (PRUNE, "--after ..", "--after"), (PRUNE, "--name=-x", "--name"),
+    (PRUNE, "--name=-x", "--name"),
     (DISTIL, "--temperature 1e30", "--temperature: 1e30 is outside [0.01, 1000]"), (DISTIL, "--temperature 1e-30", "--temperature"),
-    (QAT, "--temperature nan", "--temperature"), (PRUNE, "--temperature-start 1e5", "--temperature-start"),
-    (PRUNE, "--temperature-end 0.001", "--temperature-end"), (TEACHER, "--epochs 1e9", "more than 10,000 passes"),
+    (QAT, "--temperature nan", "--temperature"), (PRUNE, "--temperature 1e5:1", "--temperature: 1e5 is outside"),
+    (PRUNE, "--temperature 1:0.001", "--temperature: 0.001 is outside"), (PRUNE, "--alpha .9:1.1", "--alpha: 1.1 is outside"),
+    (PRUNE, "--alpha .9:", "--alpha"), (PRUNE, "--temperature 3:2:1", "--temperature"),
+    (TEACHER, "--epochs 1e9", "more than 10,000 passes"),
     (PRUNE, "--prune-epochs 20000", "--prune-epochs"), (PRUNE, "--prune-epochs -1", "--prune-epochs"),
     (TEACHER, "--batch-size 99999999999999999999", "up to 1,000,000,000"), (TEACHER, "--patience 99999999999999999999", "--patience"),
     ("predict.py", "--batch-size 99999999999999999999 x", "--batch-size"),
@@ -272,20 +273,23 @@ def test_a_loss_that_is_none_at_the_first_step_is_not_blamed_on_the_learning_rat
     *((script, f"--seed {seed}", f"--seed: {seed} is outside 0…4294967295") for script in (TEACHER, PRUNE) for seed in (-1, 2**32)),
     (DISTIL, "--seed 4294967295 --seeds 2", "the last would be 4294967296"), (QAT, "--seed 4294967290 --seeds 7", "begin with a smaller"),
     *((script, flags, "the name is empty") for script, flags in (
-        (TEACHER, "--data-dir="), (TEACHER, "--run-dir="), (TEACHER, "--init="), (LESSONS, "--teacher="), (PRUNE, "--student="),
+        (TEACHER, "--data-dir="), (TEACHER, "--run-dir="), (TEACHER, "--init="), (LESSONS, "--teacher="), (PRUNE, "--start="),
+        (PRUNE, "--structure-of="), (PRUNE, "--lessons="),
         (REPORT, "--output-dir="), ("predict.py", "--file="), ("predict.py", "--checkpoint= x"), ("download_model.py", "--run-dir=")))])
 def test_a_flag_that_cannot_be_meant_is_refused_at_once(script, flags, says):
     code, out, err = call_script(script, *flags.split())
     assert (code, out) == (2, "") and err.startswith("error: ") and says in err and err.count("\n") == 1
 
 
-def test_a_structure_or_a_floor_that_cuts_nothing_is_refused_before_anything_is_trained(stages, tmp_path):
+def test_a_budget_just_above_the_least_is_had_and_one_below_is_refused_before_anything_is_trained(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
-    for floor in (48, 1000):
-        line = refused(PRUNE, (*run.flags(PRUNE), "--min-neurons", floor), run.run_dir)
-        assert f"--min-neurons {floor}: no layer has more (neurons [48, 48])" in line
-    least = float(refused(PRUNE, (*run.flags(PRUNE), "--target-flops", 0.0002), run.run_dir).split("doesn't touch is ")[1].split(":")[0])
-    assert "a single head costs more" in refused(PRUNE, (*run.flags(PRUNE), "--target-flops", 1.001 * least), run.run_dir)
+    line = refused(PRUNE, (*run.flags(PRUNE), "--budget", "flops=0.0002"), run.run_dir)
+    least = float(line.split("the smallest that can be had is ")[1].split(",")[0])
+    line = refused(PRUNE, (*run.flags(PRUNE), "--budget", f"flops={0.98 * least}"), run.run_dir)
+    assert "can't be had" in line
+    code, _, err = call_script(PRUNE, *run.flags(PRUNE), "--epochs", 0.2, "--prune-epochs", 0.2, "--budget", f"flops={least}")
+    assert code == 0, err
+    assert sum(checkpoints.load_model(run.checkpoint("pruned")).config.heads) == 1
 
 
 def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch, capsys, tmp_path):
