@@ -66,7 +66,8 @@ def place(tmp_path_factory) -> Path:
     shutil.copytree(folder / "bert-local", folder / "runs/speedup20-reviews-fast/bert-local")
     write_data(folder / "made-up", CLASSES, n_dev=40).rename(folder / "reviews")
     (folder / "reviews.txt").write_text("".join(f"{text}\n" for text, _ in make_sentences(50, ("negative", "positive"), 9)))
-    run("python 5_finetune_teacher.py --data-dir reviews --init bert-local --run-dir elsewhere --epochs 8 --lr 2e-3", folder)
+    flags = "--data-dir reviews --init bert-local --run-dir elsewhere --epochs 12 --lr 1e-3 --batch-size 16"
+    run(f"python 5_finetune_teacher.py {flags}", folder)
     shutil.copytree(folder / "elsewhere/teacher_model", folder / "my-bert")
     (folder / "my-bert/stage.json").unlink()
     return folder
