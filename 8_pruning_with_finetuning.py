@@ -22,7 +22,7 @@ from common import cli, recipes
 from compress import ask
 
 WARM_UP = 0.1  # share of the pruning steps in which nothing closes yet
-RANKINGS = 50  # of heads and neurons, between there and where sparsity is reached
+RANKINGS = 20  # of heads and neurons, between there and where sparsity is reached
 JUDGES = 2_048  # lessons that say what heads and neurons are worth before anything is learnt
 SEARCHED = 0.25  # of the run's lessons, at most, go to the search for a structure
 

@@ -14,9 +14,9 @@ import torch
 from compress.budget import Budget, keep_worthiest, spent
 from compress.target import Structure
 
-PRICES = (0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of a block beside its units, as a share of what the budget has for blocks
+PRICES = (0, 1 / 32, 1 / 8, 1 / 2, 2)  # of a block beside its units, as a share of what the budgets have for blocks
 NEAR = 0.02  # of a budget: what stays further below isn't a structure of this budget
-ELSEWHERE = 0.05  # of a budget: structures that spend less of it in other blocks count as one
+ELSEWHERE = 0.03  # of a budget: structures that spend less of it in other blocks count as one
 
 
 class Tried(NamedTuple):
@@ -50,12 +50,10 @@ def candidates(scores: list[torch.Tensor], budgets: list[Budget], count: int) ->
 def _at_prices(scores: list[torch.Tensor], budgets: list[Budget], last: int | None, layers: int | None) -> list[tuple[float, Structure]]:
     """(loss, structure) of this last layer with heads and these first layers, for as long as dearer blocks leave the budget used."""
     whole, found = [torch.ones_like(score) for score in scores], list[tuple[float, Structure]]()
-    first, depth = budgets[0], len(scores) // 2
-    room = min(first.total, spent(whole, first.prices)) - first.prices.other
+    depth = len(scores) // 2
     for price in PRICES:
-        priced = [first._replace(per_block=price * room), *budgets[1:]]
         try:
-            masks = keep_worthiest(scores, whole, priced, last=last, layers=layers)
+            masks = keep_worthiest(scores, whole, budgets, block_price=price, last=last, layers=layers)
         except ValueError:
             if last is None and layers is None:
                 raise

@@ -37,39 +37,48 @@ def cheapest_gone(masks):
     return min(gone, default=float("inf"))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_allocation_is_the_best_there_is(seed):
+class Table:
+    """Prices of four blocks by units kept, of any shape; those of a last attention and behind it are others."""
+
+    other = 0.0
+
+    def __init__(self, rng, units, jump: float):
+        self.inner, self.final = ([np.append(0, jump * rng.random() + np.cumsum(rng.random(n))) for n in units] for _ in range(2))
+
+    def blocks(self, heads, neurons, last):
+        depth = len(heads)
+        found = [(self.final if (i >= last if i < depth else i - depth >= last) else self.inner)[i].copy() for i in range(2 * depth)]
+        for i in range(last + 1, depth):
+            found[i][1:] = np.inf
+        return [cost[:n + 1] for cost, n in zip(found, [*heads, *neurons], strict=True)]
+
+
+@pytest.mark.parametrize(("seed", "measures"), [(seed, measures) for seed in range(5) for measures in (1, 2, 3)])
+def test_what_stays_is_the_best_there_is(seed, measures):
+    """Worths differ by millions, as gradients' squares do; costs of a block jump at its first unit."""
     rng = np.random.default_rng(seed)
-    losses = [np.append(np.sort(rng.random(n))[::-1], 0.0) for n in (3, 4, 2)]
-    prices = [np.append(0, rng.random() + np.cumsum(rng.random(n))) for n in (3, 4, 2)]
-    limit = 0.5 * sum(cost[-1] for cost in prices)
-    choices = itertools.product(*(range(len(loss)) for loss in losses))
-    best = min(sum(loss[n] for loss, n in zip(losses, choice, strict=True)) for choice in choices
-               if sum(cost[n] for cost, n in zip(prices, choice, strict=True)) <= limit)
-    chosen = budget.allocate(losses, [prices], [limit])
-    assert sum(cost[n] for cost, n in zip(prices, chosen, strict=True)) <= limit
-    assert sum(loss[n] for loss, n in zip(losses, chosen, strict=True)) <= (1 + budget.GAP) * best
+    units = (3, 2, 4, 5)
+    given = [torch.tensor(10.0 ** rng.uniform(-3, 0, n)) for n in units]
+    alive = [torch.ones_like(score) for score in given]
+    tables = [Table(rng, units, jump) for jump in (0, 1, 4)[:measures]]
+    limits = [rng.uniform(0.4, 0.9) * budget.spent(alive, table) for table in tables]
+
+    def best_of(counts):
+        return [(torch.argsort(torch.argsort(score, descending=True)) < n).double() for score, n in zip(given, counts, strict=True)]
+
+    def lost(masks):
+        return sum(float((score ** 2)[mask == 0].sum()) for score, mask in zip(given, masks, strict=True))
+
+    choices = [best_of(counts) for counts in itertools.product(*(range(n + 1) for n in units)) if counts[0] or counts[1]]
+    best = min(lost(masks) for masks in choices
+               if all(budget.spent(masks, table) <= limit for table, limit in zip(tables, limits, strict=True)))
+    masks = budget.keep_worthiest(given, alive, [budget.Budget(table, limit, 1.0, "") for table, limit in zip(tables, limits, strict=True)])
+    assert all(budget.spent(masks, table) <= limit for table, limit in zip(tables, limits, strict=True))
+    assert lost(masks) <= (1 + budget.GAP) * best + 1e-9
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_allocation_under_three_budgets_is_the_best_there_is(seed):
-    """Losses differ by millions, as gradients' squares do; the second and third cost of a block jump at its first unit."""
-    rng = np.random.default_rng(seed)
-    losses = [np.append(np.sort(10.0 ** rng.uniform(-6, 0, n))[::-1].cumsum()[::-1], 0.0) for n in (3, 4, 2, 5)]
-    prices = [[np.append(0, jump * rng.random() + np.cumsum(rng.random(len(loss) - 1))) for loss in losses] for jump in (0, 1, 4)]
-    limits = [rng.uniform(0.4, 0.9) * sum(cost[-1] for cost in measure) for measure in prices]
-
-    def sums(choice):
-        return [sum(cost[n] for cost, n in zip(measure, choice, strict=True)) for measure in [losses, *prices]]
-
-    choices = [sums(choice) for choice in itertools.product(*(range(len(loss)) for loss in losses))]
-    best = min(loss for loss, *spent in choices if all(cost <= limit for cost, limit in zip(spent, limits, strict=True)))
-    loss, *spent = sums(budget.allocate(losses, prices, limits))
-    assert loss <= (1 + budget.GAP) * best and all(cost <= limit for cost, limit in zip(spent, limits, strict=True))
-
-
-@pytest.mark.parametrize("per_block", [0.0, 0.003])
-def test_nothing_goes_before_pruning_begins_or_where_the_budget_is_ample(per_block):
+@pytest.mark.parametrize("price", [0.0, 0.003])
+def test_nothing_goes_before_pruning_begins_or_where_the_budget_is_ample(price):
     shape = compact.CompactConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
     prices = costs.Flops(128, shape)
     generator = torch.Generator().manual_seed(0)
@@ -77,8 +86,8 @@ def test_nothing_goes_before_pruning_begins_or_where_the_budget_is_ample(per_blo
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
     for budgets, share in (([0.1], 0.0), ([1.0], 1.0), ([1.7, 1.0], 0.5), ([0.1, 0.2], 0.0)):
-        wanted = [budget.Budget(prices, part, whole, "of it", per_block * whole) for part in budgets]
-        assert all(mask.all() for mask in budget.keep_worthiest(given, alive, wanted, share)), (budgets, share)
+        wanted = [budget.Budget(prices, part, whole, "of it") for part in budgets]
+        assert all(mask.all() for mask in budget.keep_worthiest(given, alive, wanted, share, block_price=price)), (budgets, share)
 
 
 def test_only_a_given_layer_is_the_last_with_heads_and_only_first_layers_stay():
@@ -190,11 +199,11 @@ def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
     alive = [torch.ones_like(score) for score in given]
     whole = budget.spent(alive, prices)
     kept = {}
-    for per_block in (0.0, 0.003 * whole, 0.01 * whole):
-        masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.1, whole, "of it", per_block)])
+    for price in (0.0, 0.03, 0.1):
+        masks = budget.keep_worthiest(given, alive, [budget.Budget(prices, 0.1, whole, "of it")], block_price=price)
         assert 0.098 * whole <= budget.spent(masks, prices) <= 0.1 * whole
-        kept[per_block] = sum(bool(mask.any()) for mask in masks)
-    assert list(kept.values()) == sorted(kept.values(), reverse=True) and kept[0.0] > kept[0.01 * whole]
+        kept[price] = sum(bool(mask.any()) for mask in masks)
+    assert list(kept.values()) == sorted(kept.values(), reverse=True) and kept[0.0] > kept[0.1]
 
 
 def test_of_two_budgets_both_hold_for_as_little_loss_as_can_be():

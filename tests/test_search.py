@@ -49,7 +49,7 @@ def test_the_first_candidate_loses_least_and_the_others_really_differ(found):
         for other in many[:i]:
             apart = [abs(n - m) * price for ours, theirs, price in zip(one, other, (PRICES.head(False), PRICES.neuron(False)), strict=True)
                      for n, m in zip(ours, theirs, strict=True)]
-            assert sum(apart) > 0.05 * 0.15 * WHOLE
+            assert sum(apart) > search.ELSEWHERE * 0.15 * WHOLE
 
 
 def test_candidates_are_the_same_each_time(found):

@@ -7,7 +7,8 @@ import torch
 from conftest import tiny_compact
 
 from compress import budget, costs
-from compress.target import Ask, Budgets, Sparsities, Structure, parse_budget
+from compress.ask import Ask, parse_budget
+from compress.target import Budgets, Sparsities, Structure
 
 SHAPE = tiny_compact().config  # 2 layers, 4 heads of 8, 48 neurons
 HEADS, NEURONS = [4, 4], [48, 48]
