@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -130,6 +131,20 @@ def test_killed_after_its_last_step_it_has_nothing_left_to_learn(tmp_path, token
     fit(again, stage)
     assert again.state.global_step == trainer.state.global_step == 9
     assert curve(stage) == before
+
+
+@pytest.mark.parametrize("more", [{"epochs": 4.0, "lr": 1e-12, "patience": 1}, {"epochs": 0.8, "lr": 1e-3, "patience": 0},
+                                  {"epochs": 0.8, "lr": 1e-3, "patience": 9}], ids=str)
+def test_killed_between_its_last_step_checkpoint_and_its_end_it_takes_no_step_more(tmp_path, tokenizer, more):
+    stage, trainer = trainer_of(tmp_path / "run", tokenizer, **more)
+    fit(trainer, stage)
+    before, learnt = curve(stage), {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    shutil.rmtree(stage.work("train") / "ended")
+    seen = set()
+    stage, trainer = trainer_of(tmp_path / "run", tokenizer, seen=seen, **more)
+    fit(trainer, stage)
+    assert not seen and curve(stage) == before
+    assert all(torch.equal(value, learnt[name]) for name, value in trainer.model.state_dict().items())
 
 
 def test_bfloat16_products_are_for_training_alone(tmp_path, tokenizer, monkeypatch):

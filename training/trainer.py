@@ -249,15 +249,16 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
     """
     work = Path(str(trainer.args.output_dir))
     ended = work / "ended"
-    if (ended / WHOLE).exists():
+    last = distributed.by_the_first(lambda: str(ended) if (ended / WHOLE).exists() else last_whole(work))
+    if last and (weights := _weights_at_the_end(trainer, Path(last))):
         say(f"{work.name.removeprefix('work_')}: trained already")
-        safetensors.torch.load_model(cast(torch.nn.Module, trainer.model), ended / "model.safetensors", device=str(trainer.args.device))
-        trainer.state = transformers.TrainerState.load_from_json(str(ended / "trainer_state.json"))
+        safetensors.torch.load_model(cast(torch.nn.Module, trainer.model), weights, device=str(trainer.args.device))
+        trainer.state = transformers.TrainerState.load_from_json(f"{last}/trainer_state.json")
     else:
         stopper = _Stopper()
         trainer.add_callback(stopper)
         with stopper, precision.products(trainer.matmul_precision, trainer.model):
-            trainer.train(resume_from_checkpoint=distributed.by_the_first(lambda: last_whole(work)))
+            trainer.train(resume_from_checkpoint=last)
         if stopper.received:
             say(f"stopped behind step {trainer.state.global_step}, which is saved: the same command goes on from there")
             sys.exit(128 + stopper.received)
@@ -270,6 +271,22 @@ def fit(trainer: StageTrainer, stage: Stage) -> None:
     curves = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
     curves[work.name.removeprefix("work_")] = [e for e in trainer.state.log_history if "train_runtime" not in e]
     log.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
+
+
+def _weights_at_the_end(trainer: StageTrainer, saved: Path) -> Path | None:
+    """The weights that a training leaves which had come to its end in `saved`, a step checkpoint or "ended"; None where it goes on.
+
+    The library would take another step behind the last one, and patience another look.
+    """
+    if saved.name == "ended":
+        return saved / "model.safetensors"
+    state = transformers.TrainerState.load_from_json(str(saved / "trainer_state.json"))
+    stopping = state.stateful_callbacks.get("EarlyStoppingCallback")
+    out_of_patience = stopping and stopping["attributes"]["early_stopping_patience_counter"] >= stopping["args"]["early_stopping_patience"]
+    if state.global_step < state.max_steps and not out_of_patience:
+        return None
+    best = Path(state.best_model_checkpoint).name if trainer.args.load_best_model_at_end and state.best_model_checkpoint else saved.name
+    return saved.parent / best / "model.safetensors"
 
 
 def last_whole(work: Path) -> str | None:
