@@ -45,9 +45,10 @@ def main(args):
 
     # --- 1. load
     corpus = data.load(args)
-    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, "plain", args.seed))
-    teacher = taught.teacher
-    checkpoints.same_data(taught.checkpoint, corpus.facts)
+    answered = args.lessons and checkpoints.find(args.run_dir, "lessons", args.lessons)
+    teacher = (checkpoints.parent(args.run_dir, answered, "teacher") if answered
+               else checkpoints.find(args.run_dir, "teacher", seed=args.seed))
+    checkpoints.same_data(teacher, corpus.facts)
     default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
     start = sources.local_model(args.run_dir, args.init, default)
     if args.init:
@@ -58,14 +59,15 @@ def main(args):
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
-    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
-                                                      encoders.load_config(teacher.path)))
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
     prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
     if bert_layers:
         student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
     student.config.pad_token_id = tokenizer.pad_token_id
+    taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
+    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
+                                                            encoders.load_config(teacher.path)))
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
                               link="student_model", decides={"start": sources.identity(start)})
     if stage.done:

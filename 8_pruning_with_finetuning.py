@@ -66,7 +66,7 @@ def parse_args(argv=None):
         ("--tries", args.prune_epochs and not args.budget, "without --budget, of which it tries several structures"),
         ("--spare-pieces", args.prune_vocab is None, "without --prune-vocab, of which it spares some"),
         ("--temperature", args.alpha == (0, 0), "with --alpha 0, which leaves the soft targets out"),
-        ("--sparsity --budget --structure-of --tries --importance --prune-to --prune-lr", not args.prune_epochs,
+        ("--prune-to --prune-lr --importance --tries --sparsity --budget --structure-of", not args.prune_epochs,
          "with --prune-epochs 0, which prunes nothing"))
     if args.prune_to <= WARM_UP:
         parser.error(f"--prune-to {args.prune_to:g}: give more than {WARM_UP}, up to which nothing is pruned yet")

@@ -27,7 +27,7 @@ def closed_formula(heads: list[int], ffn: list[int], tokens: int, first_alone: b
 def pruned():
     heads = [torch.tensor([1.0, 0, 1, 1]), torch.tensor([0.0, 0, 1, 0])]
     neurons = [(torch.arange(48) % 3 != 0).float(), (torch.arange(48) < 17).float()]
-    return cut(tiny_compact(), heads, neurons).eval()
+    return cut(tiny_compact(), heads + neurons).eval()
 
 
 MODELS = {

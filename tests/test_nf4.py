@@ -109,7 +109,7 @@ def uneven():
 
     heads = [torch.tensor([1.0, 0, 1, 1]), torch.tensor([0.0, 0, 1, 0])]
     neurons = [(torch.arange(48) % 3 != 0).float(), (torch.arange(48) < 17).float()]
-    return cut(tiny_compact(), heads, neurons).eval()
+    return cut(tiny_compact(), heads + neurons).eval()
 
 
 def test_packed_model_has_the_fake_quantised_ones_logits():
