@@ -340,6 +340,8 @@ def test_a_berts_own_code_is_left_behind(place, fine_tuned, tmp_path, monkeypatc
     monkeypatch.setattr("builtins.input", lambda question="": "y")
     for script, flag in ((TEACHER, "--model"), (TEACHER, "--init"), (DISTIL, "--init")):
         shutil.copytree(place, tmp_path / script / flag, symlinks=True)
+        if script == DISTIL:
+            assert call_script("make_lessons.py", *at(tmp_path / script / flag), "--train-sentences", 64)[0] == 0
         code, out, err = call_script(script, *at(tmp_path / script / flag), *SHORT, flag, folder)
         assert code == 0 and "the code that came with it is not run" in out and "custom code" not in out, err
         made = tmp_path / script / flag / "run" / ("teacher_model" if script == TEACHER else "student_model")
