@@ -66,6 +66,7 @@ def main(args):
         student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
     student.config.pad_token_id = tokenizer.pad_token_id
     taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
+    checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
                                                             encoders.load_config(teacher.path)))
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],

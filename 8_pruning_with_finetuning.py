@@ -45,8 +45,7 @@ def parse_args(argv=None):
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
                        help="what scores heads and neurons; else l2+kd_grad, under a budget kd_grad")
-    parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0,
-                  help="epochs of warming up and pruning; 0 prunes nothing: the same model learns on")
+    parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0, help="epochs of pruning; 0: the model learns on")
     group.add_argument("--prune-to", type=cli.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
     group.add_argument("--prune-lr", type=cli.positive, default=None, help="peak learning rate of these epochs; else --lr")
     group.add_argument("--first-layers", type=cli.count, default=None, metavar="N", help="prune its first N layers, the others go at once")
@@ -90,7 +89,8 @@ def main(args):
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
-    checkpoints.same_data(source, corpus.facts)
+    for parent in (source, taught.checkpoint):
+        checkpoints.same_data(parent, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
         model = encoders.compact_of_teacher(model, corpus.label_names)

@@ -206,8 +206,8 @@ def test_lessons_of_other_data_are_refused(stages, tmp_path):
         assert code == 2 and err.count("\n") == 1 and "name the same data" in err, err
     lie = run.checkpoint("lessons")
     rewrite_manifest(lie, dataset=checkpoints.read(lie).manifest["dataset"] | {"sha256": "of others"})
-    assert str(lie) in refused(run, DISTIL, *BRIEF)
-    assert str(lie) in refused(run, ROUND_AND_TRAIN, *BRIEF)
+    for script in (DISTIL, PRUNE, ROUND_AND_TRAIN):
+        assert str(lie) in refused(run, script, *BRIEF)
 
 
 def test_damaged_lessons_are_named(stages, tmp_path):
