@@ -31,7 +31,7 @@ AHEAD = timedelta(minutes=5)  # that another machine's clock may be
 NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
-    **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
+    **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"), "the fingerprint of the data they lead to is"),
     **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"),
                     "the keys of the parents they choose are"),
     **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
@@ -236,7 +236,7 @@ def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
     if theirs["sha256"] not in (None, dataset["sha256"]):
         raise UserError(
             f"{checkpoint.path} was made from {theirs['name']} ({theirs['source']}), the data here are {dataset['name']} "
-            f"({dataset['source']}), and {difference(theirs, dataset)}: name the same data with --data-dir or --source, or use another "
+            f"({dataset['source']}), and {difference(theirs, dataset)}: name the same data with --data or --source, or use another "
             "--run-dir")
 
 

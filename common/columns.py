@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from common import tsv
-from common.cli import UserError, say
+from common.cli import DATA_FLAGS, UserError, say
 from common.headers import LABEL_NAMES, NUMBERS, PAIR_NAMES, TEXT_NAMES, plain
 from common.tables import Table
 
@@ -28,7 +28,7 @@ class Wanted:
 
     @classmethod
     def of(cls, args) -> "Wanted":
-        return cls(*(getattr(args, name, None) for name in ("text_column", "pair_column", "label_column", "task")))
+        return cls(*(getattr(args, name, None) for name in DATA_FLAGS.values()))
 
     @property
     def names(self) -> list[str]:

@@ -61,7 +61,8 @@ def of_datasets(name: str, kind: str, loaded, wanted: Wanted) -> tuple[Parts, Ro
                             "validation and test")
     if "train" not in called and "all" not in called:
         raise UserError(f"{name} has no split to learn from, only {', '.join(map(shown, splits))}: call one train")
-    found = {part: [tables.of_dataset(f"{name} ({split})", kind, splits[split]) for split in called[part]] for part in ORDER if part in called}
+    found = {part: [tables.of_dataset(f"{name} ({split})", kind, splits[split]) for split in called[part]]
+             for part in ORDER if part in called}
     roles = choose(found["train" if "train" in found else "all"][0], wanted)
     return labelled(found, roles), roles
 

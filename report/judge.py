@@ -12,11 +12,11 @@ SHIPS = ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")
 
 
 class Judge:
-    """Of a run directory and a seed; `margin` is the loss allowed, a share."""
+    """Of a run directory and a seed; `margin` is the loss allowed, a share. `columns` are the data's, as flags name them."""
 
-    def __init__(self, run_dir: Path, data_dir: Path | None, source: str, seed: int, margin: float):
+    def __init__(self, run_dir: Path, data_dir: Path | None, source: str, seed: int, margin: float, **columns: str | None):
         self.run_dir, self.seed, self.margin = run_dir, seed, margin
-        self.corpus = data.load(argparse.Namespace(run_dir=run_dir, data_dir=data_dir, source=source))
+        self.corpus = data.load(argparse.Namespace(run_dir=run_dir, data_dir=data_dir, source=source, **columns))
         self.teacher = checkpoints.find(run_dir, "teacher", seed=seed)
 
     def refuse_another_teacher(self, start: str) -> None:
