@@ -102,19 +102,23 @@ def _of_rows(path: Path, rows: list[Row], between: str, kind: str, header: bool 
 
 
 def _csv(path: Path) -> tuple[list[Row], str]:
-    """(rows that hold anything, what is between two columns): the delimiter is that by which all rows are as wide as the first."""
+    """(rows that hold anything, what is between two columns): the delimiter is that by which the first row has names that are known, or
+    else all rows are as wide as the first.
+    """
     text = tsv.decoded(path)
-    widths: dict[str, int] = {}
-    for delimiter in DELIMITERS:
+    first = text.split("\n", 1)[0]
+
+    def fitness(delimiter: str) -> tuple:
         try:
             rows = _delimited(path, text, delimiter, SAMPLE)
         except UserError:
-            continue
-        if rows and all(tsv.fits(cells, len(rows[0][1])) for _, cells in rows):
-            widths[delimiter] = len(rows[0][1])
-    first = text.split("\n", 1)[0]
-    most = max(DELIMITERS, key=lambda delimiter: (widths.get(delimiter, 0), first.count(delimiter)))
-    return _delimited(path, text, most), "tab" if most == "\t" else f"'{most}'"
+            return False, 0, first.count(delimiter)
+        width = len(rows[0][1]) if rows else 0
+        whole = width > 1 and all(tsv.fits(cells, width) for _, cells in rows)
+        return width > 1 and known(rows[0][1]), width if whole else 0, first.count(delimiter)
+
+    best = max(DELIMITERS, key=fitness)
+    return _delimited(path, text, best), "tab" if best == "\t" else f"'{best}'"
 
 
 def _delimited(path: Path, text: str, delimiter: str, most: int | None = None) -> list[Row]:
