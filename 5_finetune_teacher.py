@@ -67,6 +67,7 @@ def main(args):
         return
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
+    data.count_tokens(train, args.max_length)
 
     # --- 2. fine-tune
     trainer = make_trainer(StageTrainer, stage, "train", model, args, train, validation,

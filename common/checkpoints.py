@@ -31,7 +31,8 @@ AHEAD = timedelta(minutes=5)  # that another machine's clock may be
 NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
-    **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"), "the fingerprint of the data they lead to is"),
+    **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"),
+                    "the fingerprint of the data they lead to is"),
     **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"),
                     "the keys of the parents they choose are"),
     **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),

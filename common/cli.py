@@ -327,11 +327,11 @@ def replaced(args: argparse.Namespace, **values) -> argparse.Namespace:
 def data_flags(group, dest: str = "data_dir") -> None:
     """--data, whose value is called `dest`, and what its columns are, for whatever reads texts."""
     group.add_argument("--data", "--data-dir", dest=dest, type=path, metavar="FILE_OR_DIR_OR_ID", default=None,
-                       help="own data: a directory of train and dev (or validation and test) as .tsv, .csv, .jsonl or .parquet, labels.txt "
-                            "optional; one such file; or a hub's set, OWNER/NAME:CONFIG; else RUN_DIR/sst2_data")
+                       help="own data: a directory of train and dev (or validation and test) as .tsv, .csv, .jsonl or .parquet, with or "
+                            "without labels.txt; one such file; a set of the hub, OWNER/NAME:CONFIG; else RUN_DIR/sst2_data")
     group.add_argument("--text-column", type=named, metavar="NAME", default=None,
                        help="where the text stands, or the first of two; else it is guessed, and said. Without a header columns are 1, 2, …")
-    group.add_argument("--pair-column", type=named, metavar="NAME", default=None, help="where the second text of a pair stands")
+    group.add_argument("--pair-column", type=named, metavar="NAME", default=None, help="where the second of two texts stands")
     group.add_argument("--label-column", type=named, metavar="NAME", default=None,
                        help="where the label stands; NAME,NAME,… where each label has a column of 0 and 1")
     group.add_argument("--task", choices=["single_label", "multi_label", "regression"], default=None,

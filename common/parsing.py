@@ -42,7 +42,9 @@ def parsed(parts: Parts, roles: Roles, asked: str | None, named: list[str] | Non
         name = roles.labels[0] if parts[first][0].header else "score"
         return Regression((name,)), {part: _split(parts[part], roles, rows) for part, rows in scores.items()}
     if kind == MultiLabel.kind:
-        many = {part: [(table, targets.many(table, cells)) for table, cells in both] for part, both in columns.items()}
+        places = targets.places([cells for both in columns.values() for _, cells in both])
+        named = named or [str(i) for i in range(places)] or None
+        many = {part: [(table, targets.many(table, cells, places)) for table, cells in both] for part, both in columns.items()}
         names = named or _names([(table, line, item) for table, rows in many[first] for line, row in zip(table.lines, rows, strict=True)
                                  for item in row])
         shares = {part: [row for table, rows in both for row in targets.shares(table, rows, names, counts(named, part == first))]

@@ -104,6 +104,10 @@ def files_in(folder: Path) -> dict[str, list[Path]]:
         elif path.suffix.lower() != ".json":  # notes, as a rule
             rest.append(path)
     for part, candidates in found.items():
+        exact = [paths for paths in candidates if (paths[0].stem if paths[0].parent == folder else paths[0].parent.name) in NAMES[part]]
+        if len(exact) == 1:
+            rest += [path for paths in candidates if paths is not exact[0] for path in paths]
+            candidates[:] = exact
         if len(candidates) > 1:
             names = [paths[0].name if paths[0].parent == folder else f"{paths[0].parent.name}/" for paths in candidates]
             raise UserError(f"{folder}: {_several(names)} are all {_said(part)}: leave one of them there, or put those that belong "

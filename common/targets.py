@@ -12,7 +12,7 @@ from common.columns import Roles
 from common.headers import NUMBERS
 from common.tables import Table
 from common.tasks import MultiLabel, Regression, SingleLabel
-from common.tsv import shown
+from common.tsv import shown, visible
 
 SEPARATORS = "|;,"
 TRUTHS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}
@@ -78,16 +78,31 @@ def separator(words: set[str]) -> str | None:
 
 # --- many labels
 
-def many(table: Table, column: Sequence[Cell]) -> list[list[str]]:
-    """The labels of each row, in normal form, each once. Raises UserError for one that can't be a name."""
+def places(columns: Sequence[Sequence[Cell]]) -> int:
+    """Of how many labels each cell is a list of 0 and 1; 0 where cells are lists of labels: of some length each, and none twice in one."""
+    lists = [cell if isinstance(cell, list) else listed(cell.strip()) for column in columns for cell in column]
+    if not lists or any(items is None for items in lists):
+        return 0
+    rows = [items for items in lists if items is not None]
+    alike = len({len(items) for items in rows}) == 1 and all(item.casefold() in TRUTHS for items in rows for item in items)
+    return len(rows[0]) if alike and any(len(set(items)) < len(items) for items in rows) else 0
+
+
+def many(table: Table, column: Sequence[Cell], places: int = 0) -> list[list[str]]:
+    """The labels of each row, in normal form, each once; where cells have so many `places`, the numbers of those that hold a 1.
+
+    Raises UserError for one that can't be a name.
+    """
     words = {cell.strip() for cell in column if isinstance(cell, str)}
     sign = separator(words) or next((sign for sign in SEPARATORS if any(sign in word for word in words)), None)
     found = []
     for cell in column:
         items = cell if isinstance(cell, list) else listed(cell.strip())
         if items is None:
-            items = [part for part in (str(cell).split(sign) if sign else [str(cell)]) if part.strip()]
-        found.append(items)
+            items = str(cell).split(sign) if sign else [str(cell)]
+        if places:
+            items = [str(i) for i, item in enumerate(items) if TRUTHS[item.casefold()]]
+        found.append([item for item in items if visible(item)])
     rows = [(line, "", item) for line, items in zip(table.lines, found, strict=True) for item in items]
     flat = iter(labels.checked(table.path, rows))
     return [list(dict.fromkeys(next(flat) for _ in items)) for items in found]

@@ -156,6 +156,14 @@ def test_a_test_set_without_labels_is_left_alone_and_said(tmp_path, capsys):
         assert len(corpus.dev) == 50 and "test.csv: no labels there: left alone" in capsys.readouterr().out
 
 
+def test_of_several_candidates_that_one_is_taken_which_is_called_just_so(tmp_path, capsys):
+    for i, name in enumerate(("train.csv", "train-old.csv", "dev.csv", "more.csv")):
+        write_csv(tmp_path / name, rows_of(40 + i, i))
+    corpus = load(tmp_path)
+    assert len(corpus.train) + len(corpus.validation) == 40 and len(corpus.dev) == 42
+    assert "'more.csv', 'train-old.csv' left alone" in capsys.readouterr().out
+
+
 def test_series_of_files_are_one_part(tmp_path):
     (tmp_path / "data").mkdir()
     for i in range(2):
@@ -187,7 +195,8 @@ def test_a_saved_set_has_its_splits_and_names(tmp_path, capsys):
 PLACES = {
     "nothing": ((), "holds no table: put train.tsv there"),
     "two tables of no part": (("a.csv", "b.csv"), "which file is there to learn from"),
-    "two training sets": (("train.csv", "train-old.csv", "dev.csv"), "'train-old.csv', 'train.csv' are all to learn from: leave one"),
+    "two training sets": (("train1.csv", "train-old.csv", "dev.csv"), "'train-old.csv', 'train1.csv' are all to learn from: leave one"),
+    "one in two formats": (("train.csv", "train.tsv", "dev.csv"), "'train.csv', 'train.tsv' are all to learn from: leave one"),
     "two of a part": (("train.csv", "dev.csv", "val.csv"), "are all to choose by (validation, dev): leave one of them there, or put"),
     "nothing to learn from": (("dev.csv", "test.csv"), "which file is there to learn from"),
 }
@@ -328,6 +337,16 @@ def test_texts_without_any_label_stay_and_doubled_ones_count_once(tmp_path):
     corpus = load(write_lines(tmp_path / "a.jsonl", rows))
     assert corpus.label_names == ["a", "b"] and {tuple(label) for label in corpus.train.labels} == {(0, 0), (0, 1), (1, 1)}
     assert any(not any(label) for label in corpus.validation.labels), "these are a class of their own where texts are held out"
+
+
+@pytest.mark.parametrize("written", [json.dumps, lambda row: row], ids=["as text", "as lists"])
+def test_lists_of_nought_and_one_have_a_place_for_each_label(tmp_path, written):
+    rows = [[int(i % k == 0) for k in (2, 3, 5)] for i in range(90)]
+    path = write_lines(tmp_path / "a.jsonl", [{"text": text, "label": written(row)} for text, row in zip(texts(90), rows, strict=True)])
+    corpus = load(path)
+    assert corpus.label_names == ["0", "1", "2"] and corpus.dev.labels == [rows[texts(90).index(text)] for text in corpus.dev.texts]
+    (tmp_path / "labels.txt").write_text("even\nthree\nfive\n")
+    assert load(path).label_names == ["even", "three", "five"] and load(path).dev.labels == corpus.dev.labels
 
 
 def test_duplicates_and_contradictions_of_each_task(tmp_path, capsys):

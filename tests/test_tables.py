@@ -126,7 +126,7 @@ HEADERS = {
     "a class": (["what a fine film", "good"], [["and so dull", "bad"], ["nice", "good"]], False),
     "a number": (["3.6", "A cat.", "A black cat."], [["4", "Two trains.", "Trains."]], False),
     "several numbers": (["I never knew that", "4,27", "ed5f85d"], [["Thanks", "15", "eelgwd1"]], False),
-    "a text": (["the film that I saw was it", "good"], [["a short and dull one, though", "bad"], ["an actor whom we know", "worst"]], False),
+    "a text": (["the film that I saw", "good"], [["a short and dull one", "bad"], ["an actor whom we know", "worst"]], False),
     "short names of the user's own": (["Botschaft", "Anlass"], [["wo ist meine Karte", "Karte"], ["ich habe kein Geld", "Konto"]], True),
     "a name twice": (["Botschaft", "Botschaft"], [["wo ist meine Karte", "Karte"], ["ich habe kein Geld", "Konto"]], False),
 }
