@@ -330,7 +330,7 @@ def data_flags(group, dest: str = "data_dir") -> None:
                        help="own data: a directory of train and dev (or validation and test) as .tsv, .csv, .jsonl or .parquet, with or "
                             "without labels.txt; one such file; a set of the hub, OWNER/NAME:CONFIG; else RUN_DIR/sst2_data")
     group.add_argument("--text-column", type=named, metavar="NAME", default=None,
-                       help="where the text stands, or the first of two; else it is guessed, and said. Without a header columns are 1, 2, …")
+                       help="where the text stands, or the first of two; else guessed, and said. Columns without a header are 1, 2, …")
     group.add_argument("--pair-column", type=named, metavar="NAME", default=None, help="where the second of two texts stands")
     group.add_argument("--label-column", type=named, metavar="NAME", default=None,
                        help="where the label stands; NAME,NAME,… where each label has a column of 0 and 1")

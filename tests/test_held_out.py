@@ -51,6 +51,17 @@ def test_a_query_is_held_out_with_all_its_passages_and_nothing_is_wasted(capsys)
     assert capsys.readouterr().out == ""
 
 
+def test_a_rare_class_of_pairs_gets_its_share_and_no_more():
+    """Of its six queries one is enough, with the ten passages that belong to it."""
+    train = passages(150, 10)
+    rare = {f"query {q}" for q in range(140, 146)}
+    train.labels = [2 if query in rare else label for query, label in zip(train.texts, train.labels, strict=True)]
+    drawn = rare & set(data.hold_out(passages(150, 10))[1].texts)
+    kept, chosen, _ = data.hold_out(train)
+    assert not drawn, "or there is nothing to mend"
+    assert len(rare & set(chosen.texts)) == 1 and Counter(kept.labels)[2] == 50
+
+
 def test_texts_of_very_many_pairs_tie_nothing_and_are_said(capsys):
     """Aspects beside sentences: each stands in a fifth of all pairs."""
     rows = [(f"sentence {i} of them", f"aspect {i % 5}", i % 3) for i in range(600)]
