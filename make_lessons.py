@@ -37,7 +37,7 @@ def parse_args(argv=None):
 def main(args):
     import numpy as np
 
-    from common import checkpoints, data, distillation, distributed, encoders, lengths
+    from common import checkpoints, data, distributed, encoders, lengths
     from compress import augmentation
     from training import lessons, precision
     from training.trainer import prepare
@@ -63,18 +63,18 @@ def main(args):
         if len(made_up) < args.augment:
             cli.say(f"--augment {args.augment}: {len(made_up):,} new sentences can be made of these texts and the teacher's whole-word "
                     "pieces; training goes on with " + ("these" if made_up else "the texts alone"))
-    shown = data.Split(sentences.texts + made_up, sentences.labels + [distillation.UNKNOWN] * len(made_up))
+    shown = data.Split(sentences.texts + made_up, sentences.labels + [corpus.task.unknown] * len(made_up))
 
     # --- 3. the teacher answers, once
     if distributed.is_first():
         logits = lessons.answers(teacher, shown.texts, args.max_length, stage.work("answers"), args.matmul_precision)
-        right = logits[:len(sentences)].argmax(-1) == np.array(sentences.labels)
+        score = corpus.task.scores(logits[:len(sentences)], np.array(sentences.labels))[corpus.task.metric]
 
         # --- 4. save
         lessons.write(shown, logits, stage.dir)
-        stage.metrics |= {"texts": len(shown), "made_up": len(made_up), "teacher_accuracy": float(right.mean())}
-        cli.say(f"lessons: {len(shown):,} texts, {len(made_up):,} of them made up; the teacher labels {100 * right.mean():.2f} % of the "
-                "others as they are")
+        stage.metrics |= {"texts": len(shown), "made_up": len(made_up), f"teacher_{corpus.task.metric}": score}
+        cli.say(f"lessons: {len(shown):,} texts, {len(made_up):,} of them made up; the teacher's {corpus.task.metric_name} on the others "
+                f"is {score:.4f}")
     stage.publish()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import labels, splits, tsv
+from common import labels, splits, tasks, tsv
 from common.cli import UserError
 from common.facts import has_form, read_json, sha256_file, sha256_json
 from common.labels import MOST_CLASSES as MOST_CLASSES
@@ -37,6 +37,10 @@ class Corpus:
     validation: Split
     dev: Split
     phrases: Split = field(default_factory=Split)
+
+    @property
+    def task(self) -> tasks.Task:
+        return tasks.SingleLabel(tuple(self.label_names))
 
     @property
     def held_out(self) -> Split:
