@@ -112,6 +112,16 @@ def test_presets_that_learn_from_the_same_share_them(stages, tmp_path):
     assert len(list((run.run_dir / "models").glob("lessons_*"))) == 2, "these, and the plain ones that were there"
 
 
+def test_so_many_for_each_training_text(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", lessons=False)
+    make = load_script(MAKE)
+    for least, made in ((10, 80), (90, 90)):
+        make.LEAST = least
+        make.main(make.parse_args([str(flag) for flag in (*run.flags(MAKE), "--preset", "near", "--train-sentences", 40, "--augment", "2x")]))
+        assert manifests(run.run_dir)["lessons", "augmented"][1]["metrics"]["made_up"] == made
+    assert "--augment" in refused(run, MAKE, "--augment", "0x")
+
+
 def test_fewer_than_asked_is_said(stages, tmp_path, monkeypatch):
     monkeypatch.setattr(augmentation, "TRIES", 1)  # the first text that was drawn before ends it
     run = stages.copy(tmp_path / "run", "teacher", lessons=False)
