@@ -159,7 +159,7 @@ def conditions(report: dict) -> list[str]:
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Opens, ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
-        *(["Over seeds: mean ± standard deviation (number of seeds); the row itself is the newest of them. "
+        *([f"Over seeds: mean ± standard deviation of {metric(report)} (number of seeds); the row itself is the newest of them. "
            "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
         *(["Half: the row's model in float16 on the GPU; agreement: dev sentences that it answers as the row does in float32."]
           if any(row.get("half_precision") for row in report["models"]) else []),
