@@ -41,7 +41,7 @@ def parse_args(argv=None):
 
 def main(args):
     from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -70,19 +70,19 @@ def main(args):
     data.count_tokens(train, args.max_length)
 
     # --- 2. fine-tune
-    trainer = make_trainer(StageTrainer, stage, "train", model, args, train, validation,
-                                    data.Collator(tokenizer.pad_token_id), epochs=args.epochs)
+    collator = data.Collator(tokenizer.pad_token_id)
+    trainer = make_trainer(StageTrainer, corpus.task, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
     if args.model is None:
         fit(trainer, stage)
 
     # --- 3. save
-    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
+    stage.metrics |= inspection.judged(corpus.task, model, validation, collator)
     model.save_pretrained(stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     if args.model is not None:
-        inspection.warn_of_a_poor_teacher(model, validation, trainer.data_collator, corpus.label_names, order)
-    cli.say(f"teacher: held-out accuracy {stage.metrics['validation_accuracy']:.4f} on {len(corpus.validation)} sentences")
+        inspection.warn_of_a_poor_teacher(model, validation, collator, corpus.label_names, order)
+    cli.say(f"teacher: held-out {corpus.task.metric_name} {stage.validation:.4f} on {len(corpus.validation)} sentences")
 
 
 if __name__ == "__main__":

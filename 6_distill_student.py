@@ -39,9 +39,9 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, distillation, encoders, lengths, sources, spelling
+    from common import checkpoints, data, distillation, encoders, inspection, lengths, sources, spelling
     from training import lessons, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -84,19 +84,19 @@ def main(args):
     # --- 3. distil
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+            return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if hidden else 0.0)
 
-    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
+    trainer = make_trainer(Distiller, corpus.task, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
+    stage.metrics |= inspection.judged(corpus.task, student, validation, collator)
     student.save_pretrained(stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
-    cli.say(f"student: {student.num_parameters():,} parameters, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
-            f"(its teacher: {teacher.manifest['metrics']['validation_accuracy']:.4f})")
+    cli.say(f"student: {student.num_parameters():,} parameters, held-out {corpus.task.metric_name} {stage.validation:.4f} "
+            f"(its teacher: {teacher.validation:.4f})")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(args):
     from compress.target import Structure
     from deploy import goals
     from training import lessons, reshape, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
@@ -128,7 +128,7 @@ def main(args):
 
             def stage_loss(self, model, inputs, outputs):
                 temperature, alpha = schedule.linear(*args.temperature, self.at()), schedule.linear(*args.alpha, self.at())
-                return distillation.lesson(outputs, inputs, temperature=temperature, alpha=alpha, hidden_weight=hidden_weight)
+                return distillation.lesson(corpus.task, outputs, inputs, temperature=temperature, alpha=alpha, hidden_weight=hidden_weight)
 
             def training_step(self, model, inputs, num_items_in_batch=None):
                 loss = super().training_step(model, inputs, num_items_in_batch)
@@ -145,8 +145,9 @@ def main(args):
             scores = gates.scores(args.importance, model, torch.Generator().manual_seed(args.seed))
             gates.close(goal.masks(scores, gates.masks, share))
 
-        pruner = make_trainer(Pruner, stage, name, model, cli.replaced(args, lr=args.prune_lr or args.lr), train, validation, collator,
-                              epochs=epochs, keep_best=False, first_epoch=passed)
+        flags = cli.replaced(args, lr=args.prune_lr or args.lr)
+        pruner = make_trainer(Pruner, corpus.task, stage, name, model, flags, train, validation, collator, epochs=epochs,
+                              keep_best=False, first_epoch=passed)
         every = max(1, round((args.prune_to - WARM_UP) * pruner.args.max_steps / RANKINGS))
         fit(pruner, stage)
         rank_and_close(1.0)
@@ -159,18 +160,17 @@ def main(args):
             raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
         return surgery.without_empty_layers(small, judges[0])
 
-    def recover(small, layers: list[int], name: str, epochs: float) -> StageTrainer:
+    def recover(small, layers: list[int], name: str, epochs: float) -> None:
         """The small model trains on."""
         class Recoverer(StageTrainer):
             def stage_loss(self, model, inputs, outputs):
                 if hidden_weight:
                     inputs["teacher_hidden"] = inputs["teacher_hidden"][:, :, layers]
-                return distillation.lesson(outputs, inputs, temperature=args.temperature[1], alpha=args.alpha[1],
+                return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature[1], alpha=args.alpha[1],
                                            hidden_weight=hidden_weight)
 
-        recoverer = make_trainer(Recoverer, stage, name, small, args, train, validation, collator, epochs=epochs, first_epoch=passed)
-        fit(recoverer, stage)
-        return recoverer
+        fit(make_trainer(Recoverer, corpus.task, stage, name, small, args, train, validation, collator, epochs=epochs,
+                         first_epoch=passed), stage)
 
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     asked, tried = goal, []
@@ -191,7 +191,7 @@ def main(args):
                 whole = copy.deepcopy(model)
                 cuts[name] = cut(whole, prune(whole, structure, f"{name}_prune", brief / 4))
             recover(*cuts[name], f"{name}_recover{round}", brief * 2**round)
-            kl = inspection.divergence(inspection.answers(cuts[name][0], held_out, collator), answers)
+            kl = float(corpus.task.soft_loss(inspection.answers(cuts[name][0], held_out, collator), answers))
             cli.say(f"  tried {structure}: KL {kl:.4f}")
             return kl
 
@@ -201,11 +201,11 @@ def main(args):
     masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else Gates.attach(model).masks
     small, layers = cut(model, masks)
     cli.say(f"cut to {Structure.of(masks)}")
-    recoverer = recover(small, layers, "recover", args.epochs)
+    recover(small, layers, "recover", args.epochs)
 
     # --- 5. save, open again, count
-    stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
-                      "teacher_layers": [pairs[i] for i in layers] if pairs else None,
+    stage.metrics |= inspection.judged(corpus.task, small, validation, collator)
+    stage.metrics |= {"passes": passed + math.ceil(args.epochs), "teacher_layers": [pairs[i] for i in layers] if pairs else None,
                       "structure": {"found_by": "another's" if other else "search" if tried else "scores" if args.prune_epochs else "start",
                                     "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks))}
@@ -213,7 +213,7 @@ def main(args):
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     goals.write(Structure.of(masks), stage.dir)
     made = checkpoints.verify(stage.publish())
-    cli.say(f"pruned: {measure.before_and_after(source, made)}")
+    cli.say(f"pruned: {measure.before_and_after(source, made, corpus.task.metric_name)}")
 
 
 if __name__ == "__main__":

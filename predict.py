@@ -1,5 +1,7 @@
 """Label texts with any checkpoint: label, probability and text, a line each.
 
+Of several labels at once all that are said stand there, parted by commas; a score stands where a label would, and has no probability.
+
     python predict.py "a gripping film" "dull"
     python predict.py --file reviews.txt --json
     cat reviews.txt | python predict.py --checkpoint models/onnx_int8_20250101_120000
@@ -121,17 +123,23 @@ def opened(file: str | None):
         raise cli.UserError(f"{file} can't be read ({error.strerror}): --file needs a text file, one text a line") from None
 
 
-def row(text: str, label: str, probability: float | None, as_json: bool) -> str:
+def row(text: str, said: dict, as_json: bool) -> str:
+    """A line of output: an answer as `common.tasks` gives it, and the text."""
     if as_json:
-        return json.dumps({"label": label, "probability": probability, "text": text}, ensure_ascii=False)
-    shown = "" if probability is None else f"{probability:.4f}"
-    return f"{label}\t{shown}\t{' '.join(text.splitlines()).replace(chr(9), ' ')}"
+        return json.dumps(said | {"text": text}, ensure_ascii=False)
+    answer, sureness = [cell(value) for value in said.values()] if len(said) > 1 else [cell(*said.values()), ""]
+    return f"{answer}\t{sureness}\t{' '.join(text.splitlines()).replace(chr(9), ' ')}"
+
+
+def cell(value: str | float | list | None) -> str:
+    """A value in a column; those of several labels parted by commas."""
+    if isinstance(value, list):
+        return ",".join(map(cell, value))
+    return value if isinstance(value, str) else "" if value is None else f"{value:.4f}"
 
 
 def answer(classifier, texts: Iterator[str], args) -> None:
     """Prints a row for each text, in order, chunk by chunk. Raises UserError where standard output takes no more."""
-    import numpy as np
-
     empty = 0
     while chunk := list(itertools.islice(texts, args.batch_size * BATCHES_AT_ONCE)):
         full = [text for text in chunk if text.strip()]
@@ -140,12 +148,9 @@ def answer(classifier, texts: Iterator[str], args) -> None:
         rows = []
         for text in chunk:
             if not text.strip():
-                rows.append(row(text, "", None, args.json))
+                rows.append(row(text, classifier.task.said(None), args.json))
                 continue
-            scores = next(logits)  # (K,)
-            exponentials = np.exp(scores - scores.max())
-            best = int(scores.argmax())
-            rows.append(row(text, classifier.label_names[best], round(float(exponentials[best] / exponentials.sum()), 6), args.json))
+            rows.append(row(text, classifier.task.said(next(logits), classifier.thresholds), args.json))
         number = streams.put("".join(f"{one}\n" for one in rows), sys.stdout)
         if number == errno.EPIPE:
             return  # the reader has enough (… | head)

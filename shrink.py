@@ -188,8 +188,8 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
         "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
-        "table": before_after.table(before, after, minutes, "github")})
-    cli.say(f"\n{before_after.table(before, after, minutes)}\n\n{verdict}\n\n"
+        "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
+    cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
 
 

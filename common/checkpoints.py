@@ -92,8 +92,18 @@ class Checkpoint:
         """When it was published. Manifests of earlier code name no time zone: theirs is this machine's."""
         return datetime.fromisoformat(self.manifest["created"]).astimezone(UTC)
 
+    @property
+    def validation(self) -> float | None:
+        """Its score on the held-out sentences, by its task's metric; None where it wasn't scored."""
+        return validation(self.manifest["metrics"])
+
     def parent_key(self, stage: str) -> str | None:
         return next((p["key"] for p in self.manifest["parents"] if p["stage"] == stage), None)
+
+
+def validation(metrics: dict) -> float | None:
+    """The score on the held-out sentences in a manifest's metrics; None where there is none."""
+    return next((score for name, score in metrics.items() if name.startswith("validation_")), None)
 
 
 def read(path: Path) -> Checkpoint:
@@ -317,6 +327,11 @@ class Stage:
     @property
     def shared_dir(self) -> Path:
         return self.run_dir / "models" / f".partial_{self.prefix}_{self.key}"
+
+    @property
+    def validation(self) -> float | None:
+        """The score that `metrics` note, on the held-out sentences."""
+        return validation(self.metrics)
 
     def work(self, name: str) -> Path:
         """A directory for what resuming needs; it goes at publishing."""

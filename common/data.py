@@ -170,8 +170,7 @@ def _paths(several: list[tables.Table]) -> str:
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`.
 
-    Of pairs the longer text is cut first, and token_type_ids are there where the tokenizer gives the two texts different ones. A score is
-    a list of one: labels are of a batch's shape (B, 1), as logits are.
+    Of pairs the longer text is cut first, and token_type_ids are there where the tokenizer gives the two texts different ones.
     """
     import datasets
 
@@ -187,7 +186,7 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
         rows = {"input_ids": encoded["input_ids"]}
         if "token_type_ids" in encoded and any(any(types) for types in encoded["token_type_ids"]):
             rows["token_type_ids"] = encoded["token_type_ids"]
-        rows["labels"] = [[label] if isinstance(label, float) else label for label in split.labels[here]]
+        rows["labels"] = split.labels[here]
         found.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
     return datasets.concatenate_datasets(found)
 
@@ -258,7 +257,7 @@ def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: 
 
 class Collator:
     """Rows -> one padded batch (to its longest row): input_ids, attention_mask and, where rows have them, token_type_ids (B, N); labels
-    (B,), or (B, K) of many labels and of scores; the rest stacked.
+    (B,), or (B, K) of many at once; the rest stacked.
     """
 
     def __init__(self, pad_token_id: int):

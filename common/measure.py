@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import checkpoints, cli, provenance
 from common.facts import sha256_json
+from common.tasks import Task
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
 REST_S = 0.02  # between turns: a runtime's threads spin on for a while after an answer, on cores that the next model needs
@@ -26,6 +27,13 @@ NOT_FOR_INFERENCE = {"training_log.json", "stage.json"}
 
 
 # --- accuracy
+
+def score(task: Task, logits, labels) -> dict:
+    """{score, ci95: [lo, hi]} of decisive logits (S, K): the task's metric and its interval; with `accuracy` where that is the metric."""
+    value = task.scores(logits, labels)[task.metric]
+    found = {"score": value, "ci95": list(task.interval(logits, labels))}
+    return found | ({"accuracy": value} if task.metric == "accuracy" else {})
+
 
 def accuracy(predictions, labels) -> dict:
     """{accuracy, ci95: [lo, hi]} of label ids (S,) against (S,): a share, and its 95 % Wilson interval (Wilson 1927)."""
@@ -85,14 +93,14 @@ def flops(twin, n_tokens: int) -> int:
     return counter.get_total_flops()
 
 
-def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoint) -> str:
-    """Parameters, FLOPs and held-out accuracy of a torch checkpoint and of what was made of it, counted on both as they open."""
+def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoint, metric_name: str = "accuracy") -> str:
+    """Parameters, FLOPs and held-out score of a torch checkpoint and of what was made of it, counted on both as they open."""
     twins = [countable_twin(checkpoint.path) for checkpoint in (source, made)]
     parameters = [f"{twin.num_parameters():,}" for twin in twins]
     gflops = [f"{flops(twin, min(128, twin.config.max_position_embeddings)) / 1e9:.3f}" for twin in twins]
-    accuracy = [f"{checkpoint.manifest['metrics']['validation_accuracy']:.4f}" for checkpoint in (source, made)]
-    return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out accuracy "
-            f"{' -> '.join(accuracy)}")
+    scores = [f"{checkpoint.validation:.4f}" for checkpoint in (source, made)]
+    return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out {metric_name} "
+            f"{' -> '.join(scores)}")
 
 
 def structure(twin) -> dict:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from common import checkpoints, data, lineage, sources
 from common.checkpoints import Checkpoint
 from common.cli import UserError
@@ -38,10 +40,10 @@ class Judge:
         return made[0]
 
     def claim(self, name: str) -> dict:
-        """`claims.no_loss` of the file of that name against the teacher."""
+        """`claims.of_task` of the file of that name against the teacher."""
         ours, theirs = (before_after.answers(checkpoint, self.corpus, self.run_dir, "held_out")
                         for checkpoint in (self.shipped(name), self.teacher))
-        return claims.no_loss(ours, theirs, self.corpus.held_out.labels, self.margin)
+        return claims.of_task(self.corpus.task, [ours], [theirs], np.array(self.corpus.held_out.labels), self.margin)
 
     def seconds(self, names: list[str]) -> float:
         """What all stages took that the files of these names were made by, each once."""

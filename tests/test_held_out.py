@@ -127,7 +127,7 @@ def test_types_that_do_not_differ_are_left_out(tmp_path):
 
 def test_many_labels_and_scores_are_floats_of_a_batchs_shape(tokenizer):
     collate = data.Collator(tokenizer.pad_token_id)
-    for labels, shape in (([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], (2, 3)), ([3.5, 4.0], (2, 1))):
+    for labels, shape in (([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], (2, 3)), ([3.5, 4.0], (2,))):
         batch = collate(list(data.tokenise(tokenizer, Split(["a film", "a very good film"], labels), 24)))
         assert batch["labels"].shape == shape and batch["labels"].dtype == torch.float32
         assert batch["labels"].flatten().tolist() == torch.tensor(labels).flatten().tolist()

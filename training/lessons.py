@@ -1,6 +1,7 @@
 """Lessons: texts to learn from with the teacher's answer to each, as make_lessons.py publishes them.
 
-`lessons.parquet` has a row a text: text (string), label (int64; -100 where nobody labelled it), logits (list of K float32).
+`lessons.parquet` has a row a text: text (string), of pairs the second one, label (as the task has it; see `common.tasks`), logits
+(list of K float32).
 """
 
 import os
@@ -87,7 +88,7 @@ def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
     import pyarrow.parquet
 
     ends = pyarrow.array(np.arange(0, logits.size + 1, logits.shape[1], dtype=np.int32))
-    columns = {"text": pyarrow.array(sentences.texts, pyarrow.string()), "label": pyarrow.array(sentences.labels, pyarrow.int64()),
+    columns = {"text": pyarrow.array(sentences.texts, pyarrow.string()), "label": pyarrow.array(sentences.labels),
                "logits": pyarrow.ListArray.from_arrays(ends, pyarrow.array(logits.ravel(), pyarrow.float32()))}
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / FILE, compression="zstd")
 

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 
-from common import distillation, distributed
+from common import distributed, tasks
 from common.checkpoints import Checkpoint, load_tokenizer
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
@@ -97,12 +97,12 @@ def hidden_states(lessons: Lessons, max_length: int, run_dir: Path, layers: list
     that asks for the same finds them. Raises UserError for a precision that this processor has no units for, and for states beyond
     half precision.
     """
-    labels = np.array(lessons.sentences.labels)
-    labelled = np.flatnonzero(labels != distillation.UNKNOWN)
+    known = tasks.known(lessons.sentences.labels)
+    labelled = np.flatnonzero(known)
     if not layers or not len(labelled):
         return None
     precision.check(matmul_precision)
-    rows = np.full(len(labels), -1)
+    rows = np.full(len(known), -1)
     rows[labelled] = np.arange(len(labelled))
     texts = [lessons.sentences.texts[i] for i in labelled]
     with distributed.first_alone():
