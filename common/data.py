@@ -18,6 +18,7 @@ from common.splits import Split, hold_out
 from common.splits import phrases_inside as phrases_inside
 
 TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some six kilobytes until then
+TYPES = "token_type_ids"
 PARTS = ("train", "validation", "dev")
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
@@ -122,17 +123,27 @@ def load(args) -> Corpus:
 # --- tokenising and batching
 
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
-    """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`."""
+    """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`.
+
+    Pairs are cut as the tokenizer cuts them, the longer text first, and have token_type_ids where it gives them.
+    """
     import datasets
 
     parts = []
     for start in range(0, max(1, len(split)), TOGETHER):
         here = slice(start, start + TOGETHER)
-        encoded = tokenizer(split.texts[here], truncation=True, max_length=max_length, return_token_type_ids=False,
-                            return_attention_mask=False)
-        rows = {"input_ids": encoded["input_ids"], "labels": split.labels[here]}
+        seconds = None if split.seconds is None else split.seconds[here]
+        encoded = tokenizer(split.texts[here], seconds, truncation=True, max_length=max_length, return_attention_mask=False,
+                            return_token_type_ids=seconds is not None and TYPES in tokenizer.model_input_names)
+        rows = {name: encoded[name] for name in ("input_ids", TYPES) if name in encoded} | {"labels": split.labels[here]}
         parts.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
     return datasets.concatenate_datasets(parts)
+
+
+def inputs(batch: dict, config) -> dict:
+    """What of a batch a model of this configuration reads: token types only where it knows more than one."""
+    types = [TYPES] if TYPES in batch and (getattr(config, "type_vocab_size", None) or 0) > 1 else []
+    return {name: batch[name] for name in ("input_ids", "attention_mask", *types)}
 
 
 def lengths(tokenised) -> list[int]:
@@ -161,7 +172,8 @@ def respelled(tokenizer, spelling: dict):
 
     names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length")  # the rules that its class makes anew
     settings = {name: tokenizer.init_kwargs[name] for name in names if name in tokenizer.init_kwargs}
-    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings)
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings,
+                           model_input_names=tokenizer.model_input_names)
 
 
 def part(split: Split, n: int | None, seed: int) -> Split:
@@ -192,7 +204,9 @@ def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: 
 
 
 class Collator:
-    """Rows -> one padded batch (to its longest sentence): input_ids and attention_mask (B, N), labels (B,), the rest stacked."""
+    """Rows -> one padded batch (to its longest sentence): input_ids, attention_mask and, of pairs, token_type_ids (B, N), labels (B,), the
+    rest stacked.
+    """
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
@@ -202,7 +216,10 @@ class Collator:
 
         lengths = np.array([len(row["input_ids"]) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]  # (B, N)
-        ids = np.full(real.shape, self.pad_token_id)
-        ids[real] = np.fromiter(itertools.chain.from_iterable(row["input_ids"] for row in rows), ids.dtype, lengths.sum())
-        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(ids.dtype))}
+        batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+        for name, padding in (("input_ids", self.pad_token_id), (TYPES, 0)):
+            if name in rows[0]:
+                padded = np.full(real.shape, padding)
+                padded[real] = np.fromiter(itertools.chain.from_iterable(row[name] for row in rows), padded.dtype, lengths.sum())
+                batch[name] = torch.from_numpy(padded)
         return batch | {k: torch.tensor([row[k] for row in rows]) for k in rows[0] if k not in batch}

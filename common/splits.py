@@ -16,15 +16,22 @@ HELD_OUT_SHARE = 0.05
 HELD_OUT_FROM = 4  # whole sentences of a class from which on one is held out: at most a quarter of them
 CHARACTERS_A_WORD = 20  # more than any language's words have on average
 SHORTEST_PHRASE = 3  # words of a phrase that leaves the training set with its sentence
+Row = str | tuple[str, str]
 SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
 
 
 @dataclass
 class Split:
-    """Sentences and their label ids, side by side."""
+    """Sentences and their label ids, side by side; of pairs, their second texts."""
 
     texts: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    seconds: list[str] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """What a model reads of each: a text, or two."""
+        return list(self.texts) if self.seconds is None else list(zip(self.texts, self.seconds, strict=True))
 
     def __len__(self) -> int:
         return len(self.texts)

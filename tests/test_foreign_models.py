@@ -233,7 +233,7 @@ FILES = {
     "bitsandbytes": (lambda d: edit(d / "config.json", quantization_config={"load_in_4bit": True}), "is quantised"),
     "a decoder": (lambda d: edit(d / "config.json", is_decoder=True), "is a decoder"),
     "relative positions": (lambda d: edit(d / "config.json", position_embedding_type="relative_key"), "'relative_key'"),
-    "another architecture": (lambda d: edit(d / "config.json", model_type="roberta"), "is a 'roberta'"),
+    "another architecture": (lambda d: edit(d / "config.json", model_type="gpt2"), "is a 'gpt2'"),
     "no tokenizer": (lambda d: [(d / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "holds no tokenizer"),
     "half a tokenizer": (lambda d: cut(d / "tokenizer.json", 500), "tokenizer.json of .* is damaged"),
     "another thing as a tokenizer": (lambda d: (d / "tokenizer.json").write_text('{"model": 1}'), "tokenizer.json of .* is damaged"),
@@ -646,7 +646,7 @@ def test_a_text_longer_than_the_position_table_is_cut_where_the_model_ends(pipel
         shutil.copytree(pipeline.checkpoint(stage), folder)
         rewrite_manifest(folder, args=checkpoints.read(folder).manifest["args"] | {"max_length": 128})
         classifier = inference.open_classifier(folder)
-        assert encoders.longest_input(torch_config(folder)) == classifier.max_length == 64
+        assert lengths.positions(torch_config(folder).to_dict()) == classifier.max_length == 64
         long, cut_there = "lovely " * 200, classifier.classify(["lovely " * 62])
         assert abs(classifier.classify([long]) - cut_there).max() <= 1e-5 and classifier.cut_short == 1
 
