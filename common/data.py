@@ -163,7 +163,7 @@ def piece_counts(tokenizer, texts: list[str]):
     import torch
 
     ids = [i for sentence in tokenizer(texts, verbose=False)["input_ids"] for i in sentence]
-    return torch.bincount(torch.tensor(ids), minlength=len(tokenizer))
+    return torch.bincount(torch.tensor(ids), minlength=max(tokenizer.get_vocab().values()) + 1)
 
 
 def respelled(tokenizer, spelling: dict):
