@@ -88,6 +88,7 @@ def main(args):
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
+    layout.refuse_unprunable(source.path)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)

@@ -1,14 +1,24 @@
 """An encoder's weights in DistilBERT's layout, even or uneven: where students begin, and what a teacher is before it is pruned."""
 
+from pathlib import Path
+
 import torch
 import transformers
 
 import compact
-from common import families
+from common import families, model_files
 from common.cli import UserError, say
 from common.encoders import labels
+from common.facts import read_json
 
 NEGLIGIBLE = 1e-6  # of a variance: hidden states differ by less than 1e-5 then
+
+
+def refuse_unprunable(path: Path) -> None:
+    """Raises UserError for a checkpoint, neither compact nor of one of the families, whose weights the layout has no place for."""
+    said = read_json(path / model_files.CONFIG)
+    if said.get("model_type") != compact.CompactConfig.model_type and (why := model_files.not_prunable(said)):
+        raise UserError(f"{path} {why}; let a student learn from it (python 6_distill_student.py), and prune that")
 
 
 def chosen_layers(asked: list[int] | None, config) -> list[int]:

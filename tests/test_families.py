@@ -29,15 +29,15 @@ PAIRS = ["bert", "electra", "electra, narrow embeddings"]  # those that know typ
 NARROW = "electra, narrow embeddings"
 
 
-def tiny(name: str):
+def tiny(name: str, **settings):
     """A classifier of a family whose logits are as far apart as a trained one's, none of its weights zero."""
     kind, more = FAMILIES[name]
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
     if kind == "distilbert":
         sizes = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
     torch.manual_seed(5)
-    config = families.FAMILIES[kind].config(vocab_size=251, max_position_embeddings=64, pad_token_id=PADDING, initializer_range=0.3,
-                                            num_labels=3, **sizes, **more)
+    config = families.FAMILIES[kind].config(**{"vocab_size": 251, "max_position_embeddings": 64, "pad_token_id": PADDING, "num_labels": 3,
+                                               "initializer_range": 0.3} | sizes | more | settings)
     model = families.FAMILIES[kind].classifier(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
