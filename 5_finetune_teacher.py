@@ -1,6 +1,6 @@
 """Stage 1: fine-tune the teacher, or register a fine-tuned one.
 
-A pretrained BERT with a new classification head learns the task by cross-entropy (Devlin et al. 2019, section 4.1).
+A pretrained BERT, or another encoder, with a new classification head learns the task by cross-entropy (Devlin et al. 2019, section 4.1).
 
     python 5_finetune_teacher.py [--fast]                     bert-local/ + sst2_data/ -> models/finetuned_teacher_<ts>/
     python 5_finetune_teacher.py --model PATH_OR_ID           a fine-tuned model: checked, measured, taken as it is
@@ -25,7 +25,7 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("teacher")
     group.add_argument("--model", metavar="PATH_OR_ID", default=None,
-                       help="a fine-tuned BERT or DistilBERT to register instead of training one")
+                       help="a fine-tuned encoder to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
@@ -56,7 +56,7 @@ def main(args):
     named = start if args.model is None else args.model
     prepare(args.seed)
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
-    tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
+    tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
     args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
     if args.model is not None:

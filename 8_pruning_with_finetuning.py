@@ -77,7 +77,7 @@ def main(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, encoders, inspection, lengths, measure
+    from common import checkpoints, data, distillation, distributed, inspection, layout, lengths, measure
     from compress import schedule, search, surgery
     from compress.gates import Gates
     from compress.target import Structure
@@ -88,12 +88,13 @@ def main(args):
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
+    layout.refuse_unprunable(source.path)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
-        model = encoders.compact_of_teacher(model, corpus.label_names)
+        model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
     plan = reshape.plan(args, model.config, tokenizer, taught.sentences.texts)
     goal, other = goals.of(args, plan.shape, taught.teacher, corpus.validation.texts)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import checkpoints, cli, provenance
+from common import checkpoints, cli, lengths, provenance
 from common.facts import sha256_json
 from common.tasks import Task
 
@@ -85,8 +85,8 @@ def flops(twin, n_tokens: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    if n_tokens > twin.config.max_position_embeddings:
-        raise ValueError(f"the model takes at most {twin.config.max_position_embeddings} tokens")
+    if n_tokens > (longest := lengths.positions(twin.config.to_dict())):
+        raise ValueError(f"the model takes at most {longest} tokens")
     ids = torch.ones(1, n_tokens, dtype=torch.long)  # (B, N); which tokens they are doesn't matter
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -97,7 +97,7 @@ def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoin
     """Parameters, FLOPs and held-out score of a torch checkpoint and of what was made of it, counted on both as they open."""
     twins = [countable_twin(checkpoint.path) for checkpoint in (source, made)]
     parameters = [f"{twin.num_parameters():,}" for twin in twins]
-    gflops = [f"{flops(twin, min(128, twin.config.max_position_embeddings)) / 1e9:.3f}" for twin in twins]
+    gflops = [f"{flops(twin, min(128, lengths.positions(twin.config.to_dict()))) / 1e9:.3f}" for twin in twins]
     scores = [f"{checkpoint.validation:.4f}" for checkpoint in (source, made)]
     return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out {metric_name} "
             f"{' -> '.join(scores)}")
@@ -105,9 +105,10 @@ def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoin
 
 def structure(twin) -> dict:
     """{layers, heads: [per layer], ffn: [per layer], vocab}, counted on the weights and not read from the configuration."""
-    bert = twin.config.model_type == "bert"
-    layers = twin.base_model.encoder.layer if bert else twin.base_model.transformer.layer
-    query, first = ("attention.self.query", "intermediate.dense") if bert else ("attention.q_lin", "ffn.lin1")
+    from common import families
+
+    layers = families.layers_of(twin)
+    query, first = ("attention.q_lin", "ffn.lin1") if hasattr(twin.config, "n_layers") else ("attention.self.query", "intermediate.dense")
     head_dim = twin.config.hidden_size // twin.config.num_attention_heads
 
     def rows(layer, name: str) -> int:  # an empty block of a compact model has no such map

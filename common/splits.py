@@ -22,13 +22,13 @@ class Split:
     labels: list = field(default_factory=list)
     seconds: list[str] | None = None
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     @property
     def rows(self) -> list[Row]:
         """What a model reads of each: a text, or two."""
         return list(self.texts) if self.seconds is None else list(zip(self.texts, self.seconds, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
     def empty(self) -> "Split":
         """A split of the same kind without rows."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common import checkpoints, recipes
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import UserError
-from common.data import Collator, Split, tokenise
+from common.data import Collator, Split, inputs, tokenise
 from common.encoders import load_config
 from common.facts import sha256_json
 from training import precision
@@ -142,8 +142,8 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
             batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
-            out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
-                        output_hidden_states=hidden_states)
+            asked = {name: value.to(device) for name, value in inputs(batch, model.config).items()}
+            out = model(**asked, output_hidden_states=hidden_states)
             if not torch.isfinite(out.logits).all():
                 raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
             yield rows, out

@@ -20,8 +20,9 @@ from common import distributed, tasks
 from common.checkpoints import Checkpoint, load_tokenizer
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
-from common.encoders import hidden_layers_to_match, load_config
+from common.encoders import load_config
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
+from common.layout import hidden_layers_to_match
 from training import precision
 from training.lessons import PART, Lessons, ask
 
