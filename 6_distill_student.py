@@ -65,7 +65,7 @@ def main(args):
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))
-    student.config.pad_token_id = tokenizer.pad_token_id
+    student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
     checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,

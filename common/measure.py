@@ -13,11 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import checkpoints, cli, lengths, provenance
 from common.facts import sha256_json
+from common.splits import Row, as_text
 from common.tasks import Task
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
@@ -170,9 +171,9 @@ def timed_ms(job: Callable[[], object], cuda: bool) -> float:
     return before.elapsed_time(after)
 
 
-def to_time(texts: list[str], n: int) -> list[str]:
+def to_time(texts: Sequence[Row], n: int) -> list[Row]:
     """`n` of the texts (all, where there are no more), in random order: evenly from the shortest to the longest, as long as all are."""
-    ordered = sorted(texts, key=len)
+    ordered = sorted(texts, key=lambda row: len(as_text(row)))
     chosen = [ordered[(2 * i + 1) * len(texts) // (2 * n)] for i in range(n)] if n < len(texts) else ordered
     return random.Random(0).sample(chosen, len(chosen))
 
@@ -207,7 +208,7 @@ def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], ba
     return {name: np.median(t, axis=0) for name, t in times.items()}
 
 
-def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict]:
+def latency(classifiers: dict, texts: list[Row], repeats: int) -> dict[str, dict]:
     """{model: {latency_ms: {"1": {p50, p90}, "32": {p50, p90}}, text_to_label_ms}} for {model: Classifier} on sentences (S,).
 
     p50 and p90 are over sentences or batches, each the median of `repeats`. Batches of 32 come as the sentences do, padded
@@ -237,7 +238,7 @@ def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict
 
 # --- loading and memory, in a process of its own
 
-def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict, dict]:
+def process_of_its_own(path: Path, texts: list[Row], threads: int) -> tuple[dict, dict]:
     """({load_ms, peak_rss_mb}, {field: why it is null}) of a fresh process that opens `path` and answers `texts` (S,)."""
     command = [sys.executable, "-m", "common.measure", str(Path(path).resolve()), "--threads", str(threads)]
     # As PYTHONSAFEPATH leaves the working directory out.
@@ -257,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, default=None, help="threads that one answer may use")
     args = parser.parse_args(argv)
-    texts = json.load(sys.stdin)
+    texts: list[Row] = [row if isinstance(row, str) else tuple(row) for row in json.load(sys.stdin)]
     from common import inference
 
     classifier = inference.open_classifier(args.path, threads=args.threads)
