@@ -39,7 +39,7 @@ def as_pruned(args, learnt: dict):
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, lengths
+    from common import checkpoints, classifiers, data, distillation, inspection, lengths
     from compress import qat
     from training import lessons, teacher_cache
     from training.trainer import StageTrainer, fit, make_trainer, prepare
@@ -54,7 +54,7 @@ def main(args):
     taught = lessons.read(args.run_dir, answered)
     teacher = taught.teacher
     model = checkpoints.load_model(pruned.path)
-    length = lengths.trained_on(args.max_length, [pruned, answered, teacher], model.config, encoders.load_config(teacher.path))
+    length = lengths.trained_on(args.max_length, [pruned, answered, teacher], model.config, classifiers.load_config(teacher.path))
     args = as_pruned(cli.replaced(args, max_length=length), pruned.manifest["args"])
     args = cli.replaced(args, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
     stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher, answered],

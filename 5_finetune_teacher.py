@@ -1,6 +1,7 @@
 """Stage 1: fine-tune the teacher, or register a fine-tuned one.
 
 A pretrained BERT, or another encoder, with a new classification head learns the task by cross-entropy (Devlin et al. 2019, section 4.1).
+A classifier that is fine-tuned already may be of any architecture that the installed transformers knows.
 
     python 5_finetune_teacher.py [--fast]                     bert-local/ + sst2_data/ -> models/finetuned_teacher_<ts>/
     python 5_finetune_teacher.py --model PATH_OR_ID           a fine-tuned model: checked, measured, taken as it is
@@ -25,7 +26,7 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("teacher")
     group.add_argument("--model", metavar="PATH_OR_ID", default=None,
-                       help="a fine-tuned encoder to register instead of training one")
+                       help="a fine-tuned classifier to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
@@ -40,7 +41,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling
+    from common import checkpoints, classifiers, data, encoders, families, hub, inspection, lengths, sources, spelling
     from common.tasks import Regression, SingleLabel
     from training.trainer import StageTrainer, fit, make_trainer, prepare
 
@@ -49,22 +50,27 @@ def main(args):
     if args.model is not None:
         cli.refuse_unspeakable(args.model)
         sources.refuse_mixture(args.model, corpus)  # before a hub is asked
-        start, commit = hub.here(args.model, args.revision)
+        start, commit = hub.here(args.model, args.revision, classifiers.refuse_unknown)
     else:
         start, commit = sources.local_model(args.run_dir, args.init, "bert-local"), None
     if args.model is not None or args.init is not None:
         sources.refuse_mixture(start, corpus)
     named = start if args.model is None else args.model
     prepare(args.seed)
-    model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named, corpus.task)
+    model = (classifiers.load(start, named, corpus.task) if args.model is not None else
+             encoders.load_classifier(start, corpus.label_names, named, corpus.task))
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
     args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
+    foreign = model.config.model_type not in families.FAMILIES
+    if foreign:
+        classifiers.try_out(model, tokenizer, corpus.validation.rows, args.max_length, named)
     if args.model is not None and not isinstance(corpus.task, Regression):
-        order = encoders.match_classes(model, corpus.label_names, named)
+        order = encoders.match_classes(model, corpus.label_names, named, classifiers.map_onto_classes if foreign else None)
     model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
-                              decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
+                              decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {})
+                              | (classifiers.code(start) if args.model is not None else {}))
     if stage.done:
         return
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
@@ -80,6 +86,8 @@ def main(args):
     # --- 3. save
     stage.metrics |= inspection.judged(corpus.task, model, validation, collator)
     model.save_pretrained(stage.dir)
+    if "code" in stage.asked:
+        classifiers.keep_code(start, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     if args.model is not None and isinstance(corpus.task, SingleLabel):

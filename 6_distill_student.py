@@ -1,7 +1,8 @@
 """Stage 3: a shallower student learns from the teacher.
 
 The student starts from DistilBERT, or from every other layer of a pretrained encoder in DistilBERT's layout (Sanh et al. 2019),
-and learns the teacher's logits (Hinton et al. 2015) and hidden states (Jiao et al. 2020, equation 8):
+and learns the teacher's logits (Hinton et al. 2015) and, where both read the same word pieces in layers of the same kind, hidden states
+(Jiao et al. 2020, equation 8):
 
     L = alpha·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − alpha)·CE(y, z_s) + hidden_weight·MSE(LN(h_t), LN(h_s))
 
@@ -16,31 +17,35 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, recipes
 
 
-def layer_list(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+def layer_list(text: str) -> list[int] | str:
+    return text if text == "all" else [int(part) for part in text.split(",")]
 
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("student")
+    group.add_argument("--preset", dest="variant", choices=recipes.read(), default="published",
+                       help="the operating point that the student is the start of: it learns from its lessons, and with its recipe's flags")
     group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None,
-                       help="the lessons it learns from; else the newest plain ones of the newest teacher")
+                       help="the lessons it learns from; else the newest of the preset's and of the newest teacher")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None,
                        help="pretrained encoder to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
-    group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the encoder to take; else every other")
+    group.add_argument("--layers", type=layer_list, metavar="all|I,J,…", default=None,
+                       help="layers of the encoder to take; else every other")
     parser.distillation_flags(("2", "0.7"))
     parser.training_flags(epochs=(3, 3), lr=1e-4, from_lessons=True)
-    args = parser.parse(argv)
+    args = parser.parse(argv, stage="distil")
+    args.recipe = vars(args).pop("variant")  # the student is known as the student, whatever is made of it
     parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
     return args
 
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, encoders, inspection, layout, lengths, sources, spelling
+    from common import checkpoints, classifiers, data, distillation, encoders, inspection, layout, lengths, sources, spelling
     from training import lessons, teacher_cache
     from training.trainer import StageTrainer, fit, make_trainer, prepare
 
@@ -55,21 +60,26 @@ def main(args):
     if args.init:
         sources.refuse_mixture(start, corpus)
     start_config = encoders.load_config(start)
-    if start_config.model_type == "distilbert" and args.layers:
+    if start_config.model_type == "distilbert" and args.layers not in (None, "all"):
         raise cli.UserError(f"--layers chooses layers of an encoder, and {start} is a DistilBERT, which is taken whole: leave it out")
-    tokenizer = checkpoints.load_tokenizer(teacher.path)
-    spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
-                                       corpus.train.texts, start, teacher.path)
+    tokenizer = spelling.load(start, start_config, corpus.train.texts, pairs=corpus.train.seconds is not None)
+    unlike = spelling.of_a_teacher(teacher.path, tokenizer, start_config.vocab_size, corpus.train.texts, start)
+    if unlike:
+        cli.say(f"{unlike}: the student reads texts in its own, and learns logits alone")
+        args = cli.replaced(args, hidden_weight=0.0)
+    else:
+        tokenizer = checkpoints.load_tokenizer(teacher.path)
     layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
     prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
-    taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
+    taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed,
+                                                                   teacher))
     checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
-                                                            encoders.load_config(teacher.path)))
+                                                            classifiers.load_config(teacher.path)))
     stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
                               link="student_model", decides={"start": sources.identity(start)})
     if stage.done:
@@ -78,7 +88,7 @@ def main(args):
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. what the teacher thinks on the way to its answers
-    layers = layout.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
+    layers = layout.hidden_layers_to_match(student.config, classifiers.load_config(teacher.path), args.hidden_weight)
     hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, layers, args.matmul_precision)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
 
@@ -92,12 +102,12 @@ def main(args):
     fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics |= inspection.judged(corpus.task, student, validation, collator)
+    stage.metrics |= inspection.judged(corpus.task, student, validation, collator) | ({teacher_cache.UNLIKE: True} if unlike else {})
     compact.save(student, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     cli.say(f"student: {student.num_parameters():,} parameters, held-out {corpus.task.metric_name} {stage.validation:.4f} "
-            f"(its teacher: {teacher.validation:.4f})")
+            + (f"(its teacher: {teacher.validation:.4f})" if teacher.validation is not None else "(its teacher is a file of answers)"))
 
 
 if __name__ == "__main__":

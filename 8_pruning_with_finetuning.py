@@ -87,7 +87,7 @@ def main(args):
 
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
-    source = checkpoints.meant(args.run_dir, args.start, args.seed)
+    source = lessons.learnt(args.run_dir, args.start, args.seed, recipes.read()[args.preset].lessons)
     layout.refuse_unprunable(source.path)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
@@ -97,7 +97,7 @@ def main(args):
         model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
     plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
-    goal, other = goals.of(args, plan.shape, taught.teacher, corpus.validation.rows)
+    goal, other = goals.of(args, plan.shape, taught.teacher, layout.begun_as(args.run_dir, source, taught.teacher), corpus.validation.rows)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
                               decides=goals.latencies(goal))
@@ -176,8 +176,9 @@ def main(args):
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     asked, tried = goal, []
     if args.tries > 1:
+        knows = source if checkpoints.is_a_table(taught.teacher.path) else taught.teacher  # which has no answers to these
         answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
-            taught.teacher, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
+            knows, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
         gates = Gates.attach(judged := copy.deepcopy(model))
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)
@@ -209,7 +210,7 @@ def main(args):
     stage.metrics |= {"passes": passed + math.ceil(args.epochs), "teacher_layers": [pairs[i] for i in layers] if pairs else None,
                       "structure": {"found_by": "another's" if other else "search" if tried else "scores" if args.prune_epochs else "start",
                                     "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
-                      **goals.kept(args.budget or [], asked.spent(masks))}
+                      **goals.kept(args.budget or [], asked.spent(masks)), **teacher_cache.unlike(source)}
     compact.save(small, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     goals.write(Structure.of(masks), stage.dir)

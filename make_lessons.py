@@ -1,8 +1,8 @@
 """Stage 2: lessons, texts to learn from with the teacher's answer to each.
 
-The training texts, and where the recipe says so others made of them and of the teacher's own words (after Jiao et al. 2020): what counts
-for a small student is how many different texts it hears the teacher on. The teacher answers each once; its logits are what students,
-pruned models and quantised ones learn (Hinton et al. 2015).
+The training texts, those of one's own that nobody labelled, and where the recipe says so others made of them and of the teacher's own
+words (after Jiao et al. 2020): what counts for a small student is how many different texts it hears the teacher on. The teacher, a model
+or a file of answers, answers each once; its logits are what students, pruned models and quantised ones learn (Hinton et al. 2015).
 
     python make_lessons.py [--fast] [--preset near]        teacher_model + training texts -> models/lessons_<ts>/lessons.parquet
 
@@ -10,6 +10,7 @@ Presets that learn from the same lessons share them. Three minutes on two cores 
 wide, and two hours for the two million texts that are made of it; half a minute with --fast on the package sentences.
 """
 
+import random
 import sys
 from pathlib import Path
 
@@ -37,55 +38,80 @@ def parse_args(argv=None):
     group.add_argument("--augment", type=made_up, default=None, metavar="N|Nx",
                        help="N more texts, made of the training texts and the teacher's words, which nobody but the teacher labels; "
                             f"30x: thirty for each training text, and {LEAST:,} at least; else as many as the recipe says")
+    group.add_argument("--unlabelled", type=cli.path, metavar="FILE", default=None,
+                       help="texts of one's own that nobody labelled, one a line of a .txt, or a table's; they come before made-up ones")
+    group.add_argument("--soft-labels", type=cli.path, metavar="FILE", default=None,
+                       help="instead of a teacher, its answers: a table of texts with a column of probabilities a class, called as the "
+                            "class is, or one column of lists")
     cli.precision_flag(group)
     parser.seeds_flag(group)
     args = parser.parse(argv, stage="lessons")
+    if args.teacher and args.soft_labels:
+        parser.error("give --teacher or --soft-labels: they exclude each other")
     return cli.replaced(args, variant=recipes.read()[args.variant].lessons)
 
 
 def main(args):
     import numpy as np
 
-    from common import checkpoints, data, distributed, encoders, lengths
+    from common import checkpoints, classifiers, data, distributed, lengths, unlabelled
+    from common.columns import Wanted
+    from common.facts import sha256_file
     from compress import augmentation
-    from training import lessons, precision
+    from training import lessons, precision, soft_labels
     from training.trainer import prepare
 
     # --- 1. load
     corpus = data.load(args)
-    teacher = checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed)
+    teacher = (soft_labels.register(args, corpus) if args.soft_labels else
+               checkpoints.find(args.run_dir, "teacher", args.teacher, seed=args.seed))
+    in_a_file = checkpoints.is_a_table(teacher.path)
     checkpoints.same_data(teacher, corpus.facts)
     precision.check(args.matmul_precision)
     sentences = data.part(corpus.train, args.train_sentences, args.seed)
-    if isinstance(args.augment, str):
+    own = unlabelled.read(args.unlabelled, Wanted.of(args), sentences.seconds is not None) if args.unlabelled else []
+    if args.augment is not None and in_a_file:
+        cli.say("no texts are made up: a file has no answer to them")
+        args = cli.replaced(args, augment=None)
+    elif isinstance(args.augment, str):
         args = cli.replaced(args, augment=max(LEAST, int(args.augment[:-1]) * len(sentences)))
-    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], encoders.load_config(teacher.path)))
-    stage = checkpoints.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant)
+    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], classifiers.load_config(teacher.path)))
+    stage = checkpoints.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant,
+                              decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)
     if stage.done:
         return
     prepare(args.seed)
 
-    # --- 2. texts: those of the training set, and behind them new ones
-    new = []
-    if args.augment is not None:
+    # --- 2. texts: those of the training set, behind them one's own without labels, and behind these new ones
+    own = unlabelled.new(own, corpus, args.unlabelled.name) if own else own
+    if in_a_file:
+        sentences, own = soft_labels.with_answers(teacher, sentences, own, corpus)
+    if args.fast and len(own) > cli.FAST_SENTENCES:
+        own = random.Random(args.seed).sample(own, cli.FAST_SENTENCES)
+    new, wanted = [], max(0, (args.augment or 0) - len(own))
+    if wanted:
+        texts = sentences.texts + data.Split.of(own, []).texts
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-        new = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                         checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment, args.seed)
-        if len(new) < args.augment:
+        new = augmentation.new_sentences(texts, list(data.phrases_inside(texts)), table,
+                                         checkpoints.load_tokenizer(teacher.path).get_vocab(), wanted, args.seed)
+        if len(new) < wanted:
             cli.say(f"--augment {args.augment}: {len(new):,} new sentences can be made of these texts and the teacher's whole-word "
                     "pieces; training goes on with " + ("these" if new else "the texts alone"))
-    shown = data.Split(sentences.texts + new, sentences.labels + [corpus.task.unknown] * len(new))
+    shown = data.Split.of([*sentences.rows, *own, *new], sentences.labels + [corpus.task.unknown] * len([*own, *new]))
 
     # --- 3. the teacher answers, once
     if distributed.is_first():
         logits = lessons.answers(teacher, shown.rows, args.max_length, stage.work("answers"), args.matmul_precision)
-        score = corpus.task.scores(logits[:len(sentences)], np.array(sentences.labels))[corpus.task.metric]
 
         # --- 4. save
         lessons.write(shown, logits, stage.dir)
-        stage.metrics |= {"texts": len(shown), "made_up": len(new), f"teacher_{corpus.task.metric}": score}
-        cli.say(f"lessons: {len(shown):,} texts, {len(new):,} of them made up; the teacher's {corpus.task.metric_name} on the others "
-                f"is {score:.4f}")
+        stage.metrics |= {"texts": len(shown), "made_up": len(new)} | ({"unlabelled": len(own)} if own else {})
+        said = f"lessons: {len(shown):,} texts" + (f", {len(own):,} of them unlabelled" if own else "") + f", {len(new):,} of them made up"
+        if len(sentences):
+            score = corpus.task.scores(logits[:len(sentences)], np.array(sentences.labels))[corpus.task.metric]
+            stage.metrics[f"teacher_{corpus.task.metric}"] = score
+            said += f"; the teacher's {corpus.task.metric_name} on the others is {score:.4f}"
+        cli.say(said)
     stage.publish()
 
 

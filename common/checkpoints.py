@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common import distributed, provenance
-from common.cli import UserError, say, warn
+from common.cli import UserError, say, trusts_code, warn
 from common.facts import a_number, a_time, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
 from common.labels import listed
 
@@ -33,9 +33,11 @@ NOT_IN_KEY = {
     "force": "makes the same again",
     **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"),
                     "the fingerprint of the data they lead to is"),
+    "trust_remote_code": "the hash of the code that it lets run is",
     **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"),
                     "the keys of the parents they choose are"),
-    **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
+    **dict.fromkeys(("model", "init", "soft_labels", "unlabelled"), "the identity of the files they lead to is"),
+    "recipe": "the values that it stands for and the keys of its lessons are",
     **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
     "mode": "says --fast again, which is, with the values it stands for",
     "precision": "the name of the stage says it",
@@ -56,6 +58,7 @@ SCRIPT_OF = {
     "pruned_ptq": "9_quantize_pruned_model.py",
     "pruned_qkd": "10_qat_kd_4bit.py",
 }
+TABLE = "soft_labels"  # the model_type of a teacher that is a file of answers
 PRUNABLE = ("teacher", "distilled", "pruned")  # stages whose models are of full weights, and have heads and neurons to cut
 # What a disk answers that hasn't a lock, or doesn't flush.
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
@@ -268,12 +271,28 @@ def difference(theirs: dict, dataset: dict) -> str:
     return "; ".join(said) or "as many sentences, but others, or other labels or names of these"
 
 
+def is_a_table(path: Path) -> bool:
+    """Whether a teacher's directory holds the answers of a file, and no model."""
+    return read_json(path / "config.json").get("model_type") == TABLE
+
+
 def load_model(path: Path):
     """A verified checkpoint as a torch model in evaluation mode."""
+    return open_model(verify(path))
+
+
+def open_model(checkpoint: Checkpoint, **how):
+    """A checkpoint as a torch model in evaluation mode; `how` goes to `from_pretrained`.
+
+    Code that came with a teacher runs where a flag says so, and if it ran when the teacher was registered. Raises UserError where it is
+    needed and no flag says so.
+    """
     import compact
 
-    verify(path)
-    return compact.load(path).eval()
+    brings_code = "code" in checkpoint.manifest["args"]
+    if brings_code and not trusts_code():
+        raise UserError(f"{checkpoint.path} takes code that came with the model: give --trust-remote-code here too if you trust it")
+    return compact.load(checkpoint.path, trust_remote_code=brings_code, **how).eval()
 
 
 def load_tokenizer(path: Path):

@@ -21,6 +21,7 @@ LAST_SEED = 2**32 - 1  # as numpy has it
 THREADS_A_CORE = 8
 MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
 DATA_FLAGS = {f"--{name.replace('_', '-')}": name for name in ("text_column", "pair_column", "label_column", "task")}
+TRUST = "TRUST_A_TEACHERS_CODE"  # in the environment, for the processes that a stage starts
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
@@ -202,6 +203,7 @@ class StageParser(Parser):
         shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
                             help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
                                  "model at 128, or fewer where it reads fewer")
+        trust_flag(shared)
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 
     def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training",
@@ -338,6 +340,17 @@ def data_flags(group, dest: str = "data_dir") -> None:
                        help="one class of several, any number of labels, or a score; else the labels tell")
 
 
+def trust_flag(group) -> None:
+    """--trust-remote-code, for whatever opens a teacher."""
+    group.add_argument("--trust-remote-code", action="store_true",
+                       help="run the code that came with a teacher which transformers doesn't know; read it first")
+
+
+def trusts_code() -> bool:
+    """Whether a flag of this program, or of the one that started it, says that a teacher's own code may run."""
+    return os.environ.get(TRUST) == "1"
+
+
 def columns_typed(args: argparse.Namespace) -> list[str]:
     """The flags of the data's columns and task that have a value, as words of a command."""
     return [f"{flag}={value}" for flag, dest in DATA_FLAGS.items() if (value := getattr(args, dest, None))]
@@ -399,6 +412,8 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     if "error" in sys.warnoptions:
         warnings.simplefilter("default")  # libraries warn of what they will change: no reason to end a training
     sys.modules.update(NOT_TO_BE_IMPORTED)
+    if getattr(args, "trust_remote_code", False):
+        os.environ[TRUST] = "1"
     try:
         if hasattr(args, "mode"):  # a stage
             refuse_without_docstrings()

@@ -1,6 +1,7 @@
 """Which columns of a table hold the text, its partner of a pair, and the label: as flags say, or else by names and cells."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common import tsv
@@ -161,6 +162,21 @@ def _texts(table: Table, looks: dict[str, str], wanted: Wanted) -> tuple[str, st
         raise UserError(f"{table.path}: which column is the text? It has {table.listed()}: name it with --text-column, and with "
                         "--pair-column the second one where texts come in pairs")
     return found[0], wanted.pair
+
+
+def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = ()) -> tuple[str, str | None]:
+    """The columns of the text and of its partner in a table that may have no labels: as flags say where it has such, or else by names and
+    cells; none of `but`. Raises UserError where there is more than one choice, or none, and for one text where pairs are wanted or two.
+    """
+    text, pair = (name if name in table.names else None for name in (wanted.text, wanted.pair))
+    names = [name for name in table.names if name not in but]
+    if text is None and not pairs and len(names) == 1:
+        return names[0], None
+    text, pair = _texts(table, {name: look(table.column(name)) for name in names}, Wanted(text, pair))
+    if (pair is not None) != pairs:
+        raise UserError(f"{table.path} has {'two texts' if pair else 'one text'} a row, the data have {'pairs' if pairs else 'one'}: name "
+                        f"the column{'s' if pairs else ''} with --text-column{' and --pair-column' if pairs else ''}")
+    return text, pair
 
 
 def _belong(one: str, other: str) -> bool:

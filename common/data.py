@@ -171,7 +171,7 @@ def _paths(several: list[tables.Table]) -> str:
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`.
 
-    Pairs are cut as the tokenizer cuts them, the longer text first, and have token_type_ids where it gives them.
+    Pairs are cut as the tokenizer cuts them, the longer text first. There are token_type_ids where it was told to give them.
     """
     import datasets
 
@@ -180,7 +180,7 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
         here = slice(start, start + TOGETHER)
         seconds = None if split.seconds is None else split.seconds[here]
         encoded = tokenizer(split.texts[here], seconds, truncation=True, max_length=max_length, return_attention_mask=False,
-                            return_token_type_ids=seconds is not None and TYPES in tokenizer.model_input_names)
+                            return_token_type_ids=TYPES in tokenizer.model_input_names)
         rows = {name: encoded[name] for name in ("input_ids", TYPES) if name in encoded} | {"labels": split.labels[here]}
         found.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
     return datasets.concatenate_datasets(found)

@@ -1,6 +1,7 @@
 """An encoder of one of the families, fine-tuned or not, as a model: opened, whole, what its config.json says, its classes named."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ def load_config(path: str | Path, named: str | Path | None = None):
     named = named or path
     model_files.directory(path)
     described = model_files.described(Path(path), named)
+    model_files.refuse_unprunable(described, named)
     config_class = families.FAMILIES[described["model_type"]].config
     known = {*config_class.__annotations__, *config_class.attribute_map, "id2label"}
     settings = {name: value for name, value in described.items() if name in known}
@@ -79,7 +81,9 @@ def load_classifier(path: str | Path, label_names: list[str] | None, named: str 
         say(f"{named}: the code that came with it is not run; it is read as a plain {model_files.PRUNABLE[config.model_type]}")
     old_head = sorted(name for name in tensors if not BODY.match(name))
     if label_names is None:
-        _refuse_other_outputs(described, config, tensors, task or SingleLabel(()), named)
+        head = tensors.get(f"{families.of(config).head[1]}.weight")
+        if head is not None and head.dim() == 2:  # else `_compare` says so
+            refuse_other_outputs(described, config, len(head), task or SingleLabel(()), named)
     else:
         config = type(config)(**{name: getattr(config, name) for name in config.__annotations__}, **labels(label_names))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in old_head}
@@ -90,7 +94,7 @@ def load_classifier(path: str | Path, label_names: list[str] | None, named: str 
         _compare(report, missing, old_head, families.of(config), named)
     else:
         _compare(report, [name for name in missing if _of_body(name)], old_head, families.of(config), named)
-        own = f", not its own ({_some(old_head)})" if old_head else ""
+        own = f", not its own ({some(old_head)})" if old_head else ""
         pooler = ", and so is the pooler, which it lacks" if any("pooler." in name for name in missing) else ""
         say(f"{named}: the body is taken, the head for {len(label_names)} classes is new{own}{pooler}")
     return model
@@ -111,51 +115,56 @@ def _compare(report: dict, missing: list[str], of_heads: list[str], family: fami
                         "fetch or copy both again")
     extra = sorted(name for name in report["unexpected_keys"] if not re.match(family.of_pretraining, name))
     instead = sorted({*extra, *of_heads} - {f"{part}.{kind}" for part in family.head for kind in ("weight", "bias")})
-    has = f" (it has {_some(instead)} instead)" if instead else ""
+    has = f" (it has {some(instead)} instead)" if instead else ""
     if any(map(_of_body, missing)):
-        raise UserError(f"{named} has no {_some(missing)}{has}: these are not the weights of the model that its config.json describes")
+        raise UserError(f"{named} has no {some(missing)}{has}: these are not the weights of the model that its config.json describes")
     if missing:
-        raise UserError(f"{named} has no {_some(missing)}{has}: it isn't fine-tuned as a classifier of texts; --init takes its body, and "
+        raise UserError(f"{named} has no {some(missing)}{has}: it isn't fine-tuned as a classifier of texts; --init takes its body, and "
                         "trains a head")
     if extra:
-        raise UserError(f"{named} has {_some(extra)}, for which the model that its config.json describes has no place: it would compute "
+        raise UserError(f"{named} has {some(extra)}, for which the model that its config.json describes has no place: it would compute "
                         "something else here; give another, or save_pretrained the part that is meant")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
     """The first of many names."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _refuse_other_outputs(described: dict, config, tensors: dict, task: Task, named: str | Path) -> None:
+def refuse_other_outputs(described: dict, config, outputs: int, task: Task, named: str | Path) -> None:
     """Raises UserError where a fine-tuned model's outputs aren't those of the task: one class of several, say, each with a name."""
     instead = "--init takes its body, and trains a head for your data"
     problem = described.get("problem_type")
     if problem not in (None, task.problem_type):
         what = "no classifier of one class a text" if isinstance(task, SingleLabel) else f"no model for the data's task, {task.kind}"
         raise UserError(f"{named} is {what} (problem_type '{problem}' in its config.json): {instead}")
-    head = tensors.get(f"{families.of(config).head[1]}.weight")
-    if head is None or head.dim() != 2:
-        return  # `_compare` says so
     if isinstance(task, Regression):
-        if len(head) > 1:
-            raise UserError(f"{named} has {len(head)} outputs, and the data have a score: {instead}")
+        if outputs > 1:
+            raise UserError(f"{named} has {outputs} outputs, and the data have a score: {instead}")
         return
-    if len(head) == 1:
+    if outputs == 1:
         raise UserError(f"{named} has a single output (a regression, or one probability): {instead}")
     names = [config.id2label.get(i) for i in range(len(config.id2label))]
-    if len(names) != len(head):
-        raise UserError(f"config.json of {named} names {len(names)} classes, and its head has {len(head)}: put the names of all into "
+    if len(names) != outputs:
+        raise UserError(f"config.json of {named} names {len(names)} classes, and its head has {outputs}: put the names of all into "
                         "id2label")
     if not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
         raise UserError(f"config.json of {named} has the id2label {config.id2label}: number its classes from 0, and give each a name of "
                         "its own")
 
 
-def match_classes(model, label_names: list[str], named: str | Path) -> list[int]:
+@torch.no_grad()
+def reorder(last, order: list[int]) -> None:
+    """Gives the outputs of a linear map another order: which of them comes first, second, …"""
+    for parameter in last.parameters():  # the weight, and where it has one the bias
+        parameter.copy_(parameter[order])
+
+
+def match_classes(model, label_names: list[str], named: str | Path, last: Callable | None = None) -> list[int]:
     """Gives a fine-tuned model's classes the data's order and spelling, where the names are the same but for these; says so.
 
-    Returns for each class of the data where it stood in the model. Raises UserError where the names are others.
+    `last` finds the map onto the classes in a model that is of none of the families. Returns for each class of the data where it stood in
+    the model. Raises UserError where the names are others, and where there is no such map.
     """
     theirs = [model.config.id2label[i] for i in range(model.config.num_labels)]
     # Where no two of the data's are one but for case, case doesn't count.
@@ -170,10 +179,11 @@ def match_classes(model, label_names: list[str], named: str | Path) -> list[int]
         raise UserError(f"{named} has the labels {theirs}, the data have {label_names}: {advice}")
     order = [place[plain(name)] for name in label_names]
     if order != list(range(len(order))):
-        head = families.head_of(model)[1]
-        with torch.no_grad():
-            head.weight.copy_(head.weight[order])
-            head.bias.copy_(head.bias[order])
+        last = families.head_of(model)[1] if last is None else last(model)
+        if last is None:
+            raise UserError(f"{named} has its classes in the order {theirs}, the data in the order {label_names}, and nothing in it says "
+                            "which outputs to exchange: name the classes in its order, a line each, in labels.txt")
+        reorder(last, order)
         say(f"{named}: its classes {theirs} are put into the data's order, {label_names}")
     elif theirs != label_names:
         say(f"{named}: its classes {theirs} are called as in the data, {label_names}")

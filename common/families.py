@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import nn
 
+import compact
 from common import lengths
 
 OF_BERT = {  # BERT's name -> DistilBERT's, inside one layer
@@ -58,6 +59,11 @@ FAMILIES = {
 def of(config) -> Family:
     """The family of a configuration. Raises KeyError where it is of none."""
     return FAMILIES[config.model_type]
+
+
+def has_known_layers(config) -> bool:
+    """Whether a model of this configuration is of one of the families, or compact."""
+    return config.model_type in (*FAMILIES, compact.CompactConfig.model_type)
 
 
 def layers_of(model) -> nn.ModuleList:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from common import model_files
-from common.cli import UserError, say
-from common.facts import sha256_file
+from common.cli import UserError, say, trusts_code
+from common.facts import read_json, sha256_file
 from common.labels import listed
 from common.sources import fresh, note, write_tsv
 
@@ -27,6 +27,15 @@ PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
 SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"]  # of a model: all but its weights
 Answer = TypeVar("Answer")
+Refusal = Callable[[dict, str], None]
+
+
+def config_of(repo_id: str) -> dict:
+    """What the config.json of a hub's model says; empty where it can't be had."""
+    if problem(repo_id):
+        return {}
+    with _fetching(repo_id):
+        return read_json(_fetched(repo_id, "model", _described(repo_id, "model", None), [model_files.CONFIG]) / model_files.CONFIG)
 
 
 def problem(repo_id: str, kind: str = "model") -> str | None:
@@ -66,7 +75,7 @@ def problem(repo_id: str, kind: str = "model") -> str | None:
     raise failure
 
 
-def here(named: str, revision: str | None) -> tuple[Path, str | None]:
+def here(named: str, revision: str | None, refuse: Refusal = model_files.refuse_unprunable) -> tuple[Path, str | None]:
     """(directory, commit) of a model that a flag names: a local directory as it is, of a hub's id its `snapshot`. Raises UserError."""
     if model_files.is_path(named):
         if revision is not None:
@@ -74,23 +83,25 @@ def here(named: str, revision: str | None) -> tuple[Path, str | None]:
         return model_files.directory(named), None
     if trouble := problem(named):
         raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned model")
-    return snapshot(named, revision)
+    return snapshot(named, revision, refuse)
 
 
-def snapshot(repo_id: str, revision: str | None) -> tuple[Path, str]:
+def snapshot(repo_id: str, revision: str | None, refuse: Refusal = model_files.refuse_unprunable) -> tuple[Path, str]:
     """(directory in the hub's cache, commit) of a model: its safetensors, configuration and tokenizer. Raises UserError.
 
-    The small files come first, so that a model that can't be used is refused before its weights are fetched.
+    The small files come first, so that a model that can't be used is refused before its weights are fetched: by `refuse`, which is shown
+    its config.json and its name. Code comes along where a flag says that it may run.
     """
     with _fetching(repo_id):
         described = _described(repo_id, "model", revision)
         there = {file.rfilename for file in described.siblings}
-        folder = _fetched(repo_id, "model", described, SMALL_FILES)
+        code = [name for name in sorted(there) if name.endswith(".py")] if trusts_code() else []
+        folder = _fetched(repo_id, "model", described, SMALL_FILES + code)
     if model_files.ADAPTER in there:
         raise UserError(f"{repo_id} is a PEFT adapter: {model_files.MERGE}")
     if model_files.CONFIG not in there:
         raise UserError(f"{repo_id} has no config.json on the hub: name a model of transformers")
-    model_files.described(folder, repo_id)
+    refuse(model_files.described(folder, repo_id), repo_id)
     if model_files.WEIGHTS in there:
         weights = [model_files.WEIGHTS]
     elif model_files.INDEX in there:

@@ -129,13 +129,11 @@ class TorchClassifier(Classifier):
         refuse_without_docstrings()
         import torch
 
-        import compact
-
         if threads:
             torch.set_num_threads(threads)
         self.process = os.getpid()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = compact.load(checkpoint.path).eval().to(self.device)
+        self.model = checkpoints.open_model(checkpoint).to(self.device)
         if hasattr(self.model, "open_table"):
             self.model.open_table()
 
@@ -283,6 +281,9 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
     onnx = (Path(path) / ONNX_FILE).is_file() or str(checkpoints.read(path).stage).endswith(("_onnx", "_onnx_int8"))
     if checkpoints.read(path).stage == "lessons":
         raise UserError(f"{path} holds lessons, and no model: give a checkpoint that learnt from them")
+    if checkpoints.is_a_table(Path(path)):
+        raise UserError(f"{path} holds a file's answers, and no model that could answer other texts: give a checkpoint that learnt from "
+                        "them")
     checkpoint = checkpoints.verify(path)  # first of all: the library that reads tokenizer.json dies on a damaged one
     needed = {"tokenizer.json", "config.json"} | ({ONNX_FILE} if onnx else set())
     missing = needed - checkpoint.manifest["files"].keys()

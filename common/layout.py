@@ -6,7 +6,8 @@ import torch
 import transformers
 
 import compact
-from common import families, model_files
+from common import checkpoints, families, lineage, model_files
+from common.checkpoints import Checkpoint
 from common.cli import UserError, say
 from common.encoders import labels
 from common.facts import read_json
@@ -21,13 +22,23 @@ def refuse_unprunable(path: Path) -> None:
         raise UserError(f"{path} {why}; let a student learn from it (python 6_distill_student.py), and prune that")
 
 
-def chosen_layers(asked: list[int] | None, config) -> list[int]:
-    """The layers of an encoder that a student takes: those asked for, else every other one, 0, 2, 4, …, as DistilBERT did.
+def begun_as(run_dir: Path, source: Checkpoint, teacher: Checkpoint) -> Checkpoint:
+    """The whole model of which one that is pruned is a part: the teacher, or where that can't be pruned the student that `source` was.
+
+    Shares of FLOPs count of it. Of a student that isn't there any more `source` stands for it.
+    """
+    if model_files.not_prunable(read_json(teacher.path / model_files.CONFIG)) is None:
+        return teacher
+    return next((c for c in lineage.line(source, checkpoints.published(run_dir)) if c.stage == "distilled"), source)
+
+
+def chosen_layers(asked: list[int] | str | None, config) -> list[int]:
+    """The layers of an encoder that a student takes: those asked for, "all", else every other one, 0, 2, 4, …, as DistilBERT did.
 
     Raises UserError for a layer that the encoder doesn't have, or one named twice.
     """
-    if asked is None:
-        return list(range(0, depth(config), 2))
+    if asked is None or isinstance(asked, str):
+        return list(range(0, depth(config), 1 if asked else 2))
     if not asked or not all(0 <= layer < depth(config) for layer in asked) or len(set(asked)) < len(asked):
         raise UserError(f"--layers {','.join(map(str, asked))}: the encoder has the layers 0…{depth(config) - 1}, each once")
     return asked
@@ -77,8 +88,13 @@ def compact_of_teacher(teacher, label_names: list[str], types: bool = False) -> 
 
 
 def hidden_layers_to_match(student_config, teacher_config, hidden_weight: float) -> list[int] | None:
-    """The teacher's layers whose hidden states a student learns; None where they don't count or the widths differ."""
+    """The teacher's layers whose hidden states a student learns; None where they don't count, or don't compare: its layers are others
+    than those of the families, or the widths differ.
+    """
     if not hidden_weight:
+        return None
+    if not families.has_known_layers(teacher_config):
+        say(f"the teacher is a '{teacher_config.model_type}', whose layers are no student's: logits alone are distilled")
         return None
     if student_config.hidden_size != teacher_config.hidden_size:
         say(f"the teacher is {teacher_config.hidden_size} wide, the student {student_config.hidden_size}: logits alone are distilled")

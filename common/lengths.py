@@ -7,6 +7,7 @@ from common.cli import UserError, say
 
 USUAL = 128  # tokens, of the first model
 FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # kinds of models
+ROWS = ("max_position_embeddings", "n_positions")  # what configurations call the rows of a table of positions
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
 
 
@@ -56,11 +57,12 @@ def kept(asked: int | None, source: Checkpoint) -> int:
 
 
 def positions(config: dict) -> int:
-    """How many tokens of a text a model with this config.json has positions for.
+    """How many tokens of a text a model with this config.json has positions for; UNLIMITED where it names no number.
 
     Those that count from behind the padding token's id have that many rows of their table for no token.
     """
-    return config["max_position_embeddings"] - (_padding(config) + 1 if counted_from_padding(config) else 0)
+    rows = next((config[name] for name in ROWS if isinstance(config.get(name), int)), UNLIMITED)
+    return rows - (_padding(config) + 1 if counted_from_padding(config) else 0)
 
 
 def counted_from_padding(config: dict) -> bool:

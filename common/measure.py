@@ -72,9 +72,7 @@ def countable_twin(path: Path):
 
     It counts neither 4-bit layers nor, on CPU, fused attention.
     """
-    import compact
-
-    model = compact.load(path, attn_implementation="eager")
+    model = checkpoints.open_model(checkpoints.read(path), attn_implementation="eager")
     if hasattr(model, "full_precision_twin"):
         model = model.full_precision_twin()
         model.open_table()
@@ -105,9 +103,14 @@ def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoin
 
 
 def structure(twin) -> dict:
-    """{layers, heads: [per layer], ffn: [per layer], vocab}, counted on the weights and not read from the configuration."""
+    """{layers, heads: [per layer], ffn: [per layer], vocab}, counted on the weights and not read from the configuration.
+
+    Raises ValueError for a model of none of the families, and neither compact.
+    """
     from common import families
 
+    if not families.has_known_layers(twin.config):
+        raise ValueError(f"a '{twin.config.model_type}': of an architecture that can't be pruned heads and neurons aren't counted")
     layers = families.layers_of(twin)
     query, first = ("attention.q_lin", "ffn.lin1") if hasattr(twin.config, "n_layers") else ("attention.self.query", "intermediate.dense")
     head_dim = twin.config.hidden_size // twin.config.num_attention_heads
@@ -123,8 +126,12 @@ def structure(twin) -> dict:
 def work(path: Path, mean_tokens: int) -> tuple[dict, dict]:
     """({params, gflops_128, gflops_mean, gmacs_16, structure} of a torch checkpoint, {field: why it is null})."""
     twin = countable_twin(path)
-    fields = {"params": sum(p.numel() for p in twin.parameters()), "structure": structure(twin)}
+    fields: dict = {"params": sum(p.numel() for p in twin.parameters()), "structure": None}
     notes = {}
+    try:
+        fields["structure"] = structure(twin)
+    except ValueError as error:
+        notes["structure"] = str(error)
     for name, n_tokens, unit in (("gflops_128", 128, 1e9), ("gflops_mean", mean_tokens, 1e9), ("gmacs_16", 16, 2e9)):
         try:
             fields[name] = flops(twin, n_tokens) / unit

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from common.checkpoints import TABLE
 from common.cli import UserError
 from common.facts import read_json
 
@@ -77,23 +78,27 @@ def _instead(folder: Path) -> str:
 
 
 def described(folder: Path, named: str | Path) -> dict:
-    """What a model's config.json says. Raises UserError where it is damaged, or of a model that is none of PRUNABLE or computes otherwise
-    than these, or is kept otherwise.
-    """
+    """What a model's config.json says. Raises UserError where it is damaged, or of a model that is kept in fewer bits."""
     said = read_json(folder / CONFIG)
     kind = said.get("model_type")
     if kind is None:
         raise UserError(f"no model at {named} (its config.json is damaged, or names no model_type): give a model's directory or hub id")
     if said.get("quantization_config"):
         raise UserError(f"{named} is quantised (quantization_config in its config.json): give the model in full precision")
+    return said
+
+
+def refuse_unprunable(said: dict, named: str | Path) -> None:
+    """Raises UserError where the model that a config.json describes can't be had in the compact layout."""
     if why := not_prunable(said):
         raise UserError(f"{named} {why}")
-    return said
 
 
 def not_prunable(said: dict) -> str | None:
     """Why the model that a config.json describes can't be had in the compact layout, to stand behind its name; None where it can."""
     kind = said.get("model_type")
+    if kind == TABLE:
+        return "is a file of answers: only a model can be pruned"
     if kind == "mpnet":
         return f"is an 'mpnet', whose heads share one table of relative positions: only {ANY} can be pruned, or be a student's start"
     if kind not in PRUNABLE:

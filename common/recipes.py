@@ -11,7 +11,9 @@ FILE = REPOSITORY / "recipes.toml"
 
 @dataclass(frozen=True)
 class Recipe:
-    """An operating point. `flags` has for each of its stages, "lessons" among them, the flags that aren't the stage's defaults."""
+    """An operating point. `flags` has for each of its stages, "lessons" among them, the flags that aren't the stage's defaults; and for
+    "distil" always, since where the teacher can't be pruned a student is, in its place.
+    """
 
     name: str
     about: str
@@ -45,7 +47,7 @@ def read() -> dict[str, Recipe]:
     for name in tables:
         table = _whole(name, tables)
         stages = ("lessons", *table["stages"])
-        flags = {stage: table.get(stage, {}) for stage in table["stages"]} | {"lessons": lessons[table["lessons"]]}
+        flags = {stage: table.get(stage, {}) for stage in ("distil", *table["stages"])} | {"lessons": lessons[table["lessons"]]}
         recipes[name] = Recipe(name, table["about"], table["lessons"], stages, flags)
     return recipes
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from common import checkpoints
 from common.cli import UserError, say
 from common.facts import read_json
-from common.families import knows_types
+from common.families import FAMILIES, knows_types
 from common.lengths import counted_from_padding
 
 OF_BERT = {f"{kind}Tokenizer{fast}": made for fast in ("", "Fast") for kind, made in (
@@ -72,8 +72,8 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     if tokenizer_class is OF_ANY and own_class:
         say(f"{named}: its tokenizer.json spells otherwise than a {own_class.__name__}, and stays as it is")
     _give_padding(tokenizer, config, named)
-    types = tokenizer.backend_tokenizer.encode("a", "a").type_ids
-    checkpoints.give_inputs(tokenizer, types=pairs and knows_types(config) and any(types))
+    types = tokenizer.backend_tokenizer.encode(*("a", "a") if pairs else ("a",)).type_ids  # of some kinds a single text has several too
+    checkpoints.give_inputs(tokenizer, types=knows_types(config) and any(types))
     _check_length(tokenizer, named)
     if _cuts_at_the_left(folder):
         say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
@@ -86,23 +86,30 @@ def _cuts_at_the_left(folder: Path) -> bool:
     return read_json(folder / "tokenizer_config.json").get("truncation_side") == "left" or direction == "Left"
 
 
-def refuse_another_vocabulary(tokenizer, rows: int, teachers, texts: list[str], named: str | Path, teacher: str | Path) -> None:
-    """Raises UserError where a student's start, with so many rows of embeddings, was pretrained on other tokens than its teacher reads."""
+def of_a_teacher(teacher: Path, tokenizer, rows: int, texts: list[str], named: str | Path) -> str | None:
+    """In what a student's start reads other tokens than the teacher at a checkpoint, in a line; None where it reads the same."""
+    if checkpoints.is_a_table(teacher):
+        return f"{teacher} is a file of answers, and has no vocabulary"
+    return another_vocabulary(tokenizer, rows, checkpoints.load_tokenizer(teacher), texts, named, teacher)
+
+
+def another_vocabulary(tokenizer, rows: int, teachers, texts: list[str], named: str | Path, teacher: str | Path) -> str | None:
+    """In what a student's start, with so many rows of embeddings, reads other tokens than its teacher; None where it reads the same."""
     own, read = tokenizer.get_vocab(), teachers.get_vocab()
-    what = "the student reads what the teacher reads, so name one of the same vocabulary with --init"
     most = max(read.values())
     if most >= rows:
-        raise UserError(f"{named} has rows for {rows} tokens, and {teacher} another vocabulary (ids up to {most}): {what}")
+        return f"{named} has rows for {rows} tokens, and {teacher} another vocabulary (ids up to {most})"
     differ = [token for token, i in read.items() if own.get(token) != i]
     if differ:
         i = min(read[token] for token in differ)
         spelt = [vocabulary.convert_ids_to_tokens(i) for vocabulary in (tokenizer, teachers)]
-        raise UserError(f"{named} has another vocabulary than {teacher}, {len(differ)} of {len(read)} tokens have other ids (id {i} is "
-                        f"'{spelt[0]}' here and '{spelt[1]}' there): {what}")
+        return (f"{named} has another vocabulary than {teacher}, {len(differ)} of {len(read)} tokens have other ids (id {i} is "
+                f"'{spelt[0]}' here and '{spelt[1]}' there)")
     judged = _judged(texts, teachers)
     for text, one, other in zip(judged, _ids(tokenizer, judged, named), _ids(teachers, judged, teacher), strict=True):
         if one != other:
-            raise UserError(f"{named} has the vocabulary of {teacher}, but spells texts otherwise (as {_excerpt(text)}): {what}")
+            return f"{named} has the vocabulary of {teacher}, but spells texts otherwise (as {_excerpt(text)})"
+    return None
 
 
 def _opened(content: bytes, named: str | Path) -> Tokenizer:
@@ -152,11 +159,12 @@ def _refuse_unfit(tokenizer, config, named: str | Path) -> None:
     most = max(tokenizer.get_vocab().values(), default=-1)
     if most < 0:
         raise UserError(f"the tokenizer of {named} has no vocabulary: {BESIDE}")
-    if most >= config.vocab_size:
+    rows = getattr(config, "vocab_size", most + 1)
+    if most >= rows:
         last = tokenizer.convert_ids_to_tokens(most)
-        raise UserError(f"the tokenizer of {named} has ids up to {most} ('{last}'), and the model has rows for {config.vocab_size} tokens: "
+        raise UserError(f"the tokenizer of {named} has ids up to {most} ('{last}'), and the model has rows for {rows} tokens: "
                         "resize_token_embeddings and train it, or leave the added tokens out")
-    if not _ids(tokenizer, [""], named)[0]:
+    if config.model_type in FAMILIES and not _ids(tokenizer, [""], named)[0]:
         raise UserError(f"the tokenizer of {named} puts no token in front of a text ([CLS]), where an encoder's answer is read: give its "
                         "tokenizer.json a post_processor that does")
 

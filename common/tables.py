@@ -60,15 +60,16 @@ class Table:
         return ", ".join(f"{name} ({shown(str(column[0])[:20])}…)" for name, column in zip(self.names, self.columns, strict=True))
 
 
-def read(path: Path, header: bool | None = None, wanted: Iterable[str] = ()) -> Table:
+def read(path: Path, header: bool | None = None, wanted: Iterable[str] = (), vectors: bool = False) -> Table:
     """The table in a file, read by what its name ends in. Of text, `header` says whether the first row names the columns; where None its
-    cells do, and those that are `wanted`. Raises UserError, with the line, for what can't be read in one way only.
+    cells do, and those that are `wanted`. With `vectors` typed columns of lists of decimals, embeddings as a rule, aren't left out.
+    Raises UserError, with the line, for what can't be read in one way only.
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: a table is one")
     end = path.suffix.lower()
     if end == ".parquet":
-        return _parquet(path)
+        return _parquet(path, vectors)
     if end in (".jsonl", ".ndjson", ".json"):
         return _json(path)
     rows, between, kind = (*_csv(path), "csv") if end == ".csv" else (tsv.read(path), "tab", "tsv")
@@ -165,8 +166,8 @@ def _json(path: Path) -> Table:
 
 # --- typed
 
-def _parquet(path: Path) -> Table:
-    """Columns of texts, numbers, truths, and lists of texts or whole numbers; others are left out."""
+def _parquet(path: Path, vectors: bool) -> Table:
+    """Columns of texts, numbers, truths, and lists of texts or whole numbers, and with `vectors` of decimals; others are left out."""
     import pyarrow
     import pyarrow.parquet
 
@@ -179,7 +180,7 @@ def _parquet(path: Path) -> Table:
         import datasets
 
         features = datasets.Features.from_arrow_schema(table.schema)
-    return _of_arrow(str(path), "parquet", table, features)
+    return _of_arrow(str(path), "parquet", table, features, vectors)
 
 
 def of_dataset(name: str, kind: str, dataset) -> Table:
@@ -187,14 +188,14 @@ def of_dataset(name: str, kind: str, dataset) -> Table:
     return _of_arrow(name, kind, dataset.with_format("arrow")[:], dataset.features)
 
 
-def _of_arrow(path: str, kind: str, table, features) -> Table:
+def _of_arrow(path: str, kind: str, table, features, vectors: bool = False) -> Table:
     import pyarrow
 
     def readable(of) -> bool:
         if pyarrow.types.is_dictionary(of):
             return readable(of.value_type)
         if pyarrow.types.is_list(of) or pyarrow.types.is_large_list(of):
-            return readable(of.value_type) and not pyarrow.types.is_floating(of.value_type)
+            return readable(of.value_type) and (vectors or not pyarrow.types.is_floating(of.value_type))
         return any(is_a(of) for is_a in (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_integer,
                                          pyarrow.types.is_floating, pyarrow.types.is_boolean, pyarrow.types.is_null))
 

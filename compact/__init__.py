@@ -17,9 +17,9 @@ AutoModelForSequenceClassification.register(CompactConfig, CompactForSequenceCla
 def load(path: Path, **how):
     """A stock or compact classifier of this machine's disk as a torch model; `how` goes to transformers' `from_pretrained`.
 
-    Code that stands beside it isn't run: a compact one is opened by the class here.
+    Code that stands beside it isn't run unless `trust_remote_code` says so: a compact one is opened by the class here.
     """
-    return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, trust_remote_code=False, **how)
+    return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, **{"trust_remote_code": False} | how)
 
 
 def from_distilbert(model, **settings) -> CompactForSequenceClassification:

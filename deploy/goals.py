@@ -6,6 +6,7 @@ from pathlib import Path
 from common import checkpoints, cores, facts, measure
 from common.checkpoints import Checkpoint
 from common.cli import UserError
+from common.splits import Row
 from compress import ask, costs, target
 from compress.budget import Budget
 from deploy import latency_table
@@ -14,10 +15,11 @@ FILE = "structure.json"  # what a pruned model keeps, in layers of what it was p
 TOKENS = 128  # at which FLOPs are counted, or fewer where the model reads fewer
 
 
-def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
+def of(args, shape, teacher: Checkpoint, whole: Checkpoint, texts: list[Row]) -> tuple:
     """(the goal of --sparsity, --budget or --structure-of for a model of this shape, the checkpoint whose structure it is or None).
 
-    A speed-up is priced by a table of latencies, measured on `texts` where this run has none yet. Raises UserError for what can't be had.
+    FLOPs are a share of those of `whole`. A speed-up is priced by a table of latencies, measured on `texts` where this run has none yet.
+    Raises UserError for what can't be had.
     """
     other = checkpoints.meant(args.run_dir, args.structure_of, args.seed) if args.structure_of and args.prune_epochs else None
     goal: target.Target
@@ -28,7 +30,7 @@ def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
     elif args.sparsity:
         goal = target.Sparsities(*args.sparsity)
     else:
-        goal = target.Budgets([_budget(ask.parse_budget(text), shape, teacher, texts, args.run_dir) for text in args.budget])
+        goal = target.Budgets([_budget(ask.parse_budget(text), shape, teacher, whole, texts, args.run_dir) for text in args.budget])
     try:
         goal.check(shape.heads, shape.ffn, args.importance)
     except ValueError as error:
@@ -44,13 +46,15 @@ def _structure_of(other: Checkpoint) -> target.Structure:
     return target.Structure(**facts.read_json(file))
 
 
-def _budget(asked, shape, teacher: Checkpoint, texts: list[str], run_dir) -> Budget:
+def _budget(asked, shape, teacher: Checkpoint, whole: Checkpoint, texts: list[Row], run_dir) -> Budget:
     if asked.kind == "flops":
         tokens = min(TOKENS, shape.max_position_embeddings)
-        whole = measure.flops(measure.countable_twin(teacher.path), tokens)
-        return Budget(costs.Flops(tokens, shape), asked.amount, whole, "of the teacher's FLOPs")
+        total = measure.flops(measure.countable_twin(whole.path), tokens)
+        return Budget(costs.Flops(tokens, shape), asked.amount, total, f"of the {'teacher' if whole == teacher else 'student'}'s FLOPs")
     if asked.kind == "mb":
         return Budget(costs.Bytes(shape, shape.vocab_size), asked.amount, 1e6, "MB in 4 bits")
+    if checkpoints.is_a_table(teacher.path):
+        raise UserError(f"--budget {asked.kind}: {teacher.path} is a file of answers, which has no speed: give flops or mb")
     table = latency_table.of(shape, teacher, texts, run_dir, cores.usable())["batches"][asked.batch]
     return Budget(costs.Latency(table), table["teacher"] / asked.amount, 1.0, f"ms at batch {asked.batch}")
 

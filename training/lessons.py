@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from common import checkpoints, recipes
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
+from common.classifiers import load_config
 from common.cli import UserError
 from common.data import Collator, Split, inputs, tokenise
-from common.encoders import load_config
 from common.facts import sha256_json
 from common.splits import Row
-from training import precision
+from training import precision, soft_labels
 
 FILE = "lessons.parquet"
 BATCH = 128
@@ -62,6 +62,17 @@ def find(run_dir: Path, named: Path | None, variant: str, seed: int | None = Non
                     (f" --preset {preset}" if preset else "") + " first")
 
 
+def learnt(run_dir: Path, start: str, seed: int, variant: str) -> Checkpoint:
+    """What stage 8 is to start from, `checkpoints.meant`; of several students the newest that learnt lessons of this variant."""
+    if start == "student":
+        taught = {c.key for c in checkpoints.published(run_dir) if c.stage == "lessons" and c.variant == variant}
+        found = [c for c in checkpoints.published(run_dir)
+                 if c.stage == "distilled" and c.manifest["seed"] == seed and c.parent_key("lessons") in taught]
+        if found:
+            return checkpoints.verify(found[0].path)
+    return checkpoints.meant(run_dir, start, seed)
+
+
 def teacher_key(model: Checkpoint) -> str | None:
     """The key of the teacher that a model learnt from; a teacher's is its own."""
     return model.key if model.stage == "teacher" else model.parent_key("teacher")
@@ -101,10 +112,12 @@ def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
 def answers(teacher: Checkpoint, texts: list[Row], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
     """The teacher's logits (S, K) for `texts`, each cut at `max_length` tokens; it reads them in its own spelling.
 
-    Every PART texts they are kept in `folder`, where another try finds them. Raises UserError for a precision that this processor has
-    no units for, and where the teacher answers no numbers.
+    Every PART texts they are kept in `folder`, where another try finds them. A file of answers is looked up. Raises UserError for a
+    precision that this processor has no units for, and where the teacher answers no numbers, or hasn't answered a text.
     """
     precision.check(matmul_precision)
+    if checkpoints.is_a_table(teacher.path):
+        return soft_labels.answers(teacher, texts)
     tokenizer, parts = load_tokenizer(teacher.path), []
     for start in range(0, len(texts), PART):
         part = texts[start:start + PART]

@@ -18,9 +18,9 @@ import torch
 
 from common import distributed, tasks
 from common.checkpoints import Checkpoint, load_tokenizer
+from common.classifiers import load_config
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
-from common.encoders import load_config
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
 from common.layout import hidden_layers_to_match
 from common.splits import Row
@@ -28,6 +28,7 @@ from training import precision
 from training.lessons import PART, Lessons, ask
 
 HASHES = "hashes.json"
+UNLIKE = "own_vocabulary"  # a metric: true where a model reads other word pieces than its teacher, whose states then pair with none
 
 
 class HiddenStates:
@@ -80,11 +81,19 @@ class TeacherCollator(Collator):
         return batch
 
 
+def unlike(source: Checkpoint) -> dict[str, bool]:
+    """What the manifest of a model's descendants says of its vocabulary; empty where it is its teacher's, or a part of that."""
+    return {UNLIKE: True} if source.manifest["metrics"].get(UNLIKE) else {}
+
+
 def paired_layers(source: Checkpoint, config, teacher: Checkpoint, hidden_weight: float) -> list[int] | None:
     """The teacher's layers that a model of this configuration learns from, one for each of its own; None where hidden states don't count.
 
     A model that was pruned goes on with those from which `source` learnt before whole layers were cut.
     """
+    if hidden_weight and unlike(source):
+        say(f"{source.path} reads other word pieces than its teacher: logits alone are distilled")
+        return None
     known = source.manifest["metrics"].get("teacher_layers")
     if known and hidden_weight:
         return known[:config.n_layers]
