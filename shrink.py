@@ -3,6 +3,7 @@
     python shrink.py --teacher my-bert/ --data reviews/                   the smallest that is no more than 1 point worse
     python shrink.py --teacher my-bert/ --data reviews/ --preset max      or near, balanced, published, deep
     python shrink.py --data reviews/ --speedup 20                         or --mb 5, --flops .1; a teacher is fine-tuned first
+    python shrink.py --soft-labels answers.csv --data reviews/            the teacher is a file of its answers
 
 Runs the numbered stages as processes in a directory of its own, runs/<name>/: --dry-run prints the very commands. Stopped or killed, the
 same command goes on. Ends with a table, Before -> After, and runs/<name>/compressed/, which holds all that it takes to use the model.
@@ -49,6 +50,11 @@ def points(text: str) -> float:
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--teacher", type=cli.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
+    parser.add_argument("--soft-labels", type=cli.path, metavar="FILE",
+                        help="instead, answers: a table of texts with a column of probabilities a class, called as the class is")
+    parser.add_argument("--unlabelled", type=cli.path, metavar="FILE", help="texts of your own without labels, to learn from as well")
+    parser.add_argument("--init", type=cli.path, metavar="DIR",
+                        help="the pretrained encoder from which a student starts, where there is one; else the teacher, or a fetched one")
     cli.data_flags(parser, "data")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--preset", choices=recipes.read(), nargs="+", default=[], help="an operating point of recipes.toml, or several")
@@ -63,9 +69,14 @@ def parse_args(argv=None):
     parser.add_argument("--source", choices=["auto", "hub", "package"], default="auto", help="where models and data come from")
     parser.add_argument("--max-length", type=cli.tokens, metavar="TOKENS", help="longer texts are cut here")
     cli.precision_flag(parser)
+    cli.trust_flag(parser)
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     args = parser.parse_args(argv)
+    if args.teacher and args.soft_labels:
+        parser.error("give --teacher or --soft-labels: they exclude each other")
+    if args.speedup and args.soft_labels:
+        parser.error("--speedup is times the teacher's speed, and --soft-labels has none: give --flops or --mb")
     if not any((args.preset, args.flops, args.mb, args.speedup, args.within)):
         args.within = WITHIN
     args.data = args.data and Path(os.path.expanduser(args.data))  # no shell expands --data=~/…
@@ -90,9 +101,10 @@ def targets(args) -> list[Target]:
 def default_name(args) -> str:
     """A run's name: what was asked for, of which teacher, on which data."""
     size = "-".join(target.name for target in targets(args)) or f"within{args.within:g}"
-    of = [Path(os.path.abspath(path)).name for path in (args.teacher, args.data) if path]
+    of = [Path(os.path.abspath(path)).name for path in (args.teacher or args.soft_labels, args.data) if path]
     how = [word for word, said in (("fast", args.fast), (f"{args.max_length}-tokens", args.max_length),
                                    (args.matmul_precision, args.matmul_precision != "highest")) if said]
+    how += [f"{word}-{path.name}" for word, path in (("and", args.unlabelled), ("from", args.init)) if path]
     how += [value for dest in cli.DATA_FLAGS.values() if (value := getattr(args, dest))]
     return re.sub(r"[^\w.-]+", "-", "-".join([size, *of, *how]))
 
@@ -116,10 +128,13 @@ def whole_plan(args) -> list[Step]:
 # --- before the first step
 
 def floors(args) -> tuple[float, float]:
-    """The least share of FLOPs and the least megabytes of what is pruned from the user's own teacher; zeros where it isn't on this disk."""
+    """The least share of FLOPs and the least megabytes of what is pruned, the user's own teacher or the student in its place; zeros where
+    it isn't on this disk.
+    """
     from compress import floor
 
-    file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
+    start = args.teacher if plan.why_not_pruned(args.teacher, args.soft_labels) is None else args.init
+    file = Path(start or args.run_dir / "bert-local") / "config.json"
     spare = recipes.read()[BASE].flags["prune"].get("spare-pieces", 0)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -132,6 +147,11 @@ def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
     if args.data and not os.path.lexists(args.data):
         hub.set_named(str(args.data))
+    for file in (args.soft_labels, args.unlabelled):
+        if file and not file.is_file():
+            raise cli.UserError(f"{file} is no file: give a table of texts")
+    if args.init and not any(plan.distils(args, target) for target in targets(args) or searched(args)):
+        raise cli.UserError("--init is what a student starts from, and there is none here: the teacher itself is pruned; leave it out")
     least, least_mb = floors(args)
     if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
         raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
@@ -180,7 +200,7 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
 
     name = made[-1].name
     shipped, final = judge.shipped(name), files.read(args.run_dir / "final_report.json")
-    before, after = (before_after.figures(checkpoint, judge.corpus, args.run_dir, final) for checkpoint in (judge.teacher, shipped))
+    before, after = (before_after.figures(checkpoint, judge.corpus, args.run_dir, final) for checkpoint in (judge.before, shipped))
     verdict = claims.verdict(judge.claim(name), before_after.JUDGED)
     minutes = max(time.monotonic() - began, judge.seconds([target.name for target in made])) / 60
     shape = json.loads((shipped.path / "config.json").read_text(encoding="utf-8"))
@@ -195,8 +215,9 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
 
 def typed(args) -> str:
     """The command as a card shows it: what decides the result, and of paths their names alone."""
-    words = ["python", "shrink.py", *(word for flag, path in (("--teacher", args.teacher), ("--data", args.data)) if path
-                                      for word in (flag, Path(os.path.abspath(path)).name))]
+    named = (("--teacher", args.teacher), ("--soft-labels", args.soft_labels), ("--data", args.data), ("--unlabelled", args.unlabelled),
+             ("--init", args.init))
+    words = ["python", "shrink.py", *(word for flag, path in named if path for word in (flag, Path(os.path.abspath(path)).name))]
     words += [*cli.columns_typed(args), *(["--preset", *args.preset] if args.preset else [])]
     words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
               for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]
@@ -207,6 +228,8 @@ def typed(args) -> str:
 def main(args):
     refuse_what_cannot_be(args)
     steps = whole_plan(args)
+    if (why := plan.why_not_pruned(args.teacher, args.soft_labels)) and any(map(plan.no_student, targets(args) or searched(args))):
+        cli.warn(f"{args.teacher or args.soft_labels} {why}; a student learns from it first, and is pruned in its place")
     if args.dry_run:
         for step in steps:
             cli.say(step.typed())
@@ -226,7 +249,7 @@ def main(args):
 
         judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100,
                       **{dest: getattr(args, dest) for dest in cli.DATA_FLAGS.values()})
-        judge.refuse_another_teacher(args.teacher or str(args.run_dir / "bert-local"))
+        judge.refuse_another_teacher(str(args.soft_labels or args.teacher or args.run_dir / "bert-local"))
         if args.within:
             made = search(args, judge, go)
         else:

@@ -26,7 +26,7 @@ NOT_OF_THE_MODEL = ("auto_map", "custom_pipelines", "architectures", "dtype", "t
                     "output_hidden_states", "output_attentions", "use_cache", "torchscript")
 TRIED = 16  # held-out texts that a classifier is tried on
 APART = 1e-3  # by which an answer given in company may differ from the one given alone, as a share of how far answers differ at all
-ASTRAY = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, RuntimeError, OSError,
+ASTRAY = (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, OSError,
           ImportError)  # as settings and inputs lead a model's code
 
 

@@ -76,7 +76,7 @@ def countable_twin(path: Path):
     if hasattr(model, "full_precision_twin"):
         model = model.full_precision_twin()
         model.open_table()
-    return model.eval()
+    return model.eval().requires_grad_(False)  # of some architectures the counter trips over views of parameters that train
 
 
 def flops(twin, n_tokens: int) -> int:

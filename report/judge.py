@@ -8,6 +8,7 @@ import numpy as np
 from common import checkpoints, data, lineage, sources
 from common.checkpoints import Checkpoint
 from common.cli import UserError
+from common.facts import sha256_file
 from report import before_after, claims
 
 SHIPS = ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")
@@ -24,8 +25,14 @@ class Judge:
     def refuse_another_teacher(self, start: str) -> None:
         """Raises UserError where the newest teacher of the run, from which stages go on, wasn't made from the model at `start`."""
         path = Path(start)
-        if path.is_dir() and self.teacher.manifest["args"].get("start") != sources.identity(path):
+        asked = sources.identity(path) if path.is_dir() else sha256_file(path)[:16] if path.is_file() else None
+        if asked and self.teacher.manifest["args"].get("start") != asked:
             raise UserError(f"{self.run_dir} has a newer teacher, made from another model than {start}: give another --run-dir")
+
+    @property
+    def before(self) -> Checkpoint:
+        """What a file that ships is compared with: the teacher, or where that is a file of answers the student that learnt them whole."""
+        return checkpoints.find(self.run_dir, "distilled", seed=self.seed) if checkpoints.is_a_table(self.teacher.path) else self.teacher
 
     def pruned(self, name: str) -> Checkpoint:
         """The model of that name, as it was pruned."""
@@ -42,7 +49,7 @@ class Judge:
     def claim(self, name: str) -> dict:
         """`claims.of_task` of the file of that name against the teacher."""
         ours, theirs = (before_after.answers(checkpoint, self.corpus, self.run_dir, "held_out")
-                        for checkpoint in (self.shipped(name), self.teacher))
+                        for checkpoint in (self.shipped(name), self.before))
         return claims.of_task(self.corpus.task, [ours], [theirs], np.array(self.corpus.held_out.labels), self.margin)
 
     def seconds(self, names: list[str]) -> float:

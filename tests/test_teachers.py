@@ -1,4 +1,4 @@
-"""Teachers of any architecture, by their answers alone: registered, asked, and whatever learns from them; or refused in a line that helps."""
+"""Teachers of any architecture, by their answers alone: registered, asked, and what learns from them; or refused in a line that helps."""
 
 import json
 import shutil
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, listing, manifests, rows_of, run_script, write_data
+from conftest import call_script, listing, manifests, run_script, write_data
 from safetensors.torch import load_file, save_file
 from test_vocabulary_kinds import byte_level, unigram
 
-from common import checkpoints, classifiers, data, encoders, inference, measure
-from common.tasks import SingleLabel
+from common import checkpoints, inference, measure
 
 NAMES = ("negative", "positive")
 TEACHER, LESSONS, STUDENT, PRUNE, QAT, EXPORT, REPORT = (
@@ -25,7 +24,7 @@ KINDS = {
     "deberta-v2": (unigram, {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "pooler_hidden_size": 32,
                              "type_vocab_size": 0, "max_position_embeddings": 128}),
     "albert": (unigram, {"embedding_size": 16, "max_position_embeddings": 64, "num_hidden_groups": 1}),
-    "mpnet": (byte_level, {"max_position_embeddings": 66, "relative_attention_num_buckets": 8}),
+    "mpnet": (byte_level, {"max_position_embeddings": 66}),
 }
 
 
