@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from common import data, encoders, families, inspection, model_files
 from common.checkpoints import TABLE
-from common.cli import UserError, trusts_code, warn
+from common.cli import UserError, say, trusts_code, warn
 from common.facts import read_json
 from common.lengths import UNLIMITED
 from common.splits import Row, Split, as_text
@@ -77,6 +77,8 @@ def load(path: Path, named: str | Path, task: Task):
     said = model_files.described(path, named)
     encoders.refuse_other_outputs(said, config, config.num_labels, task, named)
     tensors = model_files.weights(path, named)
+    if "auto_map" in said and not _brings_code(said):
+        say(f"{named}: the code that came with it is not run; it is read as the {config.model_type} that transformers knows")
     try:
         how: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
         if _brings_code(said):

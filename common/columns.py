@@ -172,7 +172,10 @@ def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = ())
     names = [name for name in table.names if name not in but]
     if text is None and not pairs and len(names) == 1:
         return names[0], None
-    text, pair = _texts(table, {name: look(table.column(name)) for name in names}, Wanted(text, pair))
+    looks = {name: look(table.column(name)) for name in names}
+    words = {name: "text" if kind == "label" and any(isinstance(cell, str) for cell in table.column(name)) else kind
+             for name, kind in looks.items()}  # of few rows texts look like labels
+    text, pair = _texts(table, looks if "text" in looks.values() else words, Wanted(text, pair))
     if (pair is not None) != pairs:
         raise UserError(f"{table.path} has {'two texts' if pair else 'one text'} a row, the data have {'pairs' if pairs else 'one'}: name "
                         f"the column{'s' if pairs else ''} with --text-column{' and --pair-column' if pairs else ''}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import call_script, load_script, make_sentences, manifests, run_script, write_data
+from conftest import call_script, load_script, make_sentences, manifests, run_script, tiny_bert, write_data
 
 from common import checkpoints, columns, data, unlabelled
 from common.cli import UserError
@@ -115,18 +115,21 @@ def test_texts_that_the_data_hold_leave_and_are_counted(sentences, tmp_path, cap
 
 # --- learnt from
 
-def test_unlabelled_texts_come_before_made_up_ones(stages, tmp_path):
+def test_unlabelled_texts_come_before_made_up_ones(sentences, tokenizer, tmp_path):
     """The teacher answers them; their number is noted, and their content decides the key."""
-    run = stages.copy(tmp_path / "run", "teacher", lessons=False)
+    tiny_bert(vocab_size=len(tokenizer), id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path / "given")
+    tokenizer.save_pretrained(tmp_path / "given")
+    at = ("--run-dir", tmp_path / "run", "--data-dir", sentences, "--fast", "--max-length", 48)
+    assert call_script("5_finetune_teacher.py", *at, "--model", tmp_path / "given")[0] == 0
     fresh = [text for text, _ in make_sentences(30, ("neutral",), seed=5)]
-    held_out = corpus(run.data_dir).validation.texts[0]
+    held_out = corpus(sentences).validation.texts[0]
     path = tmp_path / "mine.txt"
     path.write_text("\n".join([held_out, *fresh]))
-    flags = (*run.flags(MAKE), "--preset", "near", "--augment", 40, "--unlabelled", path)
+    flags = (*at, "--preset", "near", "--augment", 40, "--unlabelled", path)
     code, out, err = call_script(MAKE, *flags)
     assert code == 0 and "30 new sentences of 31 (left out: 1 held out)" in out, err
-    made = checkpoints.read(manifests(run.run_dir)["lessons", "augmented"][0])
-    taught = lessons.read(run.run_dir, made)
+    made = checkpoints.read(manifests(tmp_path / "run")["lessons", "augmented"][0])
+    taught = lessons.read(tmp_path / "run", made)
     assert {name: made.manifest["metrics"][name] for name in ("unlabelled", "made_up")} == {"unlabelled": 30, "made_up": 10}
     labelled = len(taught.sentences) - 40
     assert taught.sentences.texts[labelled:-10] == fresh and held_out not in taught.sentences.texts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, listing, manifests, run_script, write_data
+from conftest import call_script, listing, load_script, manifests, run_script, write_data
 from safetensors.torch import load_file, save_file
 from test_vocabulary_kinds import byte_level, unigram
 
@@ -108,6 +108,58 @@ def test_what_cannot_be_pruned_is_distilled_and_that_is_pruned(kind, sentences, 
     rows = {row["key"]: row for row in json.loads((run / "final_report.json").read_text())["models"]}
     assert {"teacher", "distilled", "pruned@max", "pruned_qkd_onnx_int8@max"} <= rows.keys()
     assert rows["teacher"]["structure"] is None and rows["teacher"]["notes"]["structure"] and rows["teacher"]["latency_ms"]["1"]["p50"] > 0
+
+
+# --- the plan of shrink.py
+
+def planned(*flags) -> list:
+    shrink = load_script("shrink.py")
+    return shrink.whole_plan(shrink.parse_args([str(flag) for flag in flags]))
+
+
+def value(step, flag: str) -> str | None:
+    return step.flags[step.flags.index(flag) + 1] if flag in step.flags else None
+
+
+@pytest.fixture
+def modernbert(tmp_path) -> Path:
+    """A teacher that can't be pruned, as far as its config.json."""
+    import transformers
+
+    transformers.ModernBertConfig(id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path / "modern")
+    return tmp_path / "modern"
+
+
+def test_a_student_is_planned_in_place_of_what_cannot_be_pruned(modernbert, bert_local, sentences, tmp_path):
+    own = ("--teacher", modernbert, "--data", sentences, "--preset", "near")
+    for flags, first in ((own, ["download_model.py"]), ((*own, "--init", bert_local), [])):
+        steps = planned(*flags)
+        assert [step.script for step in steps] == [*first, TEACHER, LESSONS, STUDENT, PRUNE, EXPORT, REPORT]
+        assert (value(steps[-4], "--preset"), value(steps[-3], "--start")) == ("near", "student")
+        assert (f"--init={bert_local}" in steps[-4].flags) == (not first), "the teacher has no layers to take"
+        for step in steps:
+            load_script(step.script).parse_args(list(step.flags))
+    student = load_script(STUDENT).parse_args(["--preset", "near"])
+    assert (student.layers, student.alpha, student.hidden_weight, student.epochs) == ("all", 1, 0, 1)
+    steps = planned(*own[:4], "--within", 1)
+    starts = [value(step, "--start") for step in steps if step.script == PRUNE]
+    assert [step.script for step in steps].count(STUDENT) == 1 and starts[0] == "student" and starts[1] == "flops.5"
+    answers = planned("--soft-labels", sentences / "train.tsv", "--unlabelled", sentences / "dev.tsv", "--data", sentences, "--mb", 5)
+    assert [step.script for step in answers] == ["download_model.py", LESSONS, STUDENT, PRUNE, EXPORT, REPORT]
+    assert {f"--soft-labels={sentences / 'train.tsv'}", f"--unlabelled={sentences / 'dev.tsv'}"} <= set(answers[1].flags)
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (("--teacher", "{bert}", "--init", "{bert}", "--preset", "near"), "--init is what a student starts from, and there is none here"),
+    (("--teacher", "{bert}", "--soft-labels", "{bert}"), "they exclude each other"),
+    (("--soft-labels", "{bert}", "--speedup", "9"), "--soft-labels has none"),
+    (("--soft-labels", "{bert}"), "is no file: give a table of texts"),
+    (("--teacher", "{modern}", "--init", "{bert}", "--flops", ".001"), "--flops 0.001 can't be had"),
+])
+def test_flags_that_do_not_go_together_are_refused_at_once(flags, says, modernbert, bert_local, tmp_path):
+    paths = {"bert": bert_local, "modern": modernbert}
+    done = run_script("shrink.py", *(flag.format(**paths) for flag in flags), "--run-dir", tmp_path / "run", check=False)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "run").exists(), done.stderr
 
 
 # --- refused in the first minute
