@@ -196,7 +196,7 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
 def typed(args) -> str:
     """The command as a card shows it: what decides the result, and of paths their names alone."""
     words = ["python", "shrink.py", *(word for flag, path in (("--teacher", args.teacher), ("--data", args.data)) if path
-                                      for word in (flag, Path(os.path.abspath(path)).name))]
+                                      for word in (flag, Path(os.path.abspath(path)).name if os.path.lexists(path) else str(path)))]
     words += [*cli.columns_typed(args), *(["--preset", *args.preset] if args.preset else [])]
     words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
               for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]
