@@ -94,7 +94,7 @@ def main(args):
         name = lineage.row_key(checkpoint)
         try:
             classifier = inference.open_classifier(checkpoint.path, threads=threads)
-            logits = classifier.decide(corpus.dev.texts) if args.no_accuracy is None else None  # (S, K)
+            logits = classifier.decide(corpus.dev.rows) if args.no_accuracy is None else None  # (S, K)
         except cli.UserError as error:
             skipped[name] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
             continue
@@ -106,7 +106,7 @@ def main(args):
             of_seeds[name] = {checkpoint.manifest["seed"]: logits}
             for other in others[checkpoint.key]:
                 try:
-                    of_seeds[name][other.manifest["seed"]] = inference.open_classifier(other.path, threads=threads).decide(corpus.dev.texts)
+                    of_seeds[name][other.manifest["seed"]] = inference.open_classifier(other.path, threads=threads).decide(corpus.dev.rows)
                 except cli.UserError as error:
                     skipped[other.path.name] = str(error).replace(f"{other.path.parent}{os.sep}", "")
     if not models:
@@ -115,9 +115,9 @@ def main(args):
 
     # --- 3. one row a checkpoint: its score, work, bytes, memory
     reference = classifiers.get(baseline) or next(iter(classifiers.values()))
-    mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
-    spelling = reference.spell(corpus.dev.texts)
-    timed = measure.to_time(corpus.dev.texts, args.sentences)
+    mean_tokens = round(float(reference.encode(corpus.dev.rows)["attention_mask"].sum(1).mean()))
+    spelling = reference.spell(corpus.dev.rows)
+    timed = measure.to_time(corpus.dev.rows, args.sentences)
     torch_stage = {c.key: c for c in found}
     rows = {}
     for name, checkpoint in tqdm(models.items(), desc="size and memory", unit="model", disable=None):
@@ -142,7 +142,7 @@ def main(args):
         else:
             work = dict.fromkeys(("params", "structure", "gflops_128", "gflops_mean", "gmacs_16"))
             notes |= dict.fromkeys(work, "the torch checkpoint of which this is the export isn't under models/ any more")
-        spelled = classifiers[name].spell(corpus.dev.texts)
+        spelled = classifiers[name].spell(corpus.dev.rows)
         row["respelled"] = sum(one != other for one, other in zip(spelled, spelling, strict=True)) / len(spelling)
         own, why = measure.process_of_its_own(checkpoint.path, timed[:64], threads)
         if source and export == "_onnx_int8":
@@ -157,7 +157,7 @@ def main(args):
         row |= latencies[name] | {"half_precision": None}
         if name in halves:
             try:
-                logits = halves[name].decide(corpus.dev.texts)
+                logits = halves[name].decide(corpus.dev.rows)
             except cli.UserError:
                 row["notes"]["half_precision"] = "its numbers go beyond those of half precision"
                 continue

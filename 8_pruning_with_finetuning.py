@@ -77,7 +77,7 @@ def main(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, encoders, inspection, lengths, measure
+    from common import checkpoints, data, distillation, distributed, inspection, layout, lengths, measure
     from compress import schedule, search, surgery
     from compress.gates import Gates
     from compress.target import Structure
@@ -88,15 +88,16 @@ def main(args):
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
+    layout.refuse_unprunable(source.path)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
-        model = encoders.compact_of_teacher(model, corpus.label_names)
+        model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
-    plan = reshape.plan(args, model.config, tokenizer, taught.sentences.texts)
-    goal, other = goals.of(args, plan.shape, taught.teacher, corpus.validation.texts)
+    plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
+    goal, other = goals.of(args, plan.shape, taught.teacher, corpus.validation.rows)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
                               decides=goals.latencies(goal))
@@ -105,7 +106,7 @@ def main(args):
     prepare(args.seed)
 
     # --- 2. reshape: word pieces, layers, channels; and the collator that sets the teacher's answers beside a batch
-    model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.texts, args)
+    model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.every_text, args)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation, held_out = (data.tokenise(tokenizer, part, args.max_length) for part in (corpus.validation, corpus.held_out))
     pairs = teacher_cache.paired_layers(source, model.config, taught.teacher, args.hidden_weight)
@@ -176,7 +177,7 @@ def main(args):
     asked, tried = goal, []
     if args.tries > 1:
         answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
-            taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"), args.matmul_precision)))
+            taught.teacher, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
         gates = Gates.attach(judged := copy.deepcopy(model))
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)

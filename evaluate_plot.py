@@ -100,7 +100,7 @@ def main(args):
                 checkpoints.same_data(checkpoint, corpus.facts)
                 classifier = inference.open_classifier(checkpoint.path)
                 corpus.check_labels(dict(enumerate(classifier.label_names)), checkpoint.path)
-                logits = classifier.decide(corpus.dev.texts)
+                logits = classifier.decide(corpus.dev.rows)
             except cli.UserError as error:
                 cli.say(f"score of {checkpoint.path.name} left out: {str(error).replace(str(checkpoint.path), checkpoint.path.name)}")
             else:

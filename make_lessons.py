@@ -78,7 +78,7 @@ def main(args):
 
     # --- 3. the teacher answers, once
     if distributed.is_first():
-        logits = lessons.answers(teacher, shown.texts, args.max_length, stage.work("answers"), args.matmul_precision)
+        logits = lessons.answers(teacher, shown.rows, args.max_length, stage.work("answers"), args.matmul_precision)
         score = corpus.task.scores(logits[:len(sentences)], np.array(sentences.labels))[corpus.task.metric]
 
         # --- 4. save

@@ -42,6 +42,7 @@ NOT_IN_KEY = {
     "n_seeds": "each seed is a result of its own, and that is",
 }
 MODEL_INPUTS = ["input_ids", "attention_mask"]
+TYPES = "token_type_ids"
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": a_time, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
@@ -283,14 +284,23 @@ def load_tokenizer(path: Path):
     return tokenizer
 
 
-def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
-    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take.
+def give_inputs(tokenizer, types: bool) -> None:
+    """Settles what a tokenizer gives here and wherever it is opened again; with `types` they tell the two texts of a pair apart.
 
-    Token types aren't among it, a BERT's neither: of single texts all are 0, which it takes where it is given none.
+    Of single texts all types are 0, which a model takes where it is given none.
     """
+    tokenizer.model_input_names = [*MODEL_INPUTS, *([TYPES] if types else [])]
+
+
+def gives_types(tokenizer) -> bool:
+    """Whether a tokenizer was told to tell the texts of a pair apart."""
+    return TYPES in tokenizer.model_input_names
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take, as `give_inputs` said."""
     tokenizer.model_max_length = max_length
-    tokenizer.model_input_names = MODEL_INPUTS
-    tokenizer.init_kwargs |= {"model_input_names": MODEL_INPUTS, "max_length": max_length}  # what is saved
+    tokenizer.init_kwargs |= {"model_input_names": tokenizer.model_input_names, "max_length": max_length}  # what is saved
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(max_length)  # for who opens tokenizer.json alone
     tokenizer.save_pretrained(folder)

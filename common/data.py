@@ -21,6 +21,7 @@ from common.splits import Split
 from common.tasks import SingleLabel, Task
 
 TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some six kilobytes until then
+TYPES = "token_type_ids"
 PARTS = ("train", "validation", "dev")
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
@@ -170,23 +171,17 @@ def _paths(several: list[tables.Table]) -> str:
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`.
 
-    Of pairs the longer text is cut first, and token_type_ids are there where the tokenizer gives the two texts different ones.
+    Pairs are cut as the tokenizer cuts them, the longer text first, and have token_type_ids where it gives them.
     """
     import datasets
 
     found = []
     for start in range(0, max(1, len(split)), TOGETHER):
         here = slice(start, start + TOGETHER)
-        if split.seconds is None:
-            encoded = tokenizer(split.texts[here], truncation=True, max_length=max_length, return_token_type_ids=False,
-                                return_attention_mask=False)
-        else:
-            encoded = tokenizer(split.texts[here], split.seconds[here], truncation="longest_first", max_length=max_length,
-                                return_attention_mask=False)
-        rows = {"input_ids": encoded["input_ids"]}
-        if "token_type_ids" in encoded and any(any(types) for types in encoded["token_type_ids"]):
-            rows["token_type_ids"] = encoded["token_type_ids"]
-        rows["labels"] = split.labels[here]
+        seconds = None if split.seconds is None else split.seconds[here]
+        encoded = tokenizer(split.texts[here], seconds, truncation=True, max_length=max_length, return_attention_mask=False,
+                            return_token_type_ids=seconds is not None and TYPES in tokenizer.model_input_names)
+        rows = {name: encoded[name] for name in ("input_ids", TYPES) if name in encoded} | {"labels": split.labels[here]}
         found.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
     return datasets.concatenate_datasets(found)
 
@@ -197,6 +192,12 @@ def count_tokens(tokenised, max_length: int) -> None:
     cut = sum(length >= max_length for length in found)
     say(f"tokens: median {np.median(found):.0f}, 95 % have {np.percentile(found, 95, method='higher'):.0f} or fewer; {cut:,} of "
         f"{len(found):,} have {max_length} or more, and are cut there")
+
+
+def inputs(batch: dict, config) -> dict:
+    """What of a batch a model of this configuration reads: token types only where it knows more than one."""
+    types = [TYPES] if TYPES in batch and (getattr(config, "type_vocab_size", None) or 0) > 1 else []
+    return {name: batch[name] for name in ("input_ids", "attention_mask", *types)}
 
 
 def lengths(tokenised) -> list[int]:
@@ -216,7 +217,7 @@ def piece_counts(tokenizer, texts: list[str]):
     import torch
 
     ids = [i for sentence in tokenizer(texts, verbose=False)["input_ids"] for i in sentence]
-    return torch.bincount(torch.tensor(ids), minlength=len(tokenizer))
+    return torch.bincount(torch.tensor(ids), minlength=max(tokenizer.get_vocab().values()) + 1)
 
 
 def respelled(tokenizer, spelling: dict):
@@ -225,7 +226,8 @@ def respelled(tokenizer, spelling: dict):
 
     names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length")  # the rules that its class makes anew
     settings = {name: tokenizer.init_kwargs[name] for name in names if name in tokenizer.init_kwargs}
-    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings)
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings,
+                           model_input_names=tokenizer.model_input_names)
 
 
 def part(split: Split, n: int | None, seed: int) -> Split:
@@ -269,9 +271,9 @@ class Collator:
         lengths = np.array([len(row["input_ids"]) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]  # (B, N)
         batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
-        for name, padding in (("input_ids", self.pad_token_id), ("token_type_ids", 0)):
+        for name, padding in (("input_ids", self.pad_token_id), (TYPES, 0)):
             if name in rows[0]:
-                ids = np.full(real.shape, padding)
-                ids[real] = np.fromiter(itertools.chain.from_iterable(row[name] for row in rows), ids.dtype, lengths.sum())
-                batch[name] = torch.from_numpy(ids)
+                padded = np.full(real.shape, padding)
+                padded[real] = np.fromiter(itertools.chain.from_iterable(row[name] for row in rows), padded.dtype, lengths.sum())
+                batch[name] = torch.from_numpy(padded)
         return batch | {k: torch.tensor([row[k] for row in rows]) for k in rows[0] if k not in batch}

@@ -25,7 +25,7 @@ PROBE_S = 10  # the hub answers within this, or counts as out of reach
 STEERING = ("HF_ENDPOINT", "HF_TOKEN", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
 SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-               "added_tokens.json", "vocab.txt"]  # of a model: all but its weights
+               "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"]  # of a model: all but its weights
 Answer = TypeVar("Answer")
 
 
@@ -73,7 +73,7 @@ def here(named: str, revision: str | None) -> tuple[Path, str | None]:
             raise UserError(f"--revision {revision} is of a hub's model, and {named} is a directory: leave it out")
         return model_files.directory(named), None
     if trouble := problem(named):
-        raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned BERT or DistilBERT")
+        raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned model")
     return snapshot(named, revision)
 
 
@@ -89,7 +89,7 @@ def snapshot(repo_id: str, revision: str | None) -> tuple[Path, str]:
     if model_files.ADAPTER in there:
         raise UserError(f"{repo_id} is a PEFT adapter: {model_files.MERGE}")
     if model_files.CONFIG not in there:
-        raise UserError(f"{repo_id} has no config.json on the hub: name a BERT or DistilBERT")
+        raise UserError(f"{repo_id} has no config.json on the hub: name a model of transformers")
     model_files.described(folder, repo_id)
     if model_files.WEIGHTS in there:
         weights = [model_files.WEIGHTS]

@@ -6,14 +6,15 @@ from scipy.optimize import linear_sum_assignment
 
 from common import tasks
 from common.cli import warn
+from common.data import inputs
 from common.tasks import Task
 
 
 @torch.no_grad()
 def logits_gap(one, other, batch: dict[str, torch.Tensor]) -> float:
     """Largest difference of two models' logits on a batch of input_ids and attention_mask (B, N), both in evaluation mode."""
-    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    answers = [model.eval()(**{k: v.to(model.device) for k, v in asked.items()}).logits.cpu() for model in (one, other)]
+    answers = [model.eval()(**{name: value.to(model.device) for name, value in inputs(batch, model.config).items()}).logits.cpu()
+               for model in (one, other)]
     return float((answers[0] - answers[1]).abs().max())
 
 
@@ -24,7 +25,7 @@ def answers(model, dataset, collate, batch_size: int = 128) -> torch.Tensor:
     found = []
     for start in range(0, len(dataset), batch_size):
         batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        asked = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        asked = {name: value.to(model.device) for name, value in inputs(batch, model.config).items()}
         found.append(model(**asked).logits.float().cpu())
     return torch.cat(found)
 

@@ -22,13 +22,26 @@ class Split:
     labels: list = field(default_factory=list)
     seconds: list[str] | None = None
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     @property
     def rows(self) -> list[Row]:
         """What a model reads of each: a text, or two."""
         return list(self.texts) if self.seconds is None else list(zip(self.texts, self.seconds, strict=True))
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], labels: list) -> "Split":
+        """The split of these rows, all texts or all pairs."""
+        rows = list(rows)
+        pairs = [row for row in rows if not isinstance(row, str)]
+        return cls([first for first, _ in pairs], labels, [second for _, second in pairs]) if pairs else \
+            cls([row for row in rows if isinstance(row, str)], labels)
+
+    @property
+    def every_text(self) -> list[str]:
+        """All texts, of pairs the second ones behind the first."""
+        return self.texts + (self.seconds or [])
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
     def empty(self) -> "Split":
         """A split of the same kind without rows."""
@@ -56,6 +69,11 @@ class Split:
 
 
 # --- cleaning
+
+def as_text(row: Row) -> str:
+    """A row as one text, of a pair the second behind the first."""
+    return row if isinstance(row, str) else " ".join(row)
+
 
 def labels_of(split: Split) -> dict[Row, list]:
     """{row: its different labels}: more than one where they contradict each other."""
@@ -129,7 +147,7 @@ def describe(task: Task, train: Split, held_out: Split, phrases: Split, dev: Spl
     names = task.names
     counts = [Counter(i for classes in classes_of(split, task.kind) for i in classes) for split in (train, held_out, dev)]
     smallest = min(range(len(names)), key=lambda i: (counts[0][i], i))
-    texts = [row if isinstance(row, str) else " ".join(row) for row in train.rows + held_out.rows]
+    texts = list(map(as_text, train.rows + held_out.rows))
     sizes, unit = [len(text.split()) for text in texts], "words"
     if np.median(sizes) <= 1 or sum(map(len, texts)) > CHARACTERS_A_WORD * sum(sizes):  # single words, or a script without blanks
         sizes, unit = [len(text) for text in texts], "characters"

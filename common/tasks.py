@@ -32,6 +32,11 @@ class Task:
         """The label of a text that nobody labelled."""
         return math.nan
 
+    @property
+    def in_config(self) -> str | None:
+        """The problem_type that a configuration names; None of one class a text, which is what none means."""
+        return self.problem_type
+
     # --- training; torch tensors
 
     def loss(self, logits, labels):
@@ -105,6 +110,10 @@ class SingleLabel(Task):
     @property
     def unknown(self):
         return UNKNOWN
+
+    @property
+    def in_config(self) -> str | None:
+        return None
 
     def loss(self, logits, labels):
         """Cross-entropy."""

@@ -8,6 +8,7 @@ from scipy.special import softmax
 from common import measure
 from common.data import Corpus
 from common.labels import listed
+from common.splits import as_text
 from common.tasks import SingleLabel
 from report import behaviour, claims
 
@@ -18,7 +19,7 @@ FIELDS = ("score", "ci95", *COMPARED, *(name for name in OF_CLASSES if name not 
 
 def fields(corpus: Corpus, ours: dict[int, np.ndarray], baseline: dict[int, np.ndarray] | None) -> tuple[dict, dict]:
     """({field: figure}, {field: why it is null}) of decisive logits (S, K) for the dev texts, by seed; the row's own come first."""
-    task, texts, labels = corpus.task, corpus.dev.texts, np.array(corpus.dev.labels)
+    task, texts, labels = corpus.task, list(map(as_text, corpus.dev.rows)), np.array(corpus.dev.labels)
     logits, notes = next(iter(ours.values())), dict[str, str]()
     row: dict = dict.fromkeys(FIELDS) | measure.score(task, logits, labels) | {"scores": task.scores(logits, labels)}
     by_seed = {seed: measure.score(task, found, labels) for seed, found in sorted(ours.items())}

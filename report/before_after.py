@@ -20,7 +20,7 @@ def answers(checkpoint: Checkpoint, corpus: Corpus, run_dir: Path, part: str) ->
     known = facts.read_json(kept)
     if not (facts.is_sealed(known) and known.get("of") == key and "logits" in known):
         verify(checkpoint.path)
-        logits = inference.open_classifier(checkpoint.path).decide(getattr(corpus, part).texts, progress=True)
+        logits = inference.open_classifier(checkpoint.path).decide(getattr(corpus, part).rows, progress=True)
         known = {"of": key, "logits": logits.tolist()}
         kept.write_text(json.dumps(facts.sealed(known)), encoding="utf-8")
     return np.array(known["logits"], dtype=np.float32)

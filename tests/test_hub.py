@@ -198,7 +198,7 @@ def test_a_model_in_several_files_is_fetched_by_its_index(client, stand_in, toke
 @pytest.mark.parametrize(("files", "says"), [
     ({"pytorch_model.bin": b"pickle"}, "has no model.safetensors on the hub, only pytorch_model.bin, which can hold code"),
     ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "is a PEFT adapter: merge it"),
-    ({"config.json": b'{"model_type": "roberta"}', "model.safetensors": b"x"}, "some/model is a 'roberta'"),
+    ({"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"x"}, "some/model is a 'gpt2'"),
     ({"config.json": b"[]", "model.safetensors": b"x"}, "no model at some/model"),
     ({"model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}, "index.json of some/model is damaged"),
 ])

@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import distributed, progress
+from common import data, distributed, progress
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
@@ -61,8 +61,7 @@ class StageTrainer(transformers.Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with precision.kept_short(self.matmul_precision if model.training else "highest", self.args.device.type):
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                            output_hidden_states="teacher_hidden" in inputs)
+            outputs = model(**data.inputs(inputs, self.model.config), output_hidden_states="teacher_hidden" in inputs)
         outputs.logits = outputs.logits.float()
         if model.training:
             loss, terms = self.stage_loss(model, inputs, outputs)
