@@ -40,9 +40,9 @@ def parse_args(argv=None):
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, encoders, layout, lengths, sources, spelling
+    from common import checkpoints, data, distillation, encoders, inspection, layout, lengths, sources, spelling
     from training import lessons, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -65,7 +65,7 @@ def main(args):
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))
-    student.config.pad_token_id = tokenizer.pad_token_id
+    student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
     checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
@@ -85,19 +85,19 @@ def main(args):
     # --- 3. distil
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+            return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if hidden else 0.0)
 
-    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
+    trainer = make_trainer(Distiller, corpus.task, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
+    stage.metrics |= inspection.judged(corpus.task, student, validation, collator)
     compact.save(student, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
-    cli.say(f"student: {student.num_parameters():,} parameters, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
-            f"(its teacher: {teacher.manifest['metrics']['validation_accuracy']:.4f})")
+    cli.say(f"student: {student.num_parameters():,} parameters, held-out {corpus.task.metric_name} {stage.validation:.4f} "
+            f"(its teacher: {teacher.validation:.4f})")
 
 
 if __name__ == "__main__":

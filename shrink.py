@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, plan, recipes
+from common import cli, hub, plan, recipes
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
 
@@ -49,7 +49,7 @@ def points(text: str) -> float:
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--teacher", type=cli.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
-    parser.add_argument("--data", type=cli.path, metavar="DIR", help="train.tsv and dev.tsv; else sentences from --source")
+    cli.data_flags(parser, "data")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--preset", choices=recipes.read(), nargs="+", default=[], help="an operating point of recipes.toml, or several")
     group.add_argument("--flops", type=cli.share, metavar="SHARE", help="this share of the teacher's FLOPs")
@@ -93,6 +93,7 @@ def default_name(args) -> str:
     of = [Path(os.path.abspath(path)).name for path in (args.teacher, args.data) if path]
     how = [word for word, said in (("fast", args.fast), (f"{args.max_length}-tokens", args.max_length),
                                    (args.matmul_precision, args.matmul_precision != "highest")) if said]
+    how += [value for dest in cli.DATA_FLAGS.values() if (value := getattr(args, dest))]
     return re.sub(r"[^\w.-]+", "-", "-".join([size, *of, *how]))
 
 
@@ -129,10 +130,8 @@ def floors(args) -> tuple[float, float]:
 
 def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
-    if args.data and args.data.is_file():
-        raise cli.UserError(f"{args.data} is a file: give a directory that holds train.tsv and dev.tsv (sentence<TAB>label, a header line)")
-    if args.data and not args.data.is_dir():
-        raise cli.UserError(f"no directory {args.data}: --data needs one that holds train.tsv and dev.tsv")
+    if args.data and not os.path.lexists(args.data):
+        hub.set_named(str(args.data))
     least, least_mb = floors(args)
     if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
         raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
@@ -189,8 +188,8 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
         "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
-        "table": before_after.table(before, after, minutes, "github")})
-    cli.say(f"\n{before_after.table(before, after, minutes)}\n\n{verdict}\n\n"
+        "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
+    cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
 
 
@@ -198,7 +197,7 @@ def typed(args) -> str:
     """The command as a card shows it: what decides the result, and of paths their names alone."""
     words = ["python", "shrink.py", *(word for flag, path in (("--teacher", args.teacher), ("--data", args.data)) if path
                                       for word in (flag, Path(os.path.abspath(path)).name))]
-    words += ["--preset", *args.preset] if args.preset else []
+    words += [*cli.columns_typed(args), *(["--preset", *args.preset] if args.preset else [])]
     words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
               for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]
     words += ["--speedup", "{:g}@{}".format(*args.speedup)] if args.speedup else []
@@ -225,7 +224,8 @@ def main(args):
 
         from report.judge import Judge
 
-        judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100)
+        judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100,
+                      **{dest: getattr(args, dest) for dest in cli.DATA_FLAGS.values()})
         judge.refuse_another_teacher(args.teacher or str(args.run_dir / "bert-local"))
         if args.within:
             made = search(args, judge, go)

@@ -101,7 +101,7 @@ def share_right(checkpoint, corpus, run_dir: Path) -> float:
     from common import measure
     from report import before_after
 
-    return measure.accuracy(before_after.answers(checkpoint, corpus, run_dir, "held_out"), corpus.held_out.labels)["accuracy"]
+    return measure.accuracy(before_after.answers(checkpoint, corpus, run_dir, "held_out").argmax(-1), corpus.held_out.labels)["accuracy"]
 
 
 def of_seeds(accuracies: list[dict]) -> dict:

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 from common import families, lengths, model_files
 from common.cli import UserError, say
 from common.labels import normal
+from common.tasks import Regression, SingleLabel, Task
 
 BODY = re.compile(r"((bert|distilbert|roberta|electra)\.)?(embeddings|embeddings_project|encoder|transformer|pooler)\.")  # of any head
 SHOWN = 3  # of many names of weights
@@ -61,10 +62,11 @@ def _refuse_impossible(config, named: str | Path) -> None:
         raise UserError(f"config.json of {named} is damaged ({', '.join(wrong)}): fetch or copy it again")
 
 
-def load_classifier(path: str | Path, label_names: list[str] | None, named: str | Path | None = None):
+def load_classifier(path: str | Path, label_names: list[str] | None, named: str | Path | None = None, task: Task | None = None):
     """An encoder of one of the families with a classification head, in float32.
 
-    The head is new with `label_names`, or the fine-tuned one's own where None.
+    The head is new with `label_names`, or the fine-tuned one's own where None, which then must be one for `task`, else for one class a
+    text.
     What is in the file is compared with what the class wants. Raises UserError, in which the directory is called `named`, where weights
     of the body are missing, or of the head that is to be kept; where there are others beside them, or some are of another shape; and
     where its own head gives no class a text.
@@ -77,7 +79,7 @@ def load_classifier(path: str | Path, label_names: list[str] | None, named: str 
         say(f"{named}: the code that came with it is not run; it is read as a plain {model_files.PRUNABLE[config.model_type]}")
     old_head = sorted(name for name in tensors if not BODY.match(name))
     if label_names is None:
-        _refuse_other_outputs(described, config, tensors, named)
+        _refuse_other_outputs(described, config, tensors, task or SingleLabel(()), named)
     else:
         config = type(config)(**{name: getattr(config, name) for name in config.__annotations__}, **labels(label_names))
         tensors = {name: tensor for name, tensor in tensors.items() if name not in old_head}
@@ -125,15 +127,20 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _refuse_other_outputs(described: dict, config, tensors: dict, named: str | Path) -> None:
-    """Raises UserError where a fine-tuned model's outputs aren't one class of several, each with a name."""
-    instead = "--init takes its body, and trains a head for the classes of your data"
+def _refuse_other_outputs(described: dict, config, tensors: dict, task: Task, named: str | Path) -> None:
+    """Raises UserError where a fine-tuned model's outputs aren't those of the task: one class of several, say, each with a name."""
+    instead = "--init takes its body, and trains a head for your data"
     problem = described.get("problem_type")
-    if problem not in (None, "single_label_classification"):
-        raise UserError(f"{named} is no classifier of one class a text (problem_type '{problem}' in its config.json): {instead}")
+    if problem not in (None, task.problem_type):
+        what = "no classifier of one class a text" if isinstance(task, SingleLabel) else f"no model for the data's task, {task.kind}"
+        raise UserError(f"{named} is {what} (problem_type '{problem}' in its config.json): {instead}")
     head = tensors.get(f"{families.of(config).head[1]}.weight")
     if head is None or head.dim() != 2:
         return  # `_compare` says so
+    if isinstance(task, Regression):
+        if len(head) > 1:
+            raise UserError(f"{named} has {len(head)} outputs, and the data have a score: {instead}")
+        return
     if len(head) == 1:
         raise UserError(f"{named} has a single output (a regression, or one probability): {instead}")
     names = [config.id2label.get(i) for i in range(len(config.id2label))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cores, lengths
+from common import checkpoints, cores, lengths, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
 from common.splits import Row
 
@@ -35,6 +35,9 @@ class Classifier:
         names = {int(i): name for i, name in self.config["id2label"].items()}
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
+        self.task = tasks.of_config(self.config.get("problem_type"), self.label_names)
+        found = self.config.get("thresholds")
+        self.thresholds = None if found is None else np.array(found, dtype=np.float32)  # see `tasks.decisive`
         # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
         self.max_length: int = min(lengths.read_by(checkpoint), lengths.positions(self.config))
         self.knows_types = (self.config.get("type_vocab_size") or 0) > 1
@@ -108,6 +111,10 @@ class Classifier:
             raise UserError(f"{self.checkpoint.path} answers {len(odd):,} of {len(texts):,} texts with NaN or infinite numbers, first "
                             f"{str(texts[odd[0]])[:40]!r}: its weights are broken, use another checkpoint")
         return answers
+
+    def decide(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """Logits (len(texts), K) less the thresholds: what `task` answers and scores by."""
+        return tasks.decisive(self.classify(texts, progress=progress), self.thresholds)
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order."""

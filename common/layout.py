@@ -69,7 +69,7 @@ def compact_of_teacher(teacher, label_names: list[str], types: bool = False) -> 
     layers = list(range(depth(teacher.config)))
     student = compact.CompactForSequenceClassification(compact.CompactConfig(
         **families.settings(teacher.config, len(layers)), **families.more_settings(teacher.config, types),
-        head_activation=family.head_activation, **labels(label_names)))
+        head_activation=family.head_activation, problem_type=teacher.config.problem_type, **labels(label_names)))
     student.base_model.load_state_dict(families.weights(teacher, layers, types), strict=True)
     for ours, theirs in zip((student.pre_classifier, student.classifier), families.head_of(teacher), strict=True):
         ours.load_state_dict(theirs.state_dict())

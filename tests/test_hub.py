@@ -97,6 +97,17 @@ def test_what_is_in_the_cache_is_not_fetched_again(fetch, stand_in, tmp_path):
     assert "up to date" in fetch().stdout and not stand_in.served
 
 
+@pytest.mark.slow
+def test_a_set_of_the_hub_is_read_by_its_id(fetch, stand_in, tmp_path):
+    models = ("--source", "hub", "--teacher-id", BERT, "--student-id", DISTILBERT)
+    said = fetch(*models, "--data", GLUE).stdout  # of one configuration
+    assert "60 dev; 2 classes, the smallest '" in said and "choose others" not in said, "GLUE's own names leave nothing to guess"
+    assert f"{GLUE} has the configurations 'sst2': name one of them (--data {GLUE}:sst2)" in one_line(
+        fetch(*models, "--data", f"{GLUE}:mrpc", check=False))
+    line = one_line(fetch(*models, "--data", "nobody/nothing", check=False))
+    assert "nobody/nothing is no directory or file here, and the hub has no public data set nobody/nothing" in line
+
+
 @pytest.mark.parametrize("fault", ["drop", "500", "503"])
 def test_a_fault_that_passes_is_outlived(client, stand_in, tmp_path, fault):
     stand_in.faults = {BERT: [fault] if fault != "drop" else [], "model.safetensors": [fault]}

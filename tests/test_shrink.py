@@ -143,7 +143,7 @@ def test_the_least_megabytes_are_those_of_a_model_of_one_head():
 
 
 @pytest.mark.parametrize("flags, line", [
-    (("--data", "{here}/reviews.csv"), r"reviews.csv is a file: give a directory that holds train.tsv and dev.tsv"),
+    (("--data", "{here}/reviews.csv", "--run-dir", "{here}/run"), r"reviews.csv holds no sentences"),
     (("--data", "{here}/nowhere"), r"no directory .*nowhere"),
     (("--flops", ".1", "--mb", "5"), "not allowed with argument"),
     (("--speedup", "20@8"), "speeds are known at batch 1 and 32"),
