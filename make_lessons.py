@@ -89,7 +89,9 @@ def main(args):
     if args.fast and len(own) > cli.FAST_SENTENCES:
         own = random.Random(args.seed).sample(own, cli.FAST_SENTENCES)
     new, wanted = [], max(0, (args.augment or 0) - len(own))
-    if wanted:
+    if wanted and sentences.seconds is not None:
+        cli.say("no pairs are made up: training goes on with those there are")
+    elif wanted:
         texts = sentences.texts + data.Split.of(own, []).texts
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
         new = augmentation.new_sentences(texts, list(data.phrases_inside(texts)), table,

@@ -217,7 +217,8 @@ def typed(args) -> str:
     """The command as a card shows it: what decides the result, and of paths their names alone."""
     named = (("--teacher", args.teacher), ("--soft-labels", args.soft_labels), ("--data", args.data), ("--unlabelled", args.unlabelled),
              ("--init", args.init))
-    words = ["python", "shrink.py", *(word for flag, path in named if path for word in (flag, Path(os.path.abspath(path)).name))]
+    words = ["python", "shrink.py", *(word for flag, path in named if path
+                                      for word in (flag, Path(os.path.abspath(path)).name if os.path.lexists(path) else str(path)))]
     words += [*cli.columns_typed(args), *(["--preset", *args.preset] if args.preset else [])]
     words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
               for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]

@@ -82,7 +82,7 @@ def _called(name: str) -> str:
 # --- what a column looks like
 
 def look(column: list) -> str:
-    """"text", "label", "flag" (0 and 1), "score" (decimals), "id" (a key of its row), or "empty", by its cells."""
+    """"text", "label", "flag" (0 and 1), "score" (decimals), "id" (a key of its row), "constant" or "empty", by its cells."""
     cells = [cell for cell in column[:CELLS] if cell is not None and cell != ""]
     if not cells:
         return "empty"
@@ -95,6 +95,8 @@ def look(column: list) -> str:
         if any("." in cell for cell in different) and not all(float(cell).is_integer() for cell in different if _single(cell)):
             return "score"
         return "id" if len(different) > max(len(cells) / 2, FEW) and all(map(_single, different)) else "label"
+    if len(different) == 1 < len(cells):
+        return "constant"
     words = sum(len(str(cell).split()) for cell in cells) / len(cells)
     if len(different) > max(0.9 * len(cells), FEW) and all(WORD.fullmatch(cell) for cell in different):
         return "id"
@@ -121,7 +123,7 @@ def _typed_labels(table: Table, wanted: Wanted) -> tuple[str, ...] | None:
 
 def _labels(table: Table, looks: dict[str, str]) -> tuple[str, ...]:
     certain = [name for name in looks if plain(name) in CERTAIN]
-    known = [name for name, kind in looks.items() if plain(name) in LABEL_NAMES and kind not in ("text", "empty")]
+    known = [name for name, kind in looks.items() if plain(name) in LABEL_NAMES and kind not in ("text", "constant", "empty")]
     likely = [name for name, kind in looks.items() if kind in ("label", "flag", "score")]
     for names in (certain, known, likely):
         if len(names) == 1:
@@ -149,11 +151,13 @@ def _texts(table: Table, looks: dict[str, str], wanted: Wanted) -> tuple[str, st
         return wanted.text, wanted.pair
     found = [name for name, kind in looks.items() if kind == "text" and name != wanted.pair]
     if not found:
-        found = [name for name in looks if plain(name) in TEXT_NAMES and name != wanted.pair]
+        rest = [name for name, kind in looks.items() if kind != "empty" and name != wanted.pair]
+        found = [name for name in rest if plain(name) in TEXT_NAMES] or (rest if len(rest) == 1 else [])
     if wanted.pair is None:
         pairs = [(one, other) for one in found for other in found if _belong(plain(one), plain(other))]
         if not table.header and len(found) == 2:
             pairs = [(found[0], found[1])]
+        pairs = [both for both in pairs if plain(both[0]) in TEXT_NAMES] or pairs
         if len(pairs) == 1:
             return pairs[0]
     if len(found) > 1:

@@ -100,8 +100,9 @@ def of_data(path: Path | str, labels: list[str], lines: list[int]) -> list[str]:
     else:
         found = _numbers(path, {label: value for label, value in values.items() if value is not None})
     if len(found) > MOST_CLASSES:
-        raise UserError(f"{path}: {len(found):,} classes by its labels, more than {MOST_CLASSES:,}: is this the column of labels? "
-                        "So many are named in labels.txt")
+        scores = " Scores are --task regression;" if None not in values.values() else ""
+        raise UserError(f"{path}: {len(found):,} classes by its labels, more than {MOST_CLASSES:,}: is this the column of labels?{scores} "
+                        "so many classes are named in labels.txt")
     return found
 
 

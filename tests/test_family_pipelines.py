@@ -160,3 +160,42 @@ def test_types_are_given_where_tokenizer_and_model_know_them(tokenizer, tmp_path
             config.save_pretrained(tmp_path / f"{kind}{pairs}")
             opened = checkpoints.load_tokenizer(tmp_path / f"{kind}{pairs}")
             assert ("token_type_ids" in opened("a film", "a lovely film")) == (knows and pairs)
+
+
+# --- pairs
+
+
+def test_pairs_are_told_apart_from_the_table_to_the_file(tokenizer, tmp_path):
+    """As the library's own call of tokenizer and model does it, in each step and each runtime, cut ones among them."""
+    import onnx
+
+    import compact
+    from common import data, inspection, layout
+    from deploy import onnx_export
+
+    bert = tiny("bert", vocab_size=len(tokenizer), num_labels=2, pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(NAMES)))
+    bert.save_pretrained(tmp_path / "given")
+    tokenizer.save_pretrained(tmp_path / "given")
+    found = spelling.load(tmp_path / "given", encoders.load_config(tmp_path / "given"), [], pairs=True)
+    first = ["a lovely film", "dull", "the script is moving , and the ending too", "a film"]
+    pairs = data.Split(first, [0, 1, 0, 1], ["a lovely film", "utterly charming from start to end", "no", "a " + "lovely " * 40])
+    dataset, collate = data.tokenise(found, pairs, 32), data.Collator(found.pad_token_id)
+    with torch.no_grad():
+        theirs = bert(**found(pairs.texts, pairs.seconds, truncation=True, max_length=32, padding=True, return_tensors="pt")).logits
+    student = layout.compact_of_teacher(bert, list(NAMES), types=checkpoints.gives_types(found))
+    for model in (bert, student):
+        assert (inspection.answers(model, dataset, collate) - theirs).abs().max() <= 1e-4
+    untold = inspection.answers(layout.compact_of_teacher(bert, list(NAMES)), dataset, collate)
+    assert (untold - theirs).abs().max() > 0.1, "types that don't count prove nothing"
+    compact.save(student, tmp_path / "torch")
+    (tmp_path / "onnx").mkdir()
+    onnx.save(onnx_export.export(student), tmp_path / "onnx/model.onnx")
+    config = onnx_export.configuration(json.loads((tmp_path / "torch/config.json").read_text()))
+    (tmp_path / "onnx/config.json").write_text(json.dumps(config))
+    for kind, opened in (("torch", inference.TorchClassifier), ("onnx", inference.OnnxClassifier)):
+        checkpoints.save_tokenizer(found, tmp_path / kind, 32)
+        classifier = opened(checkpoints.Checkpoint(tmp_path / kind, {"stage": kind, "args": {"max_length": 32}}))
+        assert abs(classifier.classify(pairs.rows, batch_size=3) - theirs.numpy()).max() <= 1e-4 and classifier.cut_short == 1
+        assert abs(classifier.logits(classifier.encode(["a film"])) - classifier.classify(["a film"])).max() <= 1e-5
+    single = data.tokenise(found, data.Split(first, [0, 1, 0, 1]), 32)
+    assert set(dataset.column_names) - set(single.column_names) == {"token_type_ids"}

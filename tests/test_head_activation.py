@@ -228,5 +228,5 @@ def test_a_checkpoint_that_says_nothing_of_its_head_has_a_relu(tmp_path):
 
 
 def test_a_head_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="head_activation is relu or tanh, not swish"):
+    with pytest.raises(ValueError, match="head_activation is relu or tanh or gelu, not swish"):
         compact.CompactConfig(head_activation="swish")

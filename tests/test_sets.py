@@ -267,6 +267,20 @@ def test_pairs_are_known_by_their_names(tmp_path, names):
     assert corpus.train.texts[0] in texts(60) and corpus.train.seconds[0] in texts(60, 1)
 
 
+def test_one_column_beside_the_label_is_the_text(tmp_path):
+    corpus = load(table(tmp_path, ["word", "label"], [f"w{i}" for i in range(60)], MANY))
+    assert corpus.train.texts[0].startswith("w") and corpus.label_names == ["0", "1", "2"]
+    one = load(table(tmp_path, ["word", "type", "stars"], texts(60), ["review"] * 60, MANY))
+    assert one.label_names == ["0", "1", "2"], "a column of one value is no label"
+
+
+def test_parses_of_a_pairs_texts_are_not_taken_for_it(tmp_path):
+    both = [[f"( {text} )" for text in texts(60, seed)] for seed in (0, 1)]
+    names = ["sentence1_parse", "sentence2_parse", "sentence1", "sentence2", "gold_label"]
+    corpus = load(table(tmp_path, names, *both, texts(60), texts(60, 1), MANY))
+    assert not any("(" in text for text in corpus.train.texts + corpus.train.seconds)
+
+
 def test_a_column_a_label(tmp_path, capsys):
     flags = [[str(int(i % k == 0)) for i in range(60)] for k in (2, 3, 5)]
     path = table(tmp_path, ["id", "comment_text", "toxic", "threat", "insult"], [f"k{i}" for i in range(60)], texts(60), *flags)

@@ -145,6 +145,7 @@ LOOKS = {
     "score": ["3.5", "4", "nan", "0.25"] * 20,
     "id": [f"edgur{i:03}" for i in range(99)],
     "empty": ["", None] * 9,
+    "constant": ["review"] * 60,
 }
 
 
