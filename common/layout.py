@@ -19,7 +19,8 @@ def refuse_unprunable(path: Path) -> None:
     """Raises UserError for a checkpoint, neither compact nor of one of the families, whose weights the layout has no place for."""
     said = read_json(path / model_files.CONFIG)
     if said.get("model_type") != compact.CompactConfig.model_type and (why := model_files.not_prunable(said)):
-        raise UserError(f"{path} {why}; let a student learn from it (python 6_distill_student.py --preset near), and prune that (--start student)")
+        raise UserError(f"{path} {why}; let a student learn from it (python 6_distill_student.py --preset near), and prune that (--start "
+                        "student)")
 
 
 def begun_as(run_dir: Path, source: Checkpoint, teacher: Checkpoint) -> Checkpoint:
