@@ -278,21 +278,22 @@ def is_a_table(path: Path) -> bool:
 
 def load_model(path: Path):
     """A verified checkpoint as a torch model in evaluation mode."""
-    return open_model(verify(path))
+    verify(path)
+    return open_model(path)
 
 
-def open_model(checkpoint: Checkpoint, **how):
-    """A checkpoint as a torch model in evaluation mode; `how` goes to `from_pretrained`.
+def open_model(path: Path, **how):
+    """A model's directory, published or not, as a torch model in evaluation mode; `how` goes to `from_pretrained`.
 
     Code that came with a teacher runs where a flag says so, and if it ran when the teacher was registered. Raises UserError where it is
     needed and no flag says so.
     """
     import compact
 
-    brings_code = "code" in checkpoint.manifest["args"]
+    brings_code = "code" in read_json(path / "stage.json").get("args", {})
     if brings_code and not trusts_code():
-        raise UserError(f"{checkpoint.path} takes code that came with the model: give --trust-remote-code here too if you trust it")
-    return compact.load(checkpoint.path, trust_remote_code=brings_code, **how).eval()
+        raise UserError(f"{path} takes code that came with the model: give --trust-remote-code here too if you trust it")
+    return compact.load(path, trust_remote_code=brings_code, **how).eval()
 
 
 def load_tokenizer(path: Path):

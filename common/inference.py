@@ -133,7 +133,7 @@ class TorchClassifier(Classifier):
             torch.set_num_threads(threads)
         self.process = os.getpid()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = checkpoints.open_model(checkpoint).to(self.device)
+        self.model = checkpoints.open_model(checkpoint.path).to(self.device)
         if hasattr(self.model, "open_table"):
             self.model.open_table()
 

@@ -72,7 +72,7 @@ def countable_twin(path: Path):
 
     It counts neither 4-bit layers nor, on CPU, fused attention.
     """
-    model = checkpoints.open_model(checkpoints.read(path), attn_implementation="eager")
+    model = checkpoints.open_model(path, attn_implementation="eager")
     if hasattr(model, "full_precision_twin"):
         model = model.full_precision_twin()
         model.open_table()

@@ -259,6 +259,6 @@ def test_a_flag_lets_it_run_loudly_here_and_wherever_the_teacher_is_asked(with_c
     assert "warning: the code that came with" in done.stderr and ran.exists()
     ran.unlink()
     done = run_script(LESSONS, *at, check=False)
-    assert done.returncode == 2 and "give --trust-remote-code here too" in done.stderr and not ran.exists()
+    assert done.returncode == 2 and "give --trust-remote-code" in done.stderr and not ran.exists()
     run_script(LESSONS, *at, "--trust-remote-code")
     assert ran.exists()
