@@ -176,11 +176,13 @@ def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
     import datasets
 
     found = []
+    # Of most kinds a single text has no type but 0, which a model takes where it is given none.
+    types = TYPES in tokenizer.model_input_names and (split.seconds is not None or any(tokenizer.backend_tokenizer.encode("a").type_ids))
     for start in range(0, max(1, len(split)), TOGETHER):
         here = slice(start, start + TOGETHER)
         seconds = None if split.seconds is None else split.seconds[here]
         encoded = tokenizer(split.texts[here], seconds, truncation=True, max_length=max_length, return_attention_mask=False,
-                            return_token_type_ids=TYPES in tokenizer.model_input_names)
+                            return_token_type_ids=types)
         rows = {name: encoded[name] for name in ("input_ids", TYPES) if name in encoded} | {"labels": split.labels[here]}
         found.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
     return datasets.concatenate_datasets(found)
