@@ -42,8 +42,8 @@ def tokens_of(config: dict) -> int:
 
 def _embedding_size(config: dict) -> int | None:
     """The width of the embeddings where they are mapped onto the model's, as ELECTRA's are."""
-    own = config.get("embedding_size")
-    return None if own == _of(config, "hidden_size", "dim") else own
+    own = config["embedding_size"] if config["model_type"] == "electra" else None
+    return None if own == config.get("hidden_size") else own
 
 
 def classes(config: dict) -> int:

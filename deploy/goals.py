@@ -6,6 +6,7 @@ from pathlib import Path
 from common import checkpoints, cores, facts, measure
 from common.checkpoints import Checkpoint
 from common.cli import UserError
+from common.splits import Row
 from compress import ask, costs, target
 from compress.budget import Budget
 from deploy import latency_table
@@ -14,7 +15,7 @@ FILE = "structure.json"  # what a pruned model keeps, in layers of what it was p
 TOKENS = 128  # at which FLOPs are counted, or fewer where the model reads fewer
 
 
-def of(args, shape, teacher: Checkpoint, texts: list[str]) -> tuple:
+def of(args, shape, teacher: Checkpoint, texts: list[Row]) -> tuple:
     """(the goal of --sparsity, --budget or --structure-of for a model of this shape, the checkpoint whose structure it is or None).
 
     A speed-up is priced by a table of latencies, measured on `texts` where this run has none yet. Raises UserError for what can't be had.
@@ -44,7 +45,7 @@ def _structure_of(other: Checkpoint) -> target.Structure:
     return target.Structure(**facts.read_json(file))
 
 
-def _budget(asked, shape, teacher: Checkpoint, texts: list[str], run_dir) -> Budget:
+def _budget(asked, shape, teacher: Checkpoint, texts: list[Row], run_dir) -> Budget:
     if asked.kind == "flops":
         tokens = min(TOKENS, shape.max_position_embeddings)
         whole = measure.flops(measure.countable_twin(teacher.path), tokens)

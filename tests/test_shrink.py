@@ -135,9 +135,7 @@ def test_the_least_megabytes_are_those_of_a_model_of_one_head():
     has = model.config
     small = compact.CompactConfig(vocab_size=has.vocab_size, dim=has.hidden_size, n_heads=has.num_attention_heads, n_layers=2,
                                   heads=[1, 0], ffn=[0, 0], max_position_embeddings=has.max_position_embeddings)
-    shape = SimpleNamespace(dim=small.dim, head_dim=small.head_dim, num_labels=2, embedding_rank=None, n_layers=2,
-                            max_position_embeddings=small.max_position_embeddings)
-    price = costs.total(costs.Bytes(shape, small.vocab_size), small.heads, small.ffn)
+    price = costs.total(costs.Bytes(small, small.vocab_size), small.heads, small.ffn)
     assert floor.smallest_mb(has.to_dict(), 10**9) == pytest.approx(price / 1e6)
     assert floor.smallest_mb(has.to_dict(), 0) < price / 1e6
 
