@@ -1,11 +1,16 @@
-"""How many tokens of a text a model reads: what a flag says, what its parent read, and at most what its position table holds."""
+"""How many tokens texts have, and how many of them a model reads: as a flag says, as its parent did, at most what its positions hold."""
 
 from pathlib import Path
 
+import numpy as np
+
+from common import data
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
 
 USUAL = 128  # tokens, of the first model
+MOST_TEXTS = 95  # per cent: a length that no more of them exceed is the texts' own
+COUNTED = 10_000  # texts that say so
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
 
 
@@ -52,6 +57,12 @@ def kept(asked: int | None, source: Checkpoint) -> int:
     if asked not in (None, read_by(source)):
         raise UserError(f"--max-length {asked}: {source.path} was trained with {read_by(source)}, and nothing trains here: leave it out")
     return read_by(source)
+
+
+def of_texts(tokenizer, texts: data.Split, max_length: int) -> int:
+    """The texts' own length: tokens that MOST_TEXTS % of them don't exceed, cut at `max_length`, by a random COUNTED of them."""
+    some = data.part(texts, COUNTED, COUNTED)
+    return int(np.percentile(data.lengths(data.tokenise(tokenizer, some, max_length)), MOST_TEXTS, method="higher"))
 
 
 def _positions(asked: int | None, config) -> int:
