@@ -38,7 +38,7 @@ def main(args):
     import numpy as np
 
     from common import checkpoints, data, distillation, distributed, encoders, lengths
-    from compress import augmentation
+    from compress import augmentation, words
     from training import lessons, precision
     from training.trainer import prepare
 
@@ -58,11 +58,13 @@ def main(args):
     made_up = []
     if args.augment is not None:
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+        tokenizer = checkpoints.load_tokenizer(teacher.path).backend_tokenizer
         made_up = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                             checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment, args.seed)
+                                             words.vocabulary(tokenizer), args.augment, args.seed, words.reader(tokenizer))
         if len(made_up) < args.augment:
-            cli.say(f"--augment {args.augment}: {len(made_up):,} new sentences can be made of these texts and the teacher's whole-word "
-                    "pieces; training goes on with " + ("these" if made_up else "the texts alone"))
+            cli.say(f"--augment {args.augment}: {len(made_up):,} new sentences can be made of these texts and the teacher's whole words"
+                    + ("; training goes on with these" if made_up else
+                       ", for its vocabulary has next to none of their language; training goes on with the texts alone"))
     shown = data.Split(sentences.texts + made_up, sentences.labels + [distillation.UNKNOWN] * len(made_up))
 
     # --- 3. the teacher answers, once
