@@ -13,7 +13,7 @@ import torch
 from compress.words import is_letters, script
 
 OWN_SCRIPT = 0.01  # share of the letters from which on a script is the texts' own
-OTHER_SCRIPTS = 0.2  # share of the vocabulary's words in scripts not theirs, from which on it is one of many languages
+MANY, SCRIPT_FROM = 5, 0.01  # scripts, each of such a share of a vocabulary's words, from which on it is one of many languages
 COVERED = 0.1  # share of the texts' words of letters that must be in the vocabulary
 NEAREST = 16  # words that may stand for a word, itself among them
 FAMILIAR = 10  # words of the texts that a word they never use may stand for
@@ -93,7 +93,8 @@ def forms(words: Iterable[str]) -> set[str]:
 
 
 def own_words(used: Counter[str], vocabulary: dict[str, int]) -> dict[str, int]:
-    """Of a vocabulary the words that may stand in texts of the words `used`: of their scripts; of one of many languages those alone.
+    """Of a vocabulary the words that may stand in texts that use so many of each word: those in their scripts, and of a vocabulary of many
+    languages only those that they use.
 
     Empty where it has next to no words of theirs.
     """
@@ -107,6 +108,8 @@ def own_words(used: Counter[str], vocabulary: dict[str, int]) -> dict[str, int]:
         return {}
     own = {name for name, count in scripts.items() if count >= OWN_SCRIPT * scripts.total()}
     words = {word: row for word, row in vocabulary.items() if own.issuperset(map(script, word))}
-    of_many = len(words) < (1 - OTHER_SCRIPTS) * len(vocabulary)
-    spoken = forms(used)
-    return {word: row for word, row in words.items() if word in spoken} if of_many else words
+    shares = Counter(script(word[0]) for word in vocabulary)
+    if sum(count >= SCRIPT_FROM * len(vocabulary) for name, count in shares.items() if name) < MANY:
+        return words
+    spoken = forms(used)  # a word that they don't use may be of another language in the same script
+    return {word: row for word, row in words.items() if word in spoken}

@@ -201,8 +201,8 @@ def test_a_vocabulary_of_another_language_gives_none():
 def test_of_a_vocabulary_of_many_languages_those_words_alone_are_drawn_that_the_texts_use():
     texts = augmentation.Texts(["этот фильм скучный", "Этот сюжет"], at_blanks)
     russian = {word: i for i, word in enumerate(["этот", "фильм", "сюжет", "град", "држава", "день"])}
-    assert thesaurus.own_words(texts.used, russian | {"film": 9}) == russian
-    of_many = russian | {"film": 9, "plot": 10, "este": 11}
+    assert thesaurus.own_words(texts.used, russian | {"film": 9, "plot": 10}) == russian
+    of_many = russian | {"film": 9, "電影": 10, "ταινία": 11, "فيلم": 12}
     assert thesaurus.own_words(texts.used, of_many) == {word: russian[word] for word in ("этот", "фильм", "сюжет")}
 
 
