@@ -58,7 +58,7 @@ def main(args):
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
     model.config.pad_token_id = tokenizer.pad_token_id
-    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
+    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named, corpus.train))
     if args.model is not None:
         order = encoders.match_classes(model, corpus.label_names, named)
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",

@@ -132,12 +132,25 @@ def floors(args) -> tuple[float, float]:
         return 0.0, 0.0
 
 
+def positions(args) -> float:
+    """Tokens that the teacher reads at most; any number where it isn't on this disk or doesn't say."""
+    from compress import floor
+
+    file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
+    try:
+        return floor.positions(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stage 5 says what is wrong with it
+        return math.inf
+
+
 def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
     if args.data and args.data.is_file():
         raise cli.UserError(f"{args.data} is a file: give a directory that holds train.tsv and dev.tsv (sentence<TAB>label, a header line)")
     if args.data and not args.data.is_dir():
         raise cli.UserError(f"no directory {args.data}: --data needs one that holds train.tsv and dev.tsv")
+    if args.max_length and args.max_length > (longest := positions(args)):
+        raise cli.UserError(f"--max-length {args.max_length}: the model reads at most {longest} tokens")
     least, least_mb = floors(args)
     if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
         raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")

@@ -11,6 +11,7 @@ from common.cli import UserError, say
 USUAL = 128  # tokens, of the first model
 MOST_TEXTS = 95  # per cent: a length that no more of them exceed is the texts' own
 COUNTED = 10_000  # texts that say so
+LONGEST = 512  # tokens that a model reads where nobody asked for a length, however long the texts are
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
 
 
@@ -19,8 +20,9 @@ def read_by(checkpoint: Checkpoint) -> int:
     return checkpoint.manifest["args"]["max_length"]
 
 
-def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
-    """The length for a model that begins the lineage: `asked` for, else the usual one, or fewer where `start` reads fewer, said so.
+def of_start(asked: int | None, config, tokenizer, start: str | Path, texts: data.Split | None = None) -> int:
+    """The length for a model that begins the lineage: `asked` for, else the usual one; more, said so, where that of the training `texts`
+    is longer, and fewer where `start` reads fewer.
 
     Raises UserError where more is asked for than the configuration has positions for.
     """
@@ -30,6 +32,9 @@ def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
         length = min(USUAL, positions, own)
         if length < USUAL:
             say(f"--max-length {length}: {start} reads no more tokens")
+        elif texts is not None and (theirs := of_texts(tokenizer, texts, min(LONGEST, positions, own))) > USUAL:
+            say(f"--max-length {theirs}: {MOST_TEXTS} % of the training texts have no more tokens, or {start} reads no more")
+            return theirs
         return length
     if asked > own:
         say(f"--max-length {asked}: the tokenizer of {start} cuts at {own} by itself")

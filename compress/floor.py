@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from compress.costs import Bytes, Flops, total
 
+FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 TOKENS = 128  # at which budgets hold whatever the texts are, or fewer where the model reads fewer
 
 
@@ -34,6 +35,12 @@ def _shape(config: dict) -> SimpleNamespace:
     width, heads = _of(config, "hidden_size", "dim"), _of(config, "num_attention_heads", "n_heads")
     return SimpleNamespace(dim=width, head_dim=width // heads, num_labels=classes(config), embedding_rank=None,
                            n_layers=_of(config, "num_hidden_layers", "n_layers"), max_position_embeddings=config["max_position_embeddings"])
+
+
+def positions(config: dict) -> int:
+    """Tokens that a model of this config.json reads at most; those that number positions from behind padding have rows in front."""
+    in_front = config["pad_token_id"] + 1 if config.get("model_type") in FROM_PADDING else 0
+    return config["max_position_embeddings"] - in_front
 
 
 def classes(config: dict) -> int:

@@ -160,6 +160,14 @@ def test_the_least_megabytes_are_those_of_a_model_of_one_head():
     assert floor.smallest_mb(has.to_dict(), 0) < price / 1e6
 
 
+def test_more_tokens_than_the_teacher_has_positions_are_refused_in_the_first_second(classifier):
+    for more, wanted in ((65, 2), (64, 0)):
+        code, _, err = call_script(SHRINK, "--teacher", classifier, "--max-length", more, "--preset", "near", "--dry-run")
+        assert code == wanted and (not wanted or err == "error: --max-length 65: the model reads at most 64 tokens\n")
+    edited = json.loads((classifier / "config.json").read_text()) | {"model_type": "roberta", "pad_token_id": 1}
+    assert floor.positions(edited) == 62, "the first two rows of its positions are for padding"
+
+
 @pytest.mark.parametrize("flags, line", [
     (("--data", "{here}/reviews.csv"), r"reviews.csv is a file: give a directory that holds train.tsv and dev.tsv"),
     (("--data", "{here}/nowhere"), r"no directory .*nowhere"),
