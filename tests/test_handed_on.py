@@ -99,7 +99,7 @@ def test_where_texts_are_long_the_first_model_reads_more_by_itself(tokenizer, ca
     tokenizer.model_max_length = 512
     short = [text for text, _ in make_sentences(200, ("negative", "positive"), 2)]
     word = "film "
-    for texts, length in ((short, 128), (short[:100] + [word * n for n in range(101, 201)], 192), (short + [word * 900] * 100, 512)):
+    for texts, length in ((short, 128), (short[:100] + [word * n for n in range(101, 201)], 193), (short + [word * 900] * 100, 512)):
         assert lengths.of_start(None, config, tokenizer, "it", data.Split(texts, [0] * len(texts))) == length
         assert (f"--max-length {length}: 95 % of the training texts have no more" in capsys.readouterr().out) == (length > 128)
     assert lengths.of_start(100, config, tokenizer, "it", data.Split([word * 900], [0])) == 100
