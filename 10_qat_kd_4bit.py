@@ -75,10 +75,10 @@ def main(args):
     # --- 3. train through the rounding
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+            return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if hidden else 0.0)
 
-    trainer = make_trainer(Distiller, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
+    trainer = make_trainer(Distiller, corpus.task, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)
 
     # --- 4. pack: the file's logits are the trained ones
@@ -88,13 +88,13 @@ def main(args):
         raise RuntimeError(f"the packed model's logits differ from the trained one's by {gap:.1e}")
 
     # --- 5. save
+    stage.metrics |= inspection.judged(corpus.task, packed, validation, collator)
     compact.save(packed, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
-    stage.metrics["validation_accuracy"] = inspection.accuracy(packed, validation, collator)
     target = stage.publish()
     sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (pruned.path, target)]
-    cli.say(f"pruned_qkd: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
-            f"(in full precision: {pruned.manifest['metrics']['validation_accuracy']:.4f})")
+    cli.say(f"pruned_qkd: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out {corpus.task.metric_name} {stage.validation:.4f} "
+            f"(in full precision: {pruned.validation:.4f})")
 
 
 if __name__ == "__main__":

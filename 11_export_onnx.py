@@ -94,7 +94,7 @@ def in_both_forms(path: Path, opset: int):
     from deploy import onnx_export
 
     model = checkpoints.load_model(path)
-    return model, onnx_export.export(model, opset)
+    return model, onnx_export.export(model, opset, pairs=checkpoints.gives_types(checkpoints.load_tokenizer(path)))
 
 
 def export(args, source, precision: str, corpus) -> None:
@@ -114,9 +114,10 @@ def export(args, source, precision: str, corpus) -> None:
     import json
     import random
 
+    import numpy as np
     import onnx
 
-    from common import inference
+    from common import inference, tasks
     from deploy import onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
@@ -130,37 +131,42 @@ def export(args, source, precision: str, corpus) -> None:
     at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})
     classifier = inference.OnnxClassifier(at_work)
     held_out = corpus.validation
-    alone = [classifier.encode([text]) for text in held_out.texts[:32]]
-    padded = [classifier.encode(held_out.texts[i:i + 16]) for i in range(0, min(64, len(held_out)), 16)]
+    alone = [classifier.encode([row]) for row in held_out.rows[:32]]
+    padded = [classifier.encode(held_out.rows[i:i + 16]) for i in range(0, min(64, len(held_out)), 16)]
     difference = onnx_export.largest_difference(classifier, torch_model, alone + padded)
     if not difference <= onnx_export.TOLERANCE:
         raise RuntimeError(f"internal error: logits of the exported {source.path} differ from torch's by {difference:.2g}")
-    logits = classifier.classify(held_out.texts, progress=True)
+    logits = classifier.classify(held_out.rows, progress=True)
     stage.metrics["fp32_largest_difference"] = difference
 
     # --- 3. calibrate and quantise; compare with full precision, and each answer with the one given alone
     if precision == "int8":
-        texts = random.Random(asked.seed).sample(corpus.train.texts, min(args.calibration_sentences, len(corpus.train)))
-        model = onnx_int8.quantise(model, [classifier.encode([text]) for text in texts], args.table_bits, args.map_bits)
+        rows = random.Random(asked.seed).sample(corpus.train.rows, min(args.calibration_sentences, len(corpus.train)))
+        model = onnx_int8.quantise(model, [classifier.encode([row]) for row in rows], args.table_bits, args.map_bits)
         onnx.save(model, stage.dir / inference.ONNX_FILE)
-        full_labels = logits.argmax(-1)
+        full = logits
         classifier = inference.OnnxClassifier(at_work)
-        logits = classifier.classify(held_out.texts, progress=True)
-        alone = classifier.classify(held_out.texts, batch_size=1, progress=True)
+        logits = classifier.classify(held_out.rows, progress=True)
+        alone = classifier.classify(held_out.rows, batch_size=1, progress=True)
         # Not an error: where two classes tie, float noise of another batch shape may tip one rounding and so the label.
-        stage.metrics["labels_changed_by_batch"] = int((alone.argmax(-1) != logits.argmax(-1)).sum())
+        stage.metrics["labels_changed_by_batch"] = int((~corpus.task.same(alone, logits)).sum())
         if stage.metrics["labels_changed_by_batch"]:
             cli.say(f"warning: {stage.metrics['labels_changed_by_batch']} held-out sentences get another label in a batch")
-        stage.metrics["agreement"] = float((logits.argmax(-1) == full_labels).mean())
+        stage.metrics["agreement"] = corpus.task.agreement(logits, full)
         if stage.metrics["agreement"] < AGREEMENT:
             cli.say(f"warning: int8 and full precision agree on {stage.metrics['agreement']:.1%} of the held-out sentences only")
 
     # --- 4. measure the file itself, publish
-    stage.metrics["validation_accuracy"] = float((logits.argmax(-1) == held_out.labels).mean())
+    labels = np.array(held_out.labels)
+    thresholds = corpus.task.thresholds(logits, labels)
+    config |= {} if thresholds is None else {"thresholds": thresholds.tolist()}
+    (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    score = corpus.task.scores(tasks.decisive(logits, thresholds), labels)[corpus.task.metric]
+    stage.metrics[f"validation_{corpus.task.metric}"] = score
     size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6
     stage.publish()
-    cli.say(f"{name}: {size_mb:.1f} MB, held-out accuracy {stage.metrics['validation_accuracy']:.4f} (torch: "
-            f"{source.manifest['metrics'].get('validation_accuracy', float('nan')):.4f})")
+    cli.say(f"{name}: {size_mb:.1f} MB, held-out {corpus.task.metric_name} {score:.4f} (torch: "
+            f"{source.validation or float('nan'):.4f})")
 
 
 if __name__ == "__main__":

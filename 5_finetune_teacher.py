@@ -1,6 +1,6 @@
 """Stage 1: fine-tune the teacher, or register a fine-tuned one.
 
-A pretrained BERT with a new classification head learns the task by cross-entropy (Devlin et al. 2019, section 4.1).
+A pretrained BERT, or another encoder, with a new classification head learns the task by cross-entropy (Devlin et al. 2019, section 4.1).
 
     python 5_finetune_teacher.py [--fast]                     bert-local/ + sst2_data/ -> models/finetuned_teacher_<ts>/
     python 5_finetune_teacher.py --model PATH_OR_ID           a fine-tuned model: checked, measured, taken as it is
@@ -25,7 +25,7 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("teacher")
     group.add_argument("--model", metavar="PATH_OR_ID", default=None,
-                       help="a fine-tuned BERT or DistilBERT to register instead of training one")
+                       help="a fine-tuned encoder to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
@@ -41,7 +41,8 @@ def parse_args(argv=None):
 
 def main(args):
     from common import checkpoints, data, encoders, hub, inspection, lengths, sources, spelling
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from common.tasks import Regression, SingleLabel
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -55,33 +56,35 @@ def main(args):
         sources.refuse_mixture(start, corpus)
     named = start if args.model is None else args.model
     prepare(args.seed)
-    model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named)
-    tokenizer = spelling.load(start, model.config, corpus.train.texts, named)
+    model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named, corpus.task)
+    tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
     args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named, corpus.train))
-    if args.model is not None:
+    if args.model is not None and not isinstance(corpus.task, Regression):
         order = encoders.match_classes(model, corpus.label_names, named)
+    model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})
     stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                               decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {}))
     if stage.done:
         return
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
+    data.count_tokens(train, args.max_length)
 
     # --- 2. fine-tune
-    trainer = make_trainer(StageTrainer, stage, "train", model, args, train, validation,
-                                    data.Collator(tokenizer.pad_token_id), epochs=args.epochs)
+    collator = data.Collator(tokenizer.pad_token_id)
+    trainer = make_trainer(StageTrainer, corpus.task, stage, "train", model, args, train, validation, collator, epochs=args.epochs)
     if args.model is None:
         fit(trainer, stage)
 
     # --- 3. save
-    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
+    stage.metrics |= inspection.judged(corpus.task, model, validation, collator)
     model.save_pretrained(stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
-    if args.model is not None:
-        inspection.warn_of_a_poor_teacher(model, validation, trainer.data_collator, corpus.label_names, order)
-    cli.say(f"teacher: held-out accuracy {stage.metrics['validation_accuracy']:.4f} on {len(corpus.validation)} sentences")
+    if args.model is not None and isinstance(corpus.task, SingleLabel):
+        inspection.warn_of_a_poor_teacher(model, validation, collator, corpus.label_names, order)
+    cli.say(f"teacher: held-out {corpus.task.metric_name} {stage.validation:.4f} on {len(corpus.validation)} {corpus.validation.called}")
 
 
 if __name__ == "__main__":

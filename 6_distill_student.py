@@ -1,6 +1,6 @@
 """Stage 3: a shallower student learns from the teacher.
 
-The student starts from DistilBERT, or from every other layer of the pretrained BERT in DistilBERT's layout (Sanh et al. 2019),
+The student starts from DistilBERT, or from every other layer of a pretrained encoder in DistilBERT's layout (Sanh et al. 2019),
 and learns the teacher's logits (Hinton et al. 2015) and hidden states (Jiao et al. 2020, equation 8):
 
     L = alpha·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − alpha)·CE(y, z_s) + hidden_weight·MSE(LN(h_t), LN(h_s))
@@ -29,8 +29,8 @@ def parse_args(argv=None):
     group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None,
                        help="the lessons it learns from; else the newest plain ones of the newest teacher")
     group.add_argument("--init", type=cli.path, metavar="DIR", default=None,
-                       help="pretrained DistilBERT or BERT to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
-    group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the BERT to take; else every other")
+                       help="pretrained encoder to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
+    group.add_argument("--layers", type=layer_list, metavar="I,J,…", default=None, help="layers of the encoder to take; else every other")
     parser.distillation_flags(("2", "0.7"))
     parser.training_flags(epochs=(3, 3), lr=1e-4, from_lessons=True)
     args = parser.parse(argv)
@@ -39,9 +39,10 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, distillation, encoders, lengths, sources, spelling
+    import compact
+    from common import checkpoints, data, distillation, encoders, inspection, layout, lengths, sources, spelling
     from training import lessons, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
     corpus = data.load(args)
@@ -55,16 +56,16 @@ def main(args):
         sources.refuse_mixture(start, corpus)
     start_config = encoders.load_config(start)
     if start_config.model_type == "distilbert" and args.layers:
-        raise cli.UserError(f"--layers chooses layers of a BERT, and {start} is a DistilBERT, which is taken whole: leave it out")
+        raise cli.UserError(f"--layers chooses layers of an encoder, and {start} is a DistilBERT, which is taken whole: leave it out")
     tokenizer = checkpoints.load_tokenizer(teacher.path)
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
-    bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
+    layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
     prepare(args.seed)
     student = encoders.load_classifier(start, corpus.label_names)
-    if bert_layers:
-        student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)
-    student.config.pad_token_id = tokenizer.pad_token_id
+    if layers_taken:
+        student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))
+    student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, "plain", args.seed, teacher))
     checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
@@ -77,26 +78,26 @@ def main(args):
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
 
     # --- 2. what the teacher thinks on the way to its answers
-    layers = encoders.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
+    layers = layout.hidden_layers_to_match(student.config, encoders.load_config(teacher.path), args.hidden_weight)
     hidden = teacher_cache.hidden_states(taught, args.max_length, args.run_dir, layers, args.matmul_precision)
     collator = teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits, hidden)
 
     # --- 3. distil
     class Distiller(StageTrainer):
         def stage_loss(self, model, inputs, outputs):
-            return distillation.lesson(outputs, inputs, temperature=args.temperature, alpha=args.alpha,
+            return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature, alpha=args.alpha,
                                        hidden_weight=args.hidden_weight if hidden else 0.0)
 
-    trainer = make_trainer(Distiller, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
+    trainer = make_trainer(Distiller, corpus.task, stage, "train", student, args, train, validation, collator, epochs=args.epochs)
     fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics["validation_accuracy"] = best_accuracy(trainer)
-    student.save_pretrained(stage.dir)
+    stage.metrics |= inspection.judged(corpus.task, student, validation, collator)
+    compact.save(student, stage.dir)
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
-    cli.say(f"student: {student.num_parameters():,} parameters, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
-            f"(its teacher: {teacher.manifest['metrics']['validation_accuracy']:.4f})")
+    cli.say(f"student: {student.num_parameters():,} parameters, held-out {corpus.task.metric_name} {stage.validation:.4f} "
+            f"(its teacher: {teacher.validation:.4f})")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Stage 8: measure every checkpoint of a run, side by side, and write the report.
 
-Accuracy with its Wilson interval, an exact McNemar test against the distilled student, and whether "no loss" may be said; FLOPs counted
+Accuracy with its Wilson interval, or what the task is scored by with a bootstrap's; an exact McNemar test against the distilled student
+where each text has one class, and whether "no loss" may be said; FLOPs counted
 on the model that ships, bytes of the file that ships, latency of real sentences with all models taking turns, memory of a process of
 its own.
 Rows follow lineage: a pruned checkpoint, what it was made from, and what was made from it, never a mixture of runs.
@@ -17,8 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli
-
-ACCURACY_FIELDS = ("accuracy", "ci95", "delta", "agreement", "mcnemar_p", "no_loss", "f1", "recall", "ece", "changed")
 
 
 def parse_args(argv=None):
@@ -49,11 +48,10 @@ def main(args):
     import os
 
     import torch
-    from scipy.special import softmax
     from tqdm import tqdm
 
     from common import checkpoints, cores, data, facts, inference, labels, lengths, lineage, measure, provenance
-    from report import behaviour, claims, files
+    from report import answers, files
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -91,12 +89,12 @@ def main(args):
         return
 
     # --- 2. answer the whole dev set
-    models, classifiers, probabilities, predictions, of_seeds = {}, {}, {}, {}, {}
-    for checkpoint in tqdm(whole, desc="accuracy", unit="model", disable=None):
+    task, models, classifiers, of_seeds = corpus.task, {}, {}, {}
+    for checkpoint in tqdm(whole, desc=task.metric_name, unit="model", disable=None):
         name = lineage.row_key(checkpoint)
         try:
             classifier = inference.open_classifier(checkpoint.path, threads=threads)
-            answers = classifier.classify(corpus.dev.texts) if args.no_accuracy is None else None  # (S, K)
+            logits = classifier.decide(corpus.dev.rows) if args.no_accuracy is None else None  # (S, K)
         except cli.UserError as error:
             skipped[name] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
             continue
@@ -104,26 +102,22 @@ def main(args):
             skipped[name] = f"its labels are {list(classifier.label_names)}, the data's {corpus.label_names}"
             continue
         models[name], classifiers[name] = checkpoint, classifier
-        if answers is not None:
-            probabilities[name] = softmax(answers, axis=-1)
-            predictions[name] = probabilities[name].argmax(-1)  # (S,)
-            of_seeds[name] = {checkpoint.manifest["seed"]: predictions[name]}
+        if logits is not None:
+            of_seeds[name] = {checkpoint.manifest["seed"]: logits}
             for other in others[checkpoint.key]:
                 try:
-                    answers = inference.open_classifier(other.path, threads=threads).classify(corpus.dev.texts)
+                    of_seeds[name][other.manifest["seed"]] = inference.open_classifier(other.path, threads=threads).decide(corpus.dev.rows)
                 except cli.UserError as error:
                     skipped[other.path.name] = str(error).replace(f"{other.path.parent}{os.sep}", "")
-                else:
-                    of_seeds[name][other.manifest["seed"]] = answers.argmax(-1)
     if not models:
         raise cli.UserError(f"nothing to report on under {args.run_dir / 'models'}: " +
                             "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2]))
 
-    # --- 3. one row a checkpoint: accuracy, work, bytes, memory
+    # --- 3. one row a checkpoint: its score, work, bytes, memory
     reference = classifiers.get(baseline) or next(iter(classifiers.values()))
-    mean_tokens = round(float(reference.encode(corpus.dev.texts)["attention_mask"].sum(1).mean()))
-    spelling = reference.spell(corpus.dev.texts)
-    timed = measure.to_time(corpus.dev.texts, args.sentences)
+    mean_tokens = round(float(reference.encode(corpus.dev.rows)["attention_mask"].sum(1).mean()))
+    spelling = reference.spell(corpus.dev.rows)
+    timed = measure.to_time(corpus.dev.rows, args.sentences)
     torch_stage = {c.key: c for c in found}
     rows = {}
     for name, checkpoint in tqdm(models.items(), desc="size and memory", unit="model", disable=None):
@@ -133,26 +127,13 @@ def main(args):
         row = {"key": name, "variant": checkpoint.variant, "stage": checkpoint.stage,
                "label": label if checkpoint.variant == "published" else f"{label} ({checkpoint.variant})",
                "path": checkpoint.path.relative_to(args.run_dir).as_posix(), "sha256": measure.weights_sha256(checkpoint),
-               "runtime": classifiers[name].runtime, "seeds": [], **dict.fromkeys(ACCURACY_FIELDS)}
+               "runtime": classifiers[name].runtime, "seeds": [], **dict.fromkeys(answers.FIELDS)}
         if args.no_accuracy is not None:
-            notes |= dict.fromkeys(ACCURACY_FIELDS, args.no_accuracy)
+            notes |= dict.fromkeys(answers.FIELDS, args.no_accuracy)
         else:
-            row |= measure.accuracy(predictions[name], corpus.dev.labels)
-            row |= {"f1": behaviour.f1(predictions[name], corpus.dev.labels),
-                    "recall": behaviour.recall(predictions[name], corpus.dev.labels, corpus.label_names),
-                    "ece": behaviour.calibration_error(probabilities[name], corpus.dev.labels)}
-            if unseen := [label for label, count in dataset["support"].items() if not count]:
-                notes["recall"] = f"no dev sentence of {labels.listed(unseen)}"
-            row["seeds"] = [{"seed": seed, "accuracy": measure.accuracy(answers, corpus.dev.labels)["accuracy"]}
-                            for seed, answers in sorted(of_seeds[name].items())]
-            if len(row["seeds"]) > 1:
-                row |= measure.over_seeds([seed["accuracy"] for seed in row["seeds"]])
-            if baseline in predictions:
-                row |= measure.against_baseline(predictions[name], predictions[baseline], corpus.dev.labels)
-                row["no_loss"] = claims.no_loss(list(of_seeds[name].values()), list(of_seeds[baseline].values()), corpus.dev.labels)
-                row["changed"] = behaviour.changed(corpus.dev.texts, predictions[name], predictions[baseline], corpus.dev.labels)
-            else:
-                notes |= dict.fromkeys(("delta", "agreement", "mcnemar_p", "no_loss", "changed"), f"no {baseline} row to compare with")
+            figures, why = answers.fields(corpus, of_seeds[name], of_seeds.get(baseline))
+            row |= figures
+            notes |= {field: reason.replace("no row", f"no {baseline} row") for field, reason in why.items()}
         source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint
         if source:
             work, why = measure.work(source.path, mean_tokens)
@@ -161,7 +142,7 @@ def main(args):
         else:
             work = dict.fromkeys(("params", "structure", "gflops_128", "gflops_mean", "gmacs_16"))
             notes |= dict.fromkeys(work, "the torch checkpoint of which this is the export isn't under models/ any more")
-        spelled = classifiers[name].spell(corpus.dev.texts)
+        spelled = classifiers[name].spell(corpus.dev.rows)
         row["respelled"] = sum(one != other for one, other in zip(spelled, spelling, strict=True)) / len(spelling)
         own, why = measure.process_of_its_own(checkpoint.path, timed[:64], threads)
         if source and export == "_onnx_int8":
@@ -171,17 +152,17 @@ def main(args):
     # --- 4. latency: all models in one run, taking turns
     devices = {name: str(c.device) for name, c in classifiers.items()}
     halves = {name: c.in_half_precision() for name, c in classifiers.items() if c.half_precision_pays()}
-    figures = measure.latency(classifiers | {f"{name} in half precision": half for name, half in halves.items()}, timed, args.repeats)
+    latencies = measure.latency(classifiers | {f"{name} in half precision": half for name, half in halves.items()}, timed, args.repeats)
     for name, row in rows.items():
-        row |= figures[name] | {"half_precision": None}
+        row |= latencies[name] | {"half_precision": None}
         if name in halves:
             try:
-                answers = halves[name].classify(corpus.dev.texts).argmax(-1)
+                logits = halves[name].decide(corpus.dev.rows)
             except cli.UserError:
                 row["notes"]["half_precision"] = "its numbers go beyond those of half precision"
                 continue
-            row["half_precision"] = figures[f"{name} in half precision"] | {
-                "agreement": float((answers == predictions[name]).mean()) if name in predictions else None}
+            row["half_precision"] = latencies[f"{name} in half precision"] | {
+                "agreement": task.agreement(logits, next(iter(of_seeds[name].values()))) if name in of_seeds else None}
         else:
             row["notes"]["half_precision"] = "timed of torch models alone, on a GPU"
     for name, row in rows.items():
@@ -206,7 +187,7 @@ def main(args):
         "skipped": [{"key": name, "reason": reason} for name, reason in skipped.items()],
         "code": code,
         "key": key,
-        "dataset": dataset,
+        "dataset": dataset | {"task": task.kind, "metric": task.metric_name},
         "machine": {"cpu": provenance.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": provenance.gpu_name()}
         | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
         "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},

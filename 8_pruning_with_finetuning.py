@@ -77,25 +77,26 @@ def main(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, encoders, inspection, lengths, measure
+    from common import checkpoints, data, distillation, distributed, inspection, layout, lengths, measure
     from compress import schedule, search, surgery
     from compress.gates import Gates
     from compress.target import Structure
     from deploy import goals
     from training import lessons, reshape, teacher_cache
-    from training.trainer import StageTrainer, best_accuracy, fit, make_trainer, prepare
+    from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load: what is pruned, the texts that it learns from, how much of it is to be left
     corpus = data.load(args)
     source = checkpoints.meant(args.run_dir, args.start, args.seed)
+    layout.refuse_unprunable(source.path)
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
     model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
-        model = encoders.compact_of_teacher(model, corpus.label_names)
+        model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
-    plan = reshape.plan(args, model.config, tokenizer, taught.sentences.texts)
+    plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
     goal, other = goals.of(args, plan.shape, taught.teacher, tokenizer, corpus)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
@@ -105,7 +106,7 @@ def main(args):
     prepare(args.seed)
 
     # --- 2. reshape: word pieces, layers, channels; and the collator that sets the teacher's answers beside a batch
-    model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.texts, args)
+    model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.every_text, args)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation, held_out = (data.tokenise(tokenizer, part, args.max_length) for part in (corpus.validation, corpus.held_out))
     pairs = teacher_cache.paired_layers(source, model.config, taught.teacher, args.hidden_weight)
@@ -128,7 +129,7 @@ def main(args):
 
             def stage_loss(self, model, inputs, outputs):
                 temperature, alpha = schedule.linear(*args.temperature, self.at()), schedule.linear(*args.alpha, self.at())
-                return distillation.lesson(outputs, inputs, temperature=temperature, alpha=alpha, hidden_weight=hidden_weight)
+                return distillation.lesson(corpus.task, outputs, inputs, temperature=temperature, alpha=alpha, hidden_weight=hidden_weight)
 
             def training_step(self, model, inputs, num_items_in_batch=None):
                 loss = super().training_step(model, inputs, num_items_in_batch)
@@ -145,8 +146,9 @@ def main(args):
             scores = gates.scores(args.importance, model, torch.Generator().manual_seed(args.seed))
             gates.close(goal.masks(scores, gates.masks, share))
 
-        pruner = make_trainer(Pruner, stage, name, model, cli.replaced(args, lr=args.prune_lr or args.lr), train, validation, collator,
-                              epochs=epochs, keep_best=False, first_epoch=passed)
+        flags = cli.replaced(args, lr=args.prune_lr or args.lr)
+        pruner = make_trainer(Pruner, corpus.task, stage, name, model, flags, train, validation, collator, epochs=epochs,
+                              keep_best=False, first_epoch=passed)
         every = max(1, round((args.prune_to - WARM_UP) * pruner.args.max_steps / RANKINGS))
         fit(pruner, stage)
         rank_and_close(1.0)
@@ -159,24 +161,23 @@ def main(args):
             raise RuntimeError(f"the cut model's logits differ from the masked one's by {gap:.1e}")
         return surgery.without_empty_layers(small, judges[0])
 
-    def recover(small, layers: list[int], name: str, epochs: float) -> StageTrainer:
+    def recover(small, layers: list[int], name: str, epochs: float) -> None:
         """The small model trains on."""
         class Recoverer(StageTrainer):
             def stage_loss(self, model, inputs, outputs):
                 if hidden_weight:
                     inputs["teacher_hidden"] = inputs["teacher_hidden"][:, :, layers]
-                return distillation.lesson(outputs, inputs, temperature=args.temperature[1], alpha=args.alpha[1],
+                return distillation.lesson(corpus.task, outputs, inputs, temperature=args.temperature[1], alpha=args.alpha[1],
                                            hidden_weight=hidden_weight)
 
-        recoverer = make_trainer(Recoverer, stage, name, small, args, train, validation, collator, epochs=epochs, first_epoch=passed)
-        fit(recoverer, stage)
-        return recoverer
+        fit(make_trainer(Recoverer, corpus.task, stage, name, small, args, train, validation, collator, epochs=epochs,
+                         first_epoch=passed), stage)
 
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     asked, tried = goal, []
     if args.tries > 1:
         answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
-            taught.teacher, corpus.held_out.texts, args.max_length, stage.work("answers"), args.matmul_precision)))
+            taught.teacher, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
         gates = Gates.attach(judged := copy.deepcopy(model))
         for batch in judges:
             gates.observe_curvature(judged, batch, args.seed)
@@ -191,7 +192,7 @@ def main(args):
                 whole = copy.deepcopy(model)
                 cuts[name] = cut(whole, prune(whole, structure, f"{name}_prune", brief / 4))
             recover(*cuts[name], f"{name}_recover{round}", brief * 2**round)
-            kl = inspection.divergence(inspection.answers(cuts[name][0], held_out, collator), answers)
+            kl = float(corpus.task.soft_loss(inspection.answers(cuts[name][0], held_out, collator), answers))
             cli.say(f"  tried {structure}: KL {kl:.4f}")
             return kl
 
@@ -201,11 +202,11 @@ def main(args):
     masks = prune(model, goal, "prune", args.prune_epochs) if args.prune_epochs else Gates.attach(model).masks
     small, layers = cut(model, masks)
     cli.say(f"cut to {Structure.of(masks)}")
-    recoverer = recover(small, layers, "recover", args.epochs)
+    recover(small, layers, "recover", args.epochs)
 
     # --- 5. save, open again, count
-    stage.metrics |= {"validation_accuracy": best_accuracy(recoverer), "passes": passed + math.ceil(args.epochs),
-                      "teacher_layers": [pairs[i] for i in layers] if pairs else None,
+    stage.metrics |= inspection.judged(corpus.task, small, validation, collator)
+    stage.metrics |= {"passes": passed + math.ceil(args.epochs), "teacher_layers": [pairs[i] for i in layers] if pairs else None,
                       "structure": {"found_by": "another's" if other else "search" if tried else "scores" if args.prune_epochs else "start",
                                     "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks))}
@@ -213,7 +214,7 @@ def main(args):
     checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
     goals.write(Structure.of(masks), stage.dir)
     made = checkpoints.verify(stage.publish())
-    cli.say(f"pruned: {measure.before_and_after(source, made)}")
+    cli.say(f"pruned: {measure.before_and_after(source, made, corpus.task.metric_name)}")
 
 
 if __name__ == "__main__":

@@ -62,20 +62,20 @@ def main(args):
         # --- 2. round and pack
         packed = model.packed_twin(pack_by_bitsandbytes)
 
-        # --- 3. save, and measure what was saved
+        # --- 3. measure, save, and compare with what was saved
+        validation = data.tokenise(tokenizer, corpus.validation, length)
+        collate = data.Collator(tokenizer.pad_token_id)
+        stage.metrics |= inspection.judged(corpus.task, packed, validation, collate)
         compact.save(packed, stage.dir)
         checkpoints.save_tokenizer(tokenizer, stage.dir, length)
         reloaded = compact.CompactForSequenceClassification.from_pretrained(stage.dir)
-        validation = data.tokenise(tokenizer, corpus.validation, length)
-        collate = data.Collator(tokenizer.pad_token_id)
         gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
         if not gap <= 0:
             raise RuntimeError(f"the saved model's logits differ from the packed one's by {gap:.1e}")
-        stage.metrics["validation_accuracy"] = inspection.accuracy(reloaded, validation, collate)
         target = stage.publish()
         sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (source.path, target)]
-        cli.say(f"{name}: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out accuracy {stage.metrics['validation_accuracy']:.4f} "
-                f"(in full precision: {source.manifest['metrics']['validation_accuracy']:.4f})")
+        cli.say(f"{name}: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out {corpus.task.metric_name} {stage.validation:.4f} "
+                f"(in full precision: {source.validation:.4f})")
 
 
 if __name__ == "__main__":

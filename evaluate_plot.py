@@ -3,7 +3,7 @@
     python evaluate_plot.py                                            RUN_DIR's report, and what its links point to
     python evaluate_plot.py runs/fast/final_report.json docs/results/sst2/final_report.json models/pruned_qkd4bit_full_<ts>
 
-Reads final_report.json files (their rows as they were measured) and checkpoint directories (measured here: accuracy on the dev
+Reads final_report.json files (their rows as they were measured) and checkpoint directories (measured here: the score on the dev
 set of --data-dir, and size). Paths that are missing are skipped, each with a line. Writes RUN_DIR/results/model_comparison.{png,csv}.
 Seconds for reports; about ten seconds a small checkpoint on two cores.
 """
@@ -17,8 +17,8 @@ from common import cli
 
 MOST_ROWS = 1000  # each takes a third of an inch of the picture
 FIELDS = (
-    "report", "dataset", "key", "label", "variant", "stage", "runtime", "path", "sha256", "accuracy", "ci95_low", "ci95_high", "delta",
-    "agreement", "mcnemar_p", "params", "size_mb", "total_mb", "load_ms", "gflops_128", "gflops_mean", "gmacs_16",
+    "report", "dataset", "key", "label", "variant", "stage", "runtime", "path", "sha256", "metric", "score", "ci95_low",
+    "ci95_high", "delta", "agreement", "mcnemar_p", "params", "size_mb", "total_mb", "load_ms", "gflops_128", "gflops_mean", "gmacs_16",
     "latency_ms_1_p50", "latency_ms_1_p90", "latency_ms_32_p50", "latency_ms_32_p90", "speedup_1", "speedup_32",
     "text_to_label_ms", "peak_rss_mb", "layers", "vocab")
 
@@ -49,6 +49,8 @@ def flat(row: dict) -> dict:
 def main(args):
     import csv
 
+    import numpy as np
+
     from common import checkpoints, data, facts, measure
     from report import figures, files
 
@@ -71,7 +73,8 @@ def main(args):
             cli.say(f"skipped: {path}: {wrong}")
         elif reports.setdefault(facts.sha256_json(read), read) is not read:
             cli.say(f"skipped: {path} is a report that was given before")
-    rows = [row | {"report": read["title"], "dataset": read["dataset"]["name"], "data": read["dataset"]["sha256"], "source": number}
+    rows = [row | {"report": read["title"], "dataset": read["dataset"]["name"], "data": read["dataset"]["sha256"],
+                   "metric": read["dataset"]["metric"], "source": number}
             for number, read in enumerate(reports.values(), 1) for row in read["models"]]
     known = {row["sha256"] for row in rows}
     found = [c for c in found if measure.weights_sha256(c) not in known]
@@ -84,24 +87,24 @@ def main(args):
         try:
             corpus = data.load(args)
         except cli.UserError as error:
-            cli.say(f"accuracy left out: {error}")
+            cli.say(f"scores left out: {error}")
     for checkpoint in {c.path: c for c in found}.values():
         theirs = checkpoint.manifest["dataset"]
         variant = "" if checkpoint.variant == "published" else f"@{checkpoint.variant}"
         row = {"key": f"{checkpoint.stage}{variant}#{checkpoint.path.name}", "variant": checkpoint.variant, "stage": checkpoint.stage,
                "label": checkpoint.path.name, "path": checkpoint.path.name, "sha256": measure.weights_sha256(checkpoint),
-               "accuracy": None, "ci95": None, "report": "measured here", "source": len(reports) + 1, "dataset": theirs["name"],
-               "data": theirs["sha256"], **measure.size(checkpoint)}
+               "metric": None, "score": None, "ci95": None, "report": "measured here", "source": len(reports) + 1,
+               "dataset": theirs["name"], "data": theirs["sha256"], **measure.size(checkpoint)}
         if corpus is not None:
             try:
                 checkpoints.same_data(checkpoint, corpus.facts)
                 classifier = inference.open_classifier(checkpoint.path)
                 corpus.check_labels(dict(enumerate(classifier.label_names)), checkpoint.path)
-                answers = classifier.classify(corpus.dev.texts).argmax(-1)
+                logits = classifier.decide(corpus.dev.rows)
             except cli.UserError as error:
-                cli.say(f"accuracy of {checkpoint.path.name} left out: {str(error).replace(str(checkpoint.path), checkpoint.path.name)}")
+                cli.say(f"score of {checkpoint.path.name} left out: {str(error).replace(str(checkpoint.path), checkpoint.path.name)}")
             else:
-                row |= measure.accuracy(answers, corpus.dev.labels)
+                row |= measure.score(corpus.task, logits, np.array(corpus.dev.labels)) | {"metric": corpus.task.metric_name}
                 row |= {"runtime": classifier.runtime, "dataset": corpus.name, "data": corpus.facts["sha256"]}
         rows.append(row)
     if len(rows) > MOST_ROWS:
@@ -121,7 +124,7 @@ def main(args):
                     "label": f"{row['label']} [{number}]"}
     legend = "; ".join(f"[{i}] {title}" for i, title in titles.items()) if len(titles) > 1 else titles[rows[0]["source"]]
     if len({row["data"] for row in rows}) > 1:
-        legend += " (different data sets: their accuracies don't compare)"
+        legend += " (different data sets: their scores don't compare)"
 
     # --- 4. the picture and the table
     folder = args.run_dir / "results"

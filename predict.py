@@ -1,5 +1,8 @@
 """Label texts with any checkpoint: label, probability and text, a line each.
 
+Of several labels at once all that are said stand there, parted by commas; a score stands where a label would, and has no probability.
+A model that was made from pairs reads TEXT<TAB>TEXT.
+
     python predict.py "a gripping film" "dull"
     python predict.py --file reviews.txt --json
     cat reviews.txt | python predict.py --checkpoint models/onnx_int8_20250101_120000
@@ -121,31 +124,42 @@ def opened(file: str | None):
         raise cli.UserError(f"{file} can't be read ({error.strerror}): --file needs a text file, one text a line") from None
 
 
-def row(text: str, label: str, probability: float | None, as_json: bool) -> str:
+def row(read, said: dict, as_json: bool) -> str:
+    """A line of output: an answer as `common.tasks` gives it, and what was read, a text or two."""
+    texts = [read] if isinstance(read, str) else list(read)
     if as_json:
-        return json.dumps({"label": label, "probability": probability, "text": text}, ensure_ascii=False)
-    shown = "" if probability is None else f"{probability:.4f}"
-    return f"{label}\t{shown}\t{' '.join(text.splitlines()).replace(chr(9), ' ')}"
+        return json.dumps(said | dict(zip(("text", "second"), texts, strict=False)), ensure_ascii=False)
+    answer, sureness = [cell(value) for value in said.values()] if len(said) > 1 else [cell(*said.values()), ""]
+    return "\t".join([answer, sureness, *(" ".join(text.splitlines()).replace("\t", " ") for text in texts)])
 
 
-def answer(classifier, texts: Iterator[str], args) -> None:
-    """Prints a row for each text, in order, chunk by chunk. Raises UserError where standard output takes no more."""
-    import numpy as np
+def cell(value: str | float | list | None) -> str:
+    """A value in a column; those of several labels parted by commas."""
+    if isinstance(value, list):
+        return ",".join(map(cell, value))
+    return value if isinstance(value, str) else "" if value is None else f"{value:.4f}"
 
+
+def paired(texts: Iterator[str], name: str) -> Iterator:
+    """The two texts of each line, TEXT<TAB>TEXT; an empty line as it is. Raises UserError for any other."""
+    for number, text in enumerate(texts, 1):
+        both = tuple(text.split("\t"))
+        if text.strip() and (len(both) != 2 or not all(part.strip() for part in both)):
+            raise cli.UserError(f"{name}:{number}: this model reads pairs of texts: give TEXT<TAB>TEXT, one tab between them")
+        yield both if text.strip() else text
+
+
+def answer(classifier, texts: Iterator, args) -> None:
+    """Prints a row for each text or pair, in order, chunk by chunk. Raises UserError where standard output takes no more."""
     empty = 0
     while chunk := list(itertools.islice(texts, args.batch_size * BATCHES_AT_ONCE)):
-        full = [text for text in chunk if text.strip()]
+        full = [text for text in chunk if not isinstance(text, str) or text.strip()]
         empty += len(chunk) - len(full)
         logits = iter(classifier.classify(full, args.batch_size))
         rows = []
         for text in chunk:
-            if not text.strip():
-                rows.append(row(text, "", None, args.json))
-                continue
-            scores = next(logits)  # (K,)
-            exponentials = np.exp(scores - scores.max())
-            best = int(scores.argmax())
-            rows.append(row(text, classifier.label_names[best], round(float(exponentials[best] / exponentials.sum()), 6), args.json))
+            blank = isinstance(text, str) and not text.strip()
+            rows.append(row(text, classifier.task.said(None if blank else next(logits), classifier.thresholds), args.json))
         number = streams.put("".join(f"{one}\n" for one in rows), sys.stdout)
         if number == errno.EPIPE:
             return  # the reader has enough (… | head)
@@ -175,7 +189,8 @@ def main(args):
     # --- 2. answer
     name = "argument" if args.texts else args.file or "standard input"
     texts = decoded(lines, name)
-    answer(classifier, texts if args.texts else watched(texts, name), args)
+    texts = texts if args.texts else watched(texts, name)
+    answer(classifier, paired(texts, name) if classifier.checkpoint.manifest["dataset"].get("pairs") else texts, args)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, plan, recipes
+from common import cli, hub, plan, recipes
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
 
@@ -49,7 +49,7 @@ def points(text: str) -> float:
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("--teacher", type=cli.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
-    parser.add_argument("--data", type=cli.path, metavar="DIR", help="train.tsv and dev.tsv; else sentences from --source")
+    cli.data_flags(parser, "data")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--preset", choices=recipes.read(), nargs="+", default=[], help="an operating point of recipes.toml, or several")
     group.add_argument("--flops", type=cli.share, metavar="SHARE", help="this share of the teacher's FLOPs")
@@ -94,6 +94,7 @@ def default_name(args) -> str:
     of = [Path(os.path.abspath(path)).name for path in (args.teacher, args.data) if path]
     how = [word for word, said in (("fast", args.fast), (f"{args.max_length}-tokens", args.max_length),
                                    (args.matmul_precision, args.matmul_precision != "highest")) if said]
+    how += [value for dest in cli.DATA_FLAGS.values() if (value := getattr(args, dest))]
     return re.sub(r"[^\w.-]+", "-", "-".join([size, *of, *how]))
 
 
@@ -134,21 +135,19 @@ def floors(args) -> tuple[float, float]:
 
 def positions(args) -> float:
     """Tokens that the teacher reads at most; any number where it isn't on this disk or doesn't say."""
-    from compress import floor
+    from common import lengths
 
     file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
     try:
-        return floor.positions(json.loads(file.read_text(encoding="utf-8")))
+        return lengths.positions(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stage 5 says what is wrong with it
         return math.inf
 
 
 def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
-    if args.data and args.data.is_file():
-        raise cli.UserError(f"{args.data} is a file: give a directory that holds train.tsv and dev.tsv (sentence<TAB>label, a header line)")
-    if args.data and not args.data.is_dir():
-        raise cli.UserError(f"no directory {args.data}: --data needs one that holds train.tsv and dev.tsv")
+    if args.data and not os.path.lexists(args.data):
+        hub.set_named(str(args.data))
     if args.max_length and args.max_length > (longest := positions(args)):
         raise cli.UserError(f"--max-length {args.max_length}: the model reads at most {longest} tokens")
     least, least_mb = floors(args)
@@ -217,16 +216,16 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
         "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
-        "table": before_after.table(before, after, minutes, "github")})
-    cli.say(f"\n{before_after.table(before, after, minutes)}\n\n{verdict}\n\n"
+        "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
+    cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
 
 
 def typed(args) -> str:
     """The command as a card shows it: what decides the result, and of paths their names alone."""
     words = ["python", "shrink.py", *(word for flag, path in (("--teacher", args.teacher), ("--data", args.data)) if path
-                                      for word in (flag, Path(os.path.abspath(path)).name))]
-    words += ["--preset", *args.preset] if args.preset else []
+                                      for word in (flag, Path(os.path.abspath(path)).name if os.path.lexists(path) else str(path)))]
+    words += [*cli.columns_typed(args), *(["--preset", *args.preset] if args.preset else [])]
     words += [word for flag in ("flops", "mb", "within", "max_length") if (value := getattr(args, flag))
               for word in (f"--{flag.replace('_', '-')}", f"{value:g}")]
     words += ["--speedup", "{:g}@{}".format(*args.speedup)] if args.speedup else []
@@ -254,7 +253,8 @@ def main(args):
 
         from report.judge import Judge
 
-        judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100)
+        judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100,
+                      **{dest: getattr(args, dest) for dest in cli.DATA_FLAGS.values()})
         judge.refuse_another_teacher(args.teacher or str(args.run_dir / "bert-local"))
         if args.within or args.flops:
             look_at_the_texts(args, judge)

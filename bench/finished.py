@@ -10,11 +10,11 @@ from common import cli
 
 
 def parser(doc: str, metavar: str, output: str) -> cli.Parser:
-    """RUN_DIR, where to write (`output` says what), and --data-dir."""
+    """RUN_DIR, where to write (`output` says what), and the flags of the data."""
     made = cli.Parser(doc)
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where models/ stand")
     made.add_argument("output", type=Path, metavar=metavar, help=output)
-    made.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    cli.data_flags(made)
     return made
 
 
@@ -22,7 +22,7 @@ def corpus(args: argparse.Namespace):
     """The sentences that these arguments name, whatever source they came from."""
     from common import data
 
-    return data.load(argparse.Namespace(data_dir=args.data_dir, run_dir=args.run_dir, source="auto"))
+    return data.load(argparse.Namespace(**vars(args) | {"source": "auto"}))
 
 
 def conditions(corpus, threads: int) -> dict:

@@ -81,11 +81,11 @@ def predictions(corpus, teacher, run_dir: Path, threads: int):
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from common import checkpoints, encoders
+    from common import checkpoints, layout
     from compress import costs
     from deploy import latency_table
 
-    shape = encoders.compact_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names).config
+    shape = layout.compact_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names).config
     with ProcessPoolExecutor(1, get_context("spawn")) as own:
         batches = own.submit(latency_table.of, shape, teacher, corpus.validation.texts, run_dir, threads).result()["batches"]
     return lambda kept: {batch: rows["teacher"] / costs.total(costs.Latency(rows), kept["heads"], kept["ffn"])
@@ -101,7 +101,7 @@ def share_right(checkpoint, corpus, run_dir: Path) -> float:
     from common import measure
     from report import before_after
 
-    return measure.accuracy(before_after.answers(checkpoint, corpus, run_dir, "held_out"), corpus.held_out.labels)["accuracy"]
+    return measure.accuracy(before_after.answers(checkpoint, corpus, run_dir, "held_out").argmax(-1), corpus.held_out.labels)["accuracy"]
 
 
 def of_seeds(accuracies: list[dict]) -> dict:

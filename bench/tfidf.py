@@ -28,7 +28,7 @@ def fitted(texts: list[str], labels: list[int]) -> tuple:
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--run-dir", type=Path, default=Path("."), help="where sst2_data/ stands")
-    parser.add_argument("--data-dir", type=Path, default=None, help="own data: train.tsv and dev.tsv; else RUN_DIR/sst2_data")
+    cli.data_flags(parser)
     parser.add_argument("--train-sentences", type=int, default=None, help="learn from a random N of the training sentences only")
     parser.add_argument("--seed", type=int, default=42, help="which N")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")

@@ -65,8 +65,7 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
     import torch.nn.functional as F
 
-    import compact
-    from common import checkpoints, data, encoders
+    from common import checkpoints, data, layout
     from compress.gates import Gates
     from training import lessons, teacher_cache
 
@@ -87,8 +86,9 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
     dynamic = batches(list(range(len(train))), data.Collator(tokenizer.pad_token_id))
     grouped = data.length_grouped_order(data.lengths(train), batch_size, 0, 0)
-    student = encoders.distilbert_of_teacher(model, list(model.config.label2id))
-    gated = compact.from_distilbert(student)
+    names = list(model.config.label2id)
+    student = layout.student_of(model, list(range(layout.depth(model.config))), names)
+    gated = layout.compact_of_teacher(model, names)
     Gates.attach(gated)  # ours alone pays for gates
     return {"padded": Way(copy.deepcopy(student), [padded(batch) for batch in dynamic], model), "dynamic": Way(student, dynamic, model),
             "ours": Way(gated, batches(grouped, teacher_cache.TeacherCollator(tokenizer.pad_token_id, logits)))}, filling
@@ -98,14 +98,14 @@ def main(args) -> None:
 
     import torch
 
-    from common import checkpoints, data, encoders
+    from common import checkpoints, data, encoders, lengths
 
     torch.set_num_threads(cores.usable())
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")
     conditions = finished.conditions(corpus, cores.usable())
     sample = data.part(corpus.train, args.steps * args.batch_size, 0)
-    longest = min(TOKENS, encoders.load_config(teacher.path).max_position_embeddings)
+    longest = min(TOKENS, lengths.positions(encoders.load_config(teacher.path).to_dict()))
     made, filling = ways(teacher, sample, longest, args.batch_size)
     for way in made.values():
         for _ in range(3):

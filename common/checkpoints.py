@@ -31,7 +31,8 @@ AHEAD = timedelta(minutes=5)  # that another machine's clock may be
 NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
-    **dict.fromkeys(("data_dir", "source"), "the fingerprint of the data they lead to is"),
+    **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"),
+                    "the fingerprint of the data they lead to is"),
     **dict.fromkeys(("teacher", "lessons", "student", "pruned", "checkpoint", "start", "structure_of", "from_pruned"),
                     "the keys of the parents they choose are"),
     **dict.fromkeys(("model", "init"), "the identity of the files they lead to is"),
@@ -41,6 +42,7 @@ NOT_IN_KEY = {
     "n_seeds": "each seed is a result of its own, and that is",
 }
 MODEL_INPUTS = ["input_ids", "attention_mask"]
+TYPES = "token_type_ids"
 MANIFEST = {  # the form of what is read of one
     "schema": a_number, "stage": str, "variant": str, "created": a_time, "key": str, "args": dict, "seed": a_number,
     "metrics": dict, "code": dict, "wall_s": a_number, "parents": [{"stage": str, "key": str}],
@@ -91,8 +93,18 @@ class Checkpoint:
         """When it was published. Manifests of earlier code name no time zone: theirs is this machine's."""
         return datetime.fromisoformat(self.manifest["created"]).astimezone(UTC)
 
+    @property
+    def validation(self) -> float | None:
+        """Its score on the held-out sentences, by its task's metric; None where it wasn't scored."""
+        return validation(self.manifest["metrics"])
+
     def parent_key(self, stage: str) -> str | None:
         return next((p["key"] for p in self.manifest["parents"] if p["stage"] == stage), None)
+
+
+def validation(metrics: dict) -> float | None:
+    """The score on the held-out sentences in a manifest's metrics; None where there is none."""
+    return next((score for name, score in metrics.items() if name.startswith("validation_")), None)
 
 
 def read(path: Path) -> Checkpoint:
@@ -236,7 +248,7 @@ def same_data(checkpoint: Checkpoint, dataset: dict) -> None:
     if theirs["sha256"] not in (None, dataset["sha256"]):
         raise UserError(
             f"{checkpoint.path} was made from {theirs['name']} ({theirs['source']}), the data here are {dataset['name']} "
-            f"({dataset['source']}), and {difference(theirs, dataset)}: name the same data with --data-dir or --source, or use another "
+            f"({dataset['source']}), and {difference(theirs, dataset)}: name the same data with --data or --source, or use another "
             "--run-dir")
 
 
@@ -272,14 +284,23 @@ def load_tokenizer(path: Path):
     return tokenizer
 
 
-def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
-    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take.
+def give_inputs(tokenizer, types: bool) -> None:
+    """Settles what a tokenizer gives here and wherever it is opened again; with `types` they tell the two texts of a pair apart.
 
-    Token types aren't among it, a BERT's neither: of single texts all are 0, which it takes where it is given none.
+    Of single texts all types are 0, which a model takes where it is given none.
     """
+    tokenizer.model_input_names = [*MODEL_INPUTS, *([TYPES] if types else [])]
+
+
+def gives_types(tokenizer) -> bool:
+    """Whether a tokenizer was told to tell the texts of a pair apart."""
+    return TYPES in tokenizer.model_input_names
+
+
+def save_tokenizer(tokenizer, folder: Path, max_length: int) -> None:
+    """Saves a fast tokenizer that cuts texts where training did, and gives what the models take, as `give_inputs` said."""
     tokenizer.model_max_length = max_length
-    tokenizer.model_input_names = MODEL_INPUTS
-    tokenizer.init_kwargs |= {"model_input_names": MODEL_INPUTS, "max_length": max_length}  # what is saved
+    tokenizer.init_kwargs |= {"model_input_names": tokenizer.model_input_names, "max_length": max_length}  # what is saved
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(max_length)  # for who opens tokenizer.json alone
     tokenizer.save_pretrained(folder)
@@ -316,6 +337,11 @@ class Stage:
     @property
     def shared_dir(self) -> Path:
         return self.run_dir / "models" / f".partial_{self.prefix}_{self.key}"
+
+    @property
+    def validation(self) -> float | None:
+        """The score that `metrics` note, on the held-out sentences."""
+        return validation(self.metrics)
 
     def work(self, name: str) -> Path:
         """A directory for what resuming needs; it goes at publishing."""

@@ -20,6 +20,7 @@ MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, no
 LAST_SEED = 2**32 - 1  # as numpy has it
 THREADS_A_CORE = 8
 MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
+DATA_FLAGS = {f"--{name.replace('_', '-')}": name for name in ("text_column", "pair_column", "label_column", "task")}
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
 
 
@@ -197,9 +198,7 @@ class StageParser(Parser):
         shared.add_argument("--run-dir", type=path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
         shared.add_argument("--source", choices=["auto", "hub", "package"], default="auto",
                             help="where models and data come from; auto asks the hub for at most 10 seconds")
-        shared.add_argument("--data-dir", type=path, metavar="DIR", default=None,
-                            help="own data: train.tsv and dev.tsv (sentence<TAB>label, header line), labels.txt optional; "
-                                 "else DIR is RUN_DIR/sst2_data")
+        data_flags(shared)
         shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
                             help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
                                  "model at 128, at more where many texts are longer, or fewer where it reads fewer")
@@ -323,6 +322,25 @@ class StageParser(Parser):
 def replaced(args: argparse.Namespace, **values) -> argparse.Namespace:
     """A copy of the flags with other values."""
     return argparse.Namespace(**vars(args) | values)
+
+
+def data_flags(group, dest: str = "data_dir") -> None:
+    """--data, whose value is called `dest`, and what its columns are, for whatever reads texts."""
+    group.add_argument("--data", "--data-dir", dest=dest, type=path, metavar="FILE_OR_DIR_OR_ID", default=None,
+                       help="own data: a directory of train and dev (or validation and test) as .tsv, .csv, .jsonl or .parquet, with or "
+                            "without labels.txt; one such file; a set of the hub, OWNER/NAME:CONFIG; else RUN_DIR/sst2_data")
+    group.add_argument("--text-column", type=named, metavar="NAME", default=None,
+                       help="where the text stands, or the first of two; else guessed, and said. Columns without a header are 1, 2, …")
+    group.add_argument("--pair-column", type=named, metavar="NAME", default=None, help="where the second of two texts stands")
+    group.add_argument("--label-column", type=named, metavar="NAME", default=None,
+                       help="where the label stands; NAME,NAME,… where each label has a column of 0 and 1")
+    group.add_argument("--task", choices=["single_label", "multi_label", "regression"], default=None,
+                       help="one class of several, any number of labels, or a score; else the labels tell")
+
+
+def columns_typed(args: argparse.Namespace) -> list[str]:
+    """The flags of the data's columns and task that have a value, as words of a command."""
+    return [f"{flag}={value}" for flag, dest in DATA_FLAGS.items() if (value := getattr(args, dest, None))]
 
 
 def precision_flag(group) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common import labels, splits, tsv
-from common.cli import UserError
+from common import columns, held_out, hub, labels, parsing, parts, splits, tables
+from common.cli import UserError, say
+from common.columns import Roles, Wanted
 from common.facts import has_form, read_json, sha256_file, sha256_json
+from common.held_out import hold_out as hold_out
 from common.labels import MOST_CLASSES as MOST_CLASSES
-from common.splits import Split, hold_out
-from common.splits import phrases_inside as phrases_inside
+from common.phrases import phrases_inside as phrases_inside
+from common.splits import Split
+from common.tasks import SingleLabel, Task
 
 TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some six kilobytes until then
+TYPES = "token_type_ids"
 PARTS = ("train", "validation", "dev")
 # GLUE's own dev.tsv: its labels are numbers, its names are known.
 SST2_DEV_SHA256 = "54a9c12c77e402fc14d6a66a506f24d999f596b0176eb777c972cccc2f9cc4b0"
@@ -32,27 +36,38 @@ class Corpus:
 
     name: str
     source: str
-    label_names: list[str]
+    task: Task
     train: Split
     validation: Split
     dev: Split
     phrases: Split = field(default_factory=Split)
 
     @property
+    def label_names(self) -> list[str]:
+        return list(self.task.names)
+
+    @property
     def held_out(self) -> Split:
         """All that training never sees and choices may be made on: the held-out sentences, and their phrases."""
-        return Split(self.validation.texts + self.phrases.texts, self.validation.labels + self.phrases.labels)
+        seconds = None if self.validation.seconds is None else [*self.validation.seconds, *(self.phrases.seconds or [])]
+        return Split(self.validation.texts + self.phrases.texts, self.validation.labels + self.phrases.labels, seconds)
 
     @property
     def facts(self) -> dict:
-        """What a manifest says of the data; `sha256` covers every sentence, label and label name, `support` counts dev's by class."""
-        parts = {name: getattr(self, name) for name in PARTS}
-        everything = [[part.texts, part.labels] for part in parts.values()]
-        in_dev = Counter(self.dev.labels)
-        return {"name": self.name, "source": self.source, "sha256": sha256_json([self.label_names, everything]),
-                **{name: len(part) for name, part in parts.items()},
+        """What a manifest says of the data; `sha256` covers every text, label and label name, `support` counts dev's by class.
+
+        Other tasks than one class of several, and pairs, are named.
+        """
+        splits_of = {name: getattr(self, name) for name in PARTS}
+        everything = [[part.texts, part.labels] if part.seconds is None else [part.texts, part.seconds, part.labels]
+                      for part in splits_of.values()]
+        in_dev = Counter(i for own in splits.classes_of(self.dev, self.task.kind) for i in own)
+        kind = {} if self.task.kind == SingleLabel.kind else {"task": self.task.kind}
+        return {"name": self.name, "source": self.source, **kind, **({} if self.dev.seconds is None else {"pairs": True}),
+                "sha256": sha256_json([self.label_names, everything]),
+                **{name: len(part) for name, part in splits_of.items()},
                 "support": {name: in_dev[i] for i, name in enumerate(self.label_names)},
-                "parts_sha256": {name: sha256_json(content) for name, content in zip(parts, everything, strict=True)}}
+                "parts_sha256": {name: sha256_json(content) for name, content in zip(splits_of, everything, strict=True)}}
 
     def check_labels(self, id2label: dict[int, str], path: Path) -> None:
         """Raises UserError where a model's labels are not this data's."""
@@ -64,75 +79,125 @@ class Corpus:
 
 # --- reading
 
-def read_tsv(path: Path, label_names: list[str] | None = None, count: bool = True) -> tuple[Split, list[str]]:
+def read_tsv(path: Path, label_names: list[str] | None = None) -> tuple[Split, list[str]]:
     """Reads GLUE's layout: a header line, then `sentence<TAB>label` (columns in any order, others ignored).
 
-    Labels are names or numbers; with `label_names` only these are allowed, and, where `count`, numbers from 0 that count them. Returns
-    the sentences and the names. Raises UserError with file and line for whatever is wrong in the file.
+    Labels are names or numbers; with `label_names` only these are allowed, and numbers from 0 that count them. Returns the sentences and
+    the names. Raises UserError with file and line for whatever is wrong in the file.
     """
-    if not path.is_file():
-        there = "is no file" if os.path.lexists(path) else "not found"  # a directory, a pipe, or a link to nothing
-        raise UserError(f"{path} {there}: the data directory needs train.tsv and dev.tsv (python download_model.py makes one)")
-    rows = tsv.read(path)
-    if not rows:
-        raise UserError(f"{path} holds no sentences: fill it with sentence<TAB>label lines")
-    lines, found = [line for line, _, _ in rows], labels.checked(path, rows)
-    if label_names is None:
-        label_names = labels.of_data(path, found, lines)
-    return Split([text for _, text, _ in rows], labels.ids(path, found, lines, label_names, count)), label_names
+    table, roles = tables.read(path, header=True), Roles(columns.SENTENCE, None, (columns.LABEL,))
+    columns.same(table, roles)
+    task, found = parsing.parsed({"all": [table]}, roles, SingleLabel.kind, label_names)
+    return found["all"], list(task.names)
 
 
 def load(args) -> Corpus:
-    """The corpus of a run: `--data-dir`, else what `download_model.py` put into `RUN_DIR/sst2_data`."""
-    folder = Path(os.path.expanduser(args.data_dir)) if args.data_dir else args.run_dir / "sst2_data"  # no shell expands --data-dir=~/…
-    if args.data_dir is None and not folder.is_dir():
-        raise UserError(f"no data at {folder}: run python download_model.py first, or name your own with --data-dir")
-    if not folder.is_dir():
-        raise UserError(f"no directory {folder}: --data-dir needs one that holds train.tsv and dev.tsv")
-    name, source = folder.resolve().name, "tsv"
+    """The corpus of a run: what `--data` names, else what `download_model.py` put into `RUN_DIR/sst2_data`.
+
+    Where a set has no part to report on, or none to choose by, these are split off its training set. Raises UserError.
+    """
+    wanted, where = Wanted.of(args), args.data_dir
+    place = Path(os.path.expanduser(where)) if where else args.run_dir / "sst2_data"  # no shell expands --data=~/…
+    if where is None and not place.is_dir():
+        raise UserError(f"no data at {place}: run python download_model.py first, or name your own with --data")
+    if not os.path.lexists(place):
+        name, config = hub.set_named(str(where))
+        found, roles = parts.of_datasets(name, "hub", hub.dataset(name, config), wanted)
+        name, source, named = f"{name} {config}".strip(), "hub", parsing.names_of_classes(found, roles, None)
+    else:
+        found, roles = parts.read(place, wanted)
+        folder = place if place.is_dir() else place.parent
+        name, source = _origin(place, folder, args, next(iter(found.values()))[0].kind)
+        named = parsing.names_of_classes(found, roles, folder / "labels.txt")
+        dev = folder / "dev.tsv"
+        if named is None and dev.is_file() and sha256_file(dev) == SST2_DEV_SHA256:
+            name, named = "GLUE SST-2", ["negative", "positive"]
+    task, read = parsing.parsed(found, roles, wanted.task, named)
+    return _divided(name, source, task, read, found)
+
+
+def _origin(place: Path, folder: Path, args, kind: str) -> tuple[str, str]:
+    """(name, source) of data on this disk. Raises UserError where they came from another source than the flag names."""
     note = folder / "source.json"
-    if note.is_file():
-        origin = read_json(note)
-        if not has_form(origin, {"name": str, "source": str}):
-            raise UserError(f"{note} is damaged: run python download_model.py again")
-        name, source = origin["name"], origin["source"]
-        if args.source not in ("auto", source):
-            raise UserError(f"{folder} came from the source '{source}', not '{args.source}': "
-                            f"run download_model.py --source {args.source} first")
-    named = None
-    if os.path.lexists(folder / "labels.txt"):
-        named = labels.in_file(folder / "labels.txt")
-    elif (folder / "dev.tsv").is_file() and sha256_file(folder / "dev.tsv") == SST2_DEV_SHA256:
-        name, named = "GLUE SST-2", ["negative", "positive"]
-    train, label_names = read_tsv(folder / "train.tsv", named)
-    dev, _ = read_tsv(folder / "dev.tsv", label_names, count=named is not None)
-    if len(label_names) < 2:
-        raise UserError(f"{folder / 'train.tsv'} has the one label '{label_names[0]}': a classifier needs two or more")
-    train = splits.clean(train, dev)
+    if place != folder:
+        return f"{folder.resolve().name}/{place.name}" if parts.of(place.stem) else place.stem, kind
+    if not note.is_file():
+        return folder.resolve().name, kind
+    origin = read_json(note)
+    if not has_form(origin, {"name": str, "source": str}):
+        raise UserError(f"{note} is damaged: run python download_model.py again")
+    if args.source not in ("auto", origin["source"]):
+        raise UserError(f"{folder} came from the source '{origin['source']}', not '{args.source}': "
+                        f"run download_model.py --source {args.source} first")
+    return origin["name"], origin["source"]
+
+
+def _divided(name: str, source: str, task: Task, read: dict[str, Split], found: parts.Parts) -> Corpus:
+    """The corpus of parts: test is reported on and validation chooses; of one of them alone, it is reported on."""
+    first, *others = read
+    path, kind = found[first][0].path, task.kind
+    if kind == SingleLabel.kind and len(task.names) < 2:
+        raise UserError(f"{path} has the one label '{task.names[0]}': a classifier needs two or more")
+    elsewhere = {"dev": read[others[-1]]} if others else {}
+    if len(others) == 2:
+        say(f"data: {_paths(found['validation'])} chooses, {_paths(found['test'])} is reported on")
+        elsewhere["the held-out part"] = splits.clean(read["validation"], elsewhere, kind, "held out")
+        if not len(elsewhere["the held-out part"]):
+            raise UserError(f"{_paths(found['validation'])}: no sentence is left to choose by: all stand in {_paths(found['test'])} too")
+    train = splits.clean(read[first], elsewhere, kind)
+    dev, validation = elsewhere.get("dev"), elsewhere.get("the held-out part")
+    if dev is not None:
+        splits.doubt(train, dev)
     if not len(train):
-        raise UserError(f"{folder / 'train.tsv'}: no sentence is left: all stand in dev.tsv too, or have labels that contradict each other")
-    if len(set(train.labels)) < 2:
-        raise UserError(f"{folder / 'train.tsv'}: the sentences left are all of the class '{label_names[train.labels[0]]}': "
-                        "a classifier needs two or more")
-    kept, validation, phrases = hold_out(train)
-    splits.describe(label_names, kept, validation, phrases, dev)
-    return Corpus(name, source, label_names, kept, validation, dev, phrases)
+        where = f"all stand in {Path(found[others[-1]][0].path).name} too, or have" if others else "all have"
+        raise UserError(f"{path}: no sentence is left: {where} labels that contradict each other")
+    if kind == SingleLabel.kind and len(set(train.labels)) < 2:
+        raise UserError(f"{path}: the sentences left are all of the class '{task.names[train.labels[0]]}': a classifier needs two or more")
+    if dev is None:
+        train, dev, inside = hold_out(train, kind, held_out.DEV_SHARE, held_out.DEV_SEED)
+        say(f"data: {_paths(found[first])} is all there is: of it {len(dev):,} {dev.called}, by a fixed seed, are dev"
+            + (f" ({len(inside):,} phrases inside them are left out)" if len(inside) else ""))
+    kept, validation, phrases = hold_out(train, kind) if validation is None else (train, validation, train.empty())
+    splits.describe(task, kept, validation, phrases, dev)
+    return Corpus(name, source, task, kept, validation, dev, phrases)
+
+
+def _paths(several: list[tables.Table]) -> str:
+    return ", ".join(Path(table.path).name for table in several)
 
 
 # --- tokenising and batching
 
 def tokenise(tokenizer, split: Split, max_length: int, numbered: bool = False):
-    """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`."""
+    """`datasets.Dataset` with input_ids (no padding among them) and labels; `numbered` adds index, the position in `split`.
+
+    Pairs are cut as the tokenizer cuts them, the longer text first, and have token_type_ids where it gives them.
+    """
     import datasets
 
-    parts = []
+    found = []
     for start in range(0, max(1, len(split)), TOGETHER):
         here = slice(start, start + TOGETHER)
-        encoded = tokenizer(split.texts[here], truncation=True, max_length=max_length, return_token_type_ids=False,
-                            return_attention_mask=False)
-        rows = {"input_ids": encoded["input_ids"], "labels": split.labels[here]}
-        parts.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
-    return datasets.concatenate_datasets(parts)
+        seconds = None if split.seconds is None else split.seconds[here]
+        encoded = tokenizer(split.texts[here], seconds, truncation=True, max_length=max_length, return_attention_mask=False,
+                            return_token_type_ids=seconds is not None and TYPES in tokenizer.model_input_names)
+        rows = {name: encoded[name] for name in ("input_ids", TYPES) if name in encoded} | {"labels": split.labels[here]}
+        found.append(datasets.Dataset.from_dict(rows | ({"index": list(range(len(split))[here])} if numbered else {})))
+    return datasets.concatenate_datasets(found)
+
+
+def count_tokens(tokenised, max_length: int) -> None:
+    """Says how long texts are for the model, and how many are cut."""
+    found = lengths(tokenised)
+    cut = sum(length >= max_length for length in found)
+    say(f"tokens: median {np.median(found):.0f}, 95 % have {np.percentile(found, 95, method='higher'):.0f} or fewer; {cut:,} of "
+        f"{len(found):,} have {max_length} or more, and are cut there")
+
+
+def inputs(batch: dict, config) -> dict:
+    """What of a batch a model of this configuration reads: token types only where it knows more than one."""
+    types = [TYPES] if TYPES in batch and (getattr(config, "type_vocab_size", None) or 0) > 1 else []
+    return {name: batch[name] for name in ("input_ids", "attention_mask", *types)}
 
 
 def lengths(tokenised) -> list[int]:
@@ -152,7 +217,7 @@ def piece_counts(tokenizer, texts: list[str]):
     import torch
 
     ids = [i for sentence in tokenizer(texts, verbose=False)["input_ids"] for i in sentence]
-    return torch.bincount(torch.tensor(ids), minlength=len(tokenizer))
+    return torch.bincount(torch.tensor(ids), minlength=max(tokenizer.get_vocab().values()) + 1)
 
 
 def respelled(tokenizer, spelling: dict):
@@ -161,7 +226,8 @@ def respelled(tokenizer, spelling: dict):
 
     names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length")  # the rules that its class makes anew
     settings = {name: tokenizer.init_kwargs[name] for name in names if name in tokenizer.init_kwargs}
-    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings)
+    return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings,
+                           model_input_names=tokenizer.model_input_names)
 
 
 def part(split: Split, n: int | None, seed: int) -> Split:
@@ -169,7 +235,7 @@ def part(split: Split, n: int | None, seed: int) -> Split:
     if n is None or n >= len(split):
         return split
     chosen = sorted(random.Random(seed).sample(range(len(split)), n))
-    return Split([split.texts[i] for i in chosen], [split.labels[i] for i in chosen])
+    return split.chosen(chosen)
 
 
 def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[int]:
@@ -192,7 +258,9 @@ def length_grouped_order(lengths: list[int], batch_size: int, seed: int, epoch: 
 
 
 class Collator:
-    """Rows -> one padded batch (to its longest sentence): input_ids and attention_mask (B, N), labels (B,), the rest stacked."""
+    """Rows -> one padded batch (to its longest row): input_ids, attention_mask and, where rows have them, token_type_ids (B, N); labels
+    (B,), or (B, K) of many at once; the rest stacked.
+    """
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
@@ -202,7 +270,10 @@ class Collator:
 
         lengths = np.array([len(row["input_ids"]) for row in rows])
         real = np.arange(lengths.max()) < lengths[:, None]  # (B, N)
-        ids = np.full(real.shape, self.pad_token_id)
-        ids[real] = np.fromiter(itertools.chain.from_iterable(row["input_ids"] for row in rows), ids.dtype, lengths.sum())
-        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(ids.dtype))}
+        batch = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+        for name, padding in (("input_ids", self.pad_token_id), (TYPES, 0)):
+            if name in rows[0]:
+                padded = np.full(real.shape, padding)
+                padded[real] = np.fromiter(itertools.chain.from_iterable(row[name] for row in rows), padded.dtype, lengths.sum())
+                batch[name] = torch.from_numpy(padded)
         return batch | {k: torch.tensor([row[k] for row in rows]) for k in rows[0] if k not in batch}

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-UNKNOWN = -100  # the label of a sentence that nobody labelled
-
-
-def soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), the mean over the batch; logits (B, K). T² keeps the gradient's scale."""
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+from common.tasks import Task
 
 
 def hidden_state_loss(student_states: Sequence[torch.Tensor], teacher_states: Sequence[torch.Tensor],
@@ -31,21 +24,25 @@ def hidden_state_loss(student_states: Sequence[torch.Tensor], teacher_states: Se
     return torch.stack(losses).mean()
 
 
-def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, *, temperature: float,
+def distillation_loss(task: Task, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, *, temperature: float,
                       alpha: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """alpha·T²·KL + (1−alpha)·CE. Returns the loss and its terms, for the log. A label of −100 is unknown: only the teacher speaks."""
-    soft = soft_target_loss(student_logits, teacher_logits, temperature)
-    hard = F.cross_entropy(student_logits, labels, ignore_index=UNKNOWN, reduction="sum") / len(labels)
+    """alpha·(the task's soft loss, of one class T²·KL) + (1−alpha)·(its loss, of one class CE): the loss, and its terms for the log.
+
+    Of a text that nobody labelled only the teacher speaks.
+    """
+    soft = task.soft_loss(student_logits, teacher_logits, temperature)
+    hard = task.loss(student_logits, labels)
     return alpha * soft + (1 - alpha) * hard, {"soft": soft.detach(), "hard": hard.detach()}
 
 
-def lesson(outputs, batch: dict[str, torch.Tensor], *, temperature: float, alpha: float,
+def lesson(task: Task, outputs, batch: dict[str, torch.Tensor], *, temperature: float, alpha: float,
            hidden_weight: float = 0.0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """A student's loss on a batch that the teacher has answered: `distillation_loss` + hidden_weight·`hidden_state_loss`.
 
     `outputs` are the student's, with hidden states where these count; `batch` is a `training.teacher_cache.TeacherCollator`'s.
     """
-    loss, terms = distillation_loss(outputs.logits, batch["teacher_logits"], batch["labels"], temperature=temperature, alpha=alpha)
+    loss, terms = distillation_loss(task, outputs.logits, batch["teacher_logits"], batch["labels"], temperature=temperature,
+                                    alpha=alpha)
     if hidden_weight:
         hidden = hidden_state_loss(outputs.hidden_states[1:], batch["teacher_hidden"].unbind(2), batch["paired_mask"])
         loss, terms = loss + hidden_weight * hidden, terms | {"hidden": hidden.detach()}

@@ -18,18 +18,19 @@ from typing import TypeVar
 from common import model_files
 from common.cli import UserError, say
 from common.facts import sha256_file
+from common.labels import listed
 from common.sources import fresh, note, write_tsv
 
 PROBE_S = 10  # the hub answers within this, or counts as out of reach
 STEERING = ("HF_ENDPOINT", "HF_TOKEN", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
 SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-               "added_tokens.json", "vocab.txt"]  # of a model: all but its weights
+               "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"]  # of a model: all but its weights
 Answer = TypeVar("Answer")
 
 
-def problem(repo_id: str) -> str | None:
-    """None where the hub answers for the model `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
+def problem(repo_id: str, kind: str = "model") -> str | None:
+    """None where the hub answers for the model or data set `repo_id` within PROBE_S seconds, else in one line why it is of no use."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
@@ -42,7 +43,7 @@ def problem(repo_id: str) -> str | None:
 
     def ask() -> None:
         try:
-            _patiently(lambda: HfApi().model_info(repo_id, timeout=PROBE_S))
+            _patiently(lambda: HfApi().repo_info(repo_id, repo_type=kind, timeout=PROBE_S))
             answers.append(None)
         except Exception as error:  # judged by who asked: a thread has nobody to raise to
             answers.append(error)
@@ -58,7 +59,7 @@ def problem(repo_id: str) -> str | None:
     if isinstance(failure, OfflineModeIsEnabled):
         return "the hub can't be reached (HF_HUB_OFFLINE is set)"
     if isinstance(failure, RepositoryNotFoundError):
-        return f"the hub has no public model {repo_id}"
+        return f"the hub has no public {'model' if kind == 'model' else 'data set'} {repo_id}"
     invalid = sys.modules[HTTPError.__module__.split(".")[0]].InvalidURL  # of a proxy; the library of HTTP changes with the hub's client
     if isinstance(failure, (HTTPError, invalid, OSError, ValueError, ImportError)):  # the last for a proxy of SOCKS, which takes an extra
         return f"the hub can't be reached ({_reason(failure)})"
@@ -72,7 +73,7 @@ def here(named: str, revision: str | None) -> tuple[Path, str | None]:
             raise UserError(f"--revision {revision} is of a hub's model, and {named} is a directory: leave it out")
         return model_files.directory(named), None
     if trouble := problem(named):
-        raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned BERT or DistilBERT")
+        raise UserError(f"{named} is no directory here, and {trouble}: give the path or hub id of a fine-tuned model")
     return snapshot(named, revision)
 
 
@@ -88,7 +89,7 @@ def snapshot(repo_id: str, revision: str | None) -> tuple[Path, str]:
     if model_files.ADAPTER in there:
         raise UserError(f"{repo_id} is a PEFT adapter: {model_files.MERGE}")
     if model_files.CONFIG not in there:
-        raise UserError(f"{repo_id} has no config.json on the hub: name a BERT or DistilBERT")
+        raise UserError(f"{repo_id} has no config.json on the hub: name a model of transformers")
     model_files.described(folder, repo_id)
     if model_files.WEIGHTS in there:
         weights = [model_files.WEIGHTS]
@@ -118,8 +119,30 @@ def model(repo_id: str, revision: str | None, target: Path) -> None:
         note(folder, name=repo_id, source="hub", origin=f"https://huggingface.co/{repo_id}", asked=revision, revision=commit)
 
 
-def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> None:
-    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names. Raises UserError."""
+def set_named(named: str) -> tuple[str, str]:
+    """(id, configuration or "") of a data set that is on no disk here. Raises UserError where the name is no `owner/name[:config]`."""
+    repo_id, _, config = named.partition(":")
+    if repo_id.count("/") != 1 or not model_files.is_id(repo_id):
+        raise UserError(f"no directory or file {named}: --data takes a directory that holds train.tsv and dev.tsv (or .csv, .jsonl, "
+                        ".parquet), one such table, or a set of the hub (owner/name or owner/name:config)")
+    return repo_id, config
+
+
+def dataset(repo_id: str, config: str):
+    """All splits of a data set, as `datasets` has them. Raises UserError where they can't be had, or a configuration must be named."""
+    import datasets
+
+    if trouble := problem(repo_id, "dataset"):
+        raise UserError(f"{repo_id} is no directory or file here, and {trouble}: give a table's path or a set's id (owner/name:config)")
+    with _fetching(repo_id):
+        known = _patiently(lambda: datasets.get_dataset_config_names(repo_id))
+    if config not in known and (config or len(known) > 1):
+        raise UserError(f"{repo_id} has the configurations {listed(known)}: name one of them (--data {repo_id}:{known[0]})")
+    return _loaded(repo_id, config or known[0], None)[0]
+
+
+def _loaded(repo_id: str, config: str, revision: str | None):
+    """(splits of a data set, its commit), every byte of its files compared with the hash that the hub names."""
     import datasets
 
     with _fetching(repo_id):
@@ -129,7 +152,14 @@ def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> 
         files = [file.split(f"@{commit}/", 1)[-1] for split in (builder.config.data_files or {}).values() for file in split]
         _fetched(repo_id, "dataset", described, files)  # before anything is made of them
         _patiently(builder.download_and_prepare)
-        loaded = builder.as_dataset()
+        return builder.as_dataset(), commit
+
+
+def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> None:
+    """A labelled set's train and validation splits as train.tsv and dev.tsv, with its label names. Raises UserError."""
+    import datasets
+
+    loaded, commit = _loaded(repo_id, config, revision)
     columns = loaded["train"].features if {"train", "validation"} <= loaded.keys() else {}
     if "sentence" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
         raise UserError(f"{repo_id} {config} has not the splits train and validation with columns sentence and label (named classes): "

@@ -5,17 +5,19 @@ import ctypes
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cores, lengths
+from common import checkpoints, cores, lengths, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
+from common.splits import Row
 
 ONNX_FILE = "model.onnx"
 SMALL = 4e6  # multiply-adds a token, below which a model is: `near` has 2.4 million, an unpruned BERT of 6 layers, 384 wide, 10.6
+TYPES = "token_type_ids"
 LONGEST = 100_000  # characters of a text that are looked at: more than the tokens of any model span
 
 
@@ -33,8 +35,12 @@ class Classifier:
         names = {int(i): name for i, name in self.config["id2label"].items()}
         self.checkpoint = checkpoint
         self.label_names: list[str] = [names[i] for i in sorted(names)]
+        self.task = tasks.of_config(self.config.get("problem_type"), self.label_names)
+        found = self.config.get("thresholds")
+        self.thresholds = None if found is None else np.array(found, dtype=np.float32)  # see `tasks.decisive`
         # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
-        self.max_length: int = min(lengths.read_by(checkpoint), self.config["max_position_embeddings"])
+        self.max_length: int = min(lengths.read_by(checkpoint), lengths.positions(self.config))
+        self.knows_types = (self.config.get("type_vocab_size") or 0) > 1
         self.pad_token_id: int = self.config.get("pad_token_id") or 0
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
@@ -43,33 +49,39 @@ class Classifier:
         self.uncut.no_truncation()
         self.cut_short = 0  # texts so far whose end no model saw
 
-    def spelt(self, texts: list[str]) -> list[list[int]]:
+    def spelt(self, texts: Sequence[Row]) -> list[list[int]]:
         """The token ids of each text, at most `max_length`; what is longer is counted in `cut_short`."""
-        encodings = self.tokenizer.encode_batch([text[:LONGEST] for text in texts])
-        self.cut_short += sum(len(text) > LONGEST or len(encoding.ids) == self.max_length and self._goes_on(text, encoding)
-                              for text, encoding in zip(texts, encodings, strict=True))
-        return [encoding.ids for encoding in encodings]
+        return [encoding.ids for encoding in self._encodings(texts)]
 
-    def _goes_on(self, text: str, encoding) -> bool:
+    def _encodings(self, texts: Sequence[Row]) -> list:
+        begun = [text[:LONGEST] if isinstance(text, str) else (text[0][:LONGEST], text[1][:LONGEST]) for text in texts]
+        encodings = self.tokenizer.encode_batch(begun)
+        self.cut_short += sum(start != text or len(encoding.ids) == self.max_length and self._goes_on(start, encoding)
+                              for text, start, encoding in zip(texts, begun, encodings, strict=True))
+        return encodings
+
+    def _goes_on(self, text: Row, encoding) -> bool:
         """Whether a text has more tokens than these; some versions of the library leave `overflowing` empty where it has."""
-        return bool(encoding.overflowing) or len(self.uncut.encode(text).ids) > len(encoding.ids)
+        return bool(encoding.overflowing) or len(self.uncut.encode_batch([text])[0].ids) > len(encoding.ids)
 
-    def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
-        """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest."""
-        return self._pad(self.spelt(texts))
+    def encode(self, texts: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest; of pairs token_type_ids where the model knows these."""
+        return self._pad(self._encodings(texts))
 
-    def spell(self, texts: list[str]) -> list[list[str]]:
+    def spell(self, texts: Sequence[Row]) -> list[list[str]]:
         """The word pieces of each text, special tokens included."""
         return [encoding.tokens for encoding in self.tokenizer.encode_batch(texts)]
 
-    def _pad(self, ids: list[list[int]]) -> dict[str, np.ndarray]:
-        longest = max(map(len, ids))
-        input_ids = np.full((len(ids), longest), self.pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros_like(input_ids)
-        for row, tokens in enumerate(ids):
-            input_ids[row, :len(tokens)] = tokens
-            attention_mask[row, :len(tokens)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    def _pad(self, encodings: list) -> dict[str, np.ndarray]:
+        longest = max(len(encoding.ids) for encoding in encodings)
+        input_ids = np.full((len(encodings), longest), self.pad_token_id, dtype=np.int64)
+        attention_mask, types = np.zeros_like(input_ids), np.zeros_like(input_ids)
+        for row, encoding in enumerate(encodings):
+            input_ids[row, :len(encoding.ids)] = encoding.ids
+            attention_mask[row, :len(encoding.ids)] = 1
+            if self.knows_types:
+                types[row, :len(encoding.ids)] = encoding.type_ids
+        return {"input_ids": input_ids, "attention_mask": attention_mask} | ({TYPES: types} if types.any() else {})
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """input_ids, attention_mask (B, N) -> float32 (B, K)."""
@@ -79,16 +91,16 @@ class Classifier:
         """Whether it answers sooner in float16."""
         return False
 
-    def classify(self, texts: list[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
+    def classify(self, texts: Sequence[Row], batch_size: int = 32, progress: bool = False) -> np.ndarray:
         """Logits (len(texts), K) in the order of `texts`; inside, texts of like length share a batch, so little is padding.
 
         Raises UserError where one isn't finite.
         """
-        ids = self.spelt(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
+        encodings = self._encodings(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         answers = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
         groups = [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
-        found = self.all_logits([self._pad([ids[i] for i in rows]) for rows in groups])
+        found = self.all_logits([self._pad([encodings[i] for i in rows]) for rows in groups])
         if progress:
             from tqdm import tqdm
 
@@ -97,8 +109,12 @@ class Classifier:
             answers[rows] = logits
         if len(odd := np.flatnonzero(~np.isfinite(answers).all(1))):
             raise UserError(f"{self.checkpoint.path} answers {len(odd):,} of {len(texts):,} texts with NaN or infinite numbers, first "
-                            f"{texts[odd[0]][:40]!r}: its weights are broken, use another checkpoint")
+                            f"{str(texts[odd[0]])[:40]!r}: its weights are broken, use another checkpoint")
         return answers
+
+    def decide(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """Logits (len(texts), K) less the thresholds: what `task` answers and scores by."""
+        return tasks.decisive(self.classify(texts, progress=progress), self.thresholds)
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order."""
@@ -160,7 +176,7 @@ class OnnxClassifier(Classifier):
 
 
 class OnnxModel:
-    """An ONNX file opened on the CPU: input_ids, attention_mask int64 (B, N) -> logits (B, K).
+    """An ONNX file opened on the CPU: input_ids, attention_mask and, where it has these, token_type_ids int64 (B, N) -> logits (B, K).
 
     Products of a `small` model gain nothing from a second core but wait for it at every operator: it answers a sentence on one, and
     shares the sentences of a batch out among `threads`, to each as many tokens. Of a larger one the runtime shares each product out.
@@ -176,6 +192,7 @@ class OnnxModel:
         """Opens what has threads."""
         self.process = os.getpid()
         self.session = onnx_session(self.file, 1 if self.small else self.asked)
+        self.inputs = [given.name for given in self.session.get_inputs()]
         self.cores = one_a_core(self.threads)
 
     def _heed_fork(self) -> None:
@@ -188,7 +205,7 @@ class OnnxModel:
         self._heed_fork()
         shares = min(self.threads, len(batch["input_ids"])) if self.small else 1
         if shares == 1:
-            return self.session.run(["logits"], batch)[0]
+            return self._run(self.session, batch)
         parts = shared_out(batch["attention_mask"], shares)
         found = self._alone(self.session, [{name: values[rows, :longest] for name, values in batch.items()} for rows, longest in parts])
         logits = np.concatenate(list(found))
@@ -202,7 +219,15 @@ class OnnxModel:
         return self._alone(self.session if self.small else onnx_session(self.file, 1), batches)
 
     def _alone(self, session, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-        return self.cores.map(lambda batch: session.run(["logits"], batch)[0], batches)
+        return self.cores.map(lambda batch: self._run(session, batch), batches)
+
+    def _run(self, session, batch: dict[str, np.ndarray]) -> np.ndarray:
+        return session.run(["logits"], fed(self.inputs, batch))[0]
+
+
+def fed(inputs: list[str], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What of a batch an ONNX file of these inputs is given: of single texts all token types are 0."""
+    return {name: batch[name] if name in batch else np.zeros_like(batch["input_ids"]) for name in inputs}
 
 
 def one_a_core(threads: int) -> ThreadPoolExecutor:
@@ -234,7 +259,7 @@ def multiply_adds_a_token(config: dict) -> float:
         return math.inf
     head = config["dim"] // config["n_heads"]
     layers = zip(config["heads"], config["ffn"], strict=True)
-    return config["dim"] * sum(4 * head * heads + 2 * neurons for heads, neurons in layers)
+    return config["dim"] * sum([config.get("embedding_size") or 0, *(4 * head * heads + 2 * neurons for heads, neurons in layers)])
 
 
 def onnx_session(model: Path | bytes, threads: int | None = None):

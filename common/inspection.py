@@ -1,17 +1,20 @@
-"""What a stage checks of its own work: a model's accuracy on tokenised sentences, two models' logits on the same batch."""
+"""What a stage checks of its own work: a model's score on tokenised sentences, two models' logits on the same batch."""
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from common import tasks
 from common.cli import warn
+from common.data import inputs
+from common.tasks import Task
 
 
 @torch.no_grad()
 def logits_gap(one, other, batch: dict[str, torch.Tensor]) -> float:
     """Largest difference of two models' logits on a batch of input_ids and attention_mask (B, N), both in evaluation mode."""
-    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    answers = [model.eval()(**{k: v.to(model.device) for k, v in asked.items()}).logits.cpu() for model in (one, other)]
+    answers = [model.eval()(**{name: value.to(model.device) for name, value in inputs(batch, model.config).items()}).logits.cpu()
+               for model in (one, other)]
     return float((answers[0] - answers[1]).abs().max())
 
 
@@ -22,21 +25,21 @@ def answers(model, dataset, collate, batch_size: int = 128) -> torch.Tensor:
     found = []
     for start in range(0, len(dataset), batch_size):
         batch = collate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
-        asked = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+        asked = {name: value.to(model.device) for name, value in inputs(batch, model.config).items()}
         found.append(model(**asked).logits.float().cpu())
     return torch.cat(found)
 
 
-def accuracy(model, dataset, collate) -> float:
-    """Share of right answers on a tokenised data set."""
-    right = answers(model, dataset, collate).argmax(-1) == torch.tensor(dataset["labels"][:])
-    return int(right.sum()) / len(dataset)
+def judged(task: Task, model, dataset, collate) -> dict[str, float]:
+    """{"validation_" + the task's metric: a model's score on a tokenised data set}, for a manifest.
 
-
-def divergence(logits: torch.Tensor, teacher_logits: torch.Tensor) -> float:
-    """Mean KL(softmax(z_t) ‖ softmax(z_s)) in nats of logits (S, K): how far a student's answers are from its teacher's."""
-    student, teacher = logits.log_softmax(-1), teacher_logits.log_softmax(-1)
-    return float(torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True))
+    Where answers depend on thresholds these are chosen here, and stand in the model's configuration from now on.
+    """
+    logits, labels = answers(model, dataset, collate).numpy(), np.array(dataset["labels"][:])
+    thresholds = task.thresholds(logits, labels)
+    if thresholds is not None:
+        model.config.thresholds = thresholds.tolist()
+    return {f"validation_{task.metric}": task.scores(tasks.decisive(logits, thresholds), labels)[task.metric]}
 
 
 def confusion(model, dataset, collate) -> np.ndarray:

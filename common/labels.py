@@ -80,7 +80,7 @@ def in_file(path: Path) -> list[str]:
     return names
 
 
-def of_data(path: Path, labels: list[str], lines: list[int]) -> list[str]:
+def of_data(path: Path | str, labels: list[str], lines: list[int]) -> list[str]:
     """The names that a training set's labels (`normal`, and the lines that they stand in) give: numbers by value, names by alphabet.
 
     Raises UserError for numbers among names, for names that only look different, and for too many.
@@ -100,12 +100,13 @@ def of_data(path: Path, labels: list[str], lines: list[int]) -> list[str]:
     else:
         found = _numbers(path, {label: value for label, value in values.items() if value is not None})
     if len(found) > MOST_CLASSES:
-        raise UserError(f"{path}: {len(found):,} classes by its labels, more than {MOST_CLASSES:,}: is this the column of labels? "
-                        "So many are named in labels.txt")
+        scores = " Scores are --task regression;" if None not in values.values() else ""
+        raise UserError(f"{path}: {len(found):,} classes by its labels, more than {MOST_CLASSES:,}: is this the column of labels?{scores} "
+                        "so many classes are named in labels.txt")
     return found
 
 
-def _refuse_lookalikes(path: Path, first: dict[str, int]) -> None:
+def _refuse_lookalikes(path: Path | str, first: dict[str, int]) -> None:
     seen: dict[str, str] = {}
     for label in sorted(first, key=lambda label: first[label]):
         other = seen.setdefault(_look(label), label)
@@ -114,7 +115,7 @@ def _refuse_lookalikes(path: Path, first: dict[str, int]) -> None:
                             "case, blanks or the form of letters alone: write one of them, or name both in labels.txt")
 
 
-def _numbers(path: Path, values: dict[str, Decimal]) -> list[str]:
+def _numbers(path: Path | str, values: dict[str, Decimal]) -> list[str]:
     """Names of classes that are numbers, by value: as they are written, but for 1.0 and what is written in two ways."""
     spellings: dict[Decimal, set[str]] = {}
     for label, value in values.items():
@@ -131,7 +132,7 @@ def _numbers(path: Path, values: dict[str, Decimal]) -> list[str]:
     return names
 
 
-def ids(path: Path, labels: list[str], lines: list[int], names: list[str], count: bool) -> list[int]:
+def ids(path: Path | str, labels: list[str], lines: list[int], names: list[str], count: bool) -> list[int]:
     """The class of each label; where `count`, and no name is a number, numbers from 0 mean the names in their order.
 
     Raises UserError for the first label that means none, with how many do.
@@ -156,7 +157,7 @@ def ids(path: Path, labels: list[str], lines: list[int], names: list[str], count
     return [found for label in labels if (found := id_of[label]) is not None]
 
 
-def checked(path: Path, rows: list[tuple[int, str, str]]) -> list[str]:
+def checked(path: Path | str, rows: list[tuple[int, str, str]]) -> list[str]:
     """The labels of rows (line, sentence, label), `normal`: said where that makes two the same.
 
     Raises UserError where one is missing or can't be a name.

@@ -12,6 +12,7 @@ USUAL = 128  # tokens, of the first model
 MOST_TEXTS = 95  # per cent: a length that no more of them exceed is the texts' own
 COUNTED = 10_000  # texts that say so
 LONGEST = 512  # tokens that a model reads where nobody asked for a length, however long the texts are
+FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # kinds of models
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
 
 
@@ -70,10 +71,26 @@ def of_texts(tokenizer, texts: data.Split, max_length: int) -> int:
     return int(np.percentile(data.lengths(data.tokenise(tokenizer, some, max_length)), MOST_TEXTS, method="higher"))
 
 
-def _positions(asked: int | None, config) -> int:
-    from common import encoders
+def positions(config: dict) -> int:
+    """How many tokens of a text a model with this config.json has positions for.
 
-    longest = encoders.longest_input(config)
+    Those that count from behind the padding token's id have that many rows of their table for no token.
+    """
+    return config["max_position_embeddings"] - (_padding(config) + 1 if counted_from_padding(config) else 0)
+
+
+def counted_from_padding(config: dict) -> bool:
+    """Whether a model's first position is the one behind its padding token's id, as RoBERTa's is."""
+    return config["model_type"] in FROM_PADDING
+
+
+def _padding(config: dict) -> int:
+    padding = config.get("pad_token_id", 1)
+    return 1 if padding is None else padding
+
+
+def _positions(asked: int | None, config) -> int:
+    longest = positions(config.to_dict())
     if asked is not None and asked > longest:
         raise UserError(f"--max-length {asked}: the model reads at most {longest} tokens")
     return longest

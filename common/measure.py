@@ -13,11 +13,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import checkpoints, cli, provenance
+from common import checkpoints, cli, lengths, provenance
 from common.facts import sha256_json
+from common.splits import Row, as_text
+from common.tasks import Task
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
 REST_S = 0.02  # between turns: a runtime's threads spin on for a while after an answer, on cores that the next model needs
@@ -26,6 +28,13 @@ NOT_FOR_INFERENCE = {"training_log.json", "stage.json"}
 
 
 # --- accuracy
+
+def score(task: Task, logits, labels) -> dict:
+    """{score, ci95: [lo, hi]} of decisive logits (S, K): the task's metric and its interval; with `accuracy` where that is the metric."""
+    value = task.scores(logits, labels)[task.metric]
+    found = {"score": value, "ci95": list(task.interval(logits, labels))}
+    return found | ({"accuracy": value} if task.metric == "accuracy" else {})
+
 
 def accuracy(predictions, labels) -> dict:
     """{accuracy, ci95: [lo, hi]} of label ids (S,) against (S,): a share, and its 95 % Wilson interval (Wilson 1927)."""
@@ -77,29 +86,30 @@ def flops(twin, n_tokens: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    if n_tokens > twin.config.max_position_embeddings:
-        raise ValueError(f"the model takes at most {twin.config.max_position_embeddings} tokens")
+    if n_tokens > (longest := lengths.positions(twin.config.to_dict())):
+        raise ValueError(f"the model takes at most {longest} tokens")
     ids = torch.ones(1, n_tokens, dtype=torch.long)  # (B, N); which tokens they are doesn't matter
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(input_ids=ids, attention_mask=torch.ones_like(ids))
     return counter.get_total_flops()
 
 
-def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoint) -> str:
-    """Parameters, FLOPs and held-out accuracy of a torch checkpoint and of what was made of it, counted on both as they open."""
+def before_and_after(source: checkpoints.Checkpoint, made: checkpoints.Checkpoint, metric_name: str = "accuracy") -> str:
+    """Parameters, FLOPs and held-out score of a torch checkpoint and of what was made of it, counted on both as they open."""
     twins = [countable_twin(checkpoint.path) for checkpoint in (source, made)]
     parameters = [f"{twin.num_parameters():,}" for twin in twins]
-    gflops = [f"{flops(twin, min(128, twin.config.max_position_embeddings)) / 1e9:.3f}" for twin in twins]
-    accuracy = [f"{checkpoint.manifest['metrics']['validation_accuracy']:.4f}" for checkpoint in (source, made)]
-    return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out accuracy "
-            f"{' -> '.join(accuracy)}")
+    gflops = [f"{flops(twin, min(128, lengths.positions(twin.config.to_dict()))) / 1e9:.3f}" for twin in twins]
+    scores = [f"{checkpoint.validation:.4f}" for checkpoint in (source, made)]
+    return (f"{' -> '.join(parameters)} parameters, {' -> '.join(gflops)} GFLOPs at 128 tokens, held-out {metric_name} "
+            f"{' -> '.join(scores)}")
 
 
 def structure(twin) -> dict:
     """{layers, heads: [per layer], ffn: [per layer], vocab}, counted on the weights and not read from the configuration."""
-    bert = twin.config.model_type == "bert"
-    layers = twin.base_model.encoder.layer if bert else twin.base_model.transformer.layer
-    query, first = ("attention.self.query", "intermediate.dense") if bert else ("attention.q_lin", "ffn.lin1")
+    from common import families
+
+    layers = families.layers_of(twin)
+    query, first = ("attention.q_lin", "ffn.lin1") if hasattr(twin.config, "n_layers") else ("attention.self.query", "intermediate.dense")
     head_dim = twin.config.hidden_size // twin.config.num_attention_heads
 
     def rows(layer, name: str) -> int:  # an empty block of a compact model has no such map
@@ -161,9 +171,9 @@ def timed_ms(job: Callable[[], object], cuda: bool) -> float:
     return before.elapsed_time(after)
 
 
-def to_time(texts: list[str], n: int) -> list[str]:
+def to_time(texts: Sequence[Row], n: int) -> list[Row]:
     """`n` of the texts (all, where there are no more), in random order: evenly from the shortest to the longest, as long as all are."""
-    ordered = sorted(texts, key=len)
+    ordered = sorted(texts, key=lambda row: len(as_text(row)))
     chosen = [ordered[(2 * i + 1) * len(texts) // (2 * n)] for i in range(n)] if n < len(texts) else ordered
     return random.Random(0).sample(chosen, len(chosen))
 
@@ -198,7 +208,7 @@ def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], ba
     return {name: np.median(t, axis=0) for name, t in times.items()}
 
 
-def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict]:
+def latency(classifiers: dict, texts: list[Row], repeats: int) -> dict[str, dict]:
     """{model: {latency_ms: {"1": {p50, p90}, "32": {p50, p90}}, text_to_label_ms}} for {model: Classifier} on sentences (S,).
 
     p50 and p90 are over sentences or batches, each the median of `repeats`. Batches of 32 come as the sentences do, padded
@@ -228,7 +238,7 @@ def latency(classifiers: dict, texts: list[str], repeats: int) -> dict[str, dict
 
 # --- loading and memory, in a process of its own
 
-def process_of_its_own(path: Path, texts: list[str], threads: int) -> tuple[dict, dict]:
+def process_of_its_own(path: Path, texts: list[Row], threads: int) -> tuple[dict, dict]:
     """({load_ms, peak_rss_mb}, {field: why it is null}) of a fresh process that opens `path` and answers `texts` (S,)."""
     command = [sys.executable, "-m", "common.measure", str(Path(path).resolve()), "--threads", str(threads)]
     # As PYTHONSAFEPATH leaves the working directory out.
@@ -248,7 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--threads", type=int, default=None, help="threads that one answer may use")
     args = parser.parse_args(argv)
-    texts = json.load(sys.stdin)
+    texts: list[Row] = [row if isinstance(row, str) else tuple(row) for row in json.load(sys.stdin)]
     from common import inference
 
     classifier = inference.open_classifier(args.path, threads=args.threads)

@@ -12,7 +12,10 @@ from common.cli import UserError
 from common.facts import read_json
 
 CONFIG, WEIGHTS, INDEX, ADAPTER = "config.json", "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
-SUPPORTED = ("bert", "distilbert")
+# The families whose weights go into the compact layout (families.FAMILIES): a model_type each, and how people write it.
+PRUNABLE = {"bert": "BERT", "distilbert": "DistilBERT", "roberta": "RoBERTa", "xlm-roberta": "XLM-RoBERTa", "camembert": "CamemBERT",
+            "electra": "ELECTRA"}
+ANY = f"{', '.join(list(PRUNABLE.values())[:-1])} or {list(PRUNABLE.values())[-1]}"
 MERGE = "merge it into its model first (merge_and_unload of the peft library, then save_pretrained)"
 
 
@@ -37,7 +40,7 @@ def directory(named: str | Path) -> Path:
     """The directory of a model that a user names, a leading ~ followed. Raises UserError where it is none, or holds no model."""
     folder = Path(named)
     if not str(named):
-        raise UserError("the name of the model is empty: give the path or hub id of a BERT or DistilBERT")
+        raise UserError("the name of the model is empty: give a model's directory or hub id")
     if "://" in str(named):
         raise UserError(f"{named} is an address: give a hub's model by its id, owner/name")
     if str(named).startswith("~"):
@@ -49,7 +52,7 @@ def directory(named: str | Path) -> Path:
         raise UserError(f"{named} is a file: give the directory that holds it, with its config.json and model.safetensors")
     if not os.path.isdir(folder):
         fetch = f"; of a hub's model, python download_model.py --teacher-id {named} makes one" if is_id(str(named)) else ""
-        raise UserError(f"no directory {named}{_meant(folder)}: give the path of a BERT's or DistilBERT's directory{fetch}")
+        raise UserError(f"no directory {named}{_meant(folder)}: give the path of a model's directory{fetch}")
     if (folder / ADAPTER).is_file():
         raise UserError(f"{named} is a PEFT adapter: {MERGE}")
     if not (folder / CONFIG).is_file():
@@ -74,23 +77,32 @@ def _instead(folder: Path) -> str:
 
 
 def described(folder: Path, named: str | Path) -> dict:
-    """What a model's config.json says. Raises UserError where it is damaged, of another architecture than BERT's or DistilBERT's, or of a
-    BERT that computes otherwise than theirs, or is kept otherwise.
+    """What a model's config.json says. Raises UserError where it is damaged, or of a model that is none of PRUNABLE or computes otherwise
+    than these, or is kept otherwise.
     """
     said = read_json(folder / CONFIG)
     kind = said.get("model_type")
     if kind is None:
-        raise UserError(f"no model at {named} (its config.json is damaged, or names no model_type): give the path or hub id of a BERT or "
-                        "DistilBERT")
-    if kind not in SUPPORTED:
-        raise UserError(f"{named} is a '{kind}': only BERT and DistilBERT encoders can be distilled and pruned here")
+        raise UserError(f"no model at {named} (its config.json is damaged, or names no model_type): give a model's directory or hub id")
     if said.get("quantization_config"):
         raise UserError(f"{named} is quantised (quantization_config in its config.json): give the model in full precision")
-    if said.get("is_decoder") or said.get("add_cross_attention"):
-        raise UserError(f"{named} is a decoder: only encoders can be distilled and pruned here")
-    if said.get("position_embedding_type") not in (None, "absolute"):
-        raise UserError(f"{named} has positions of the type '{said['position_embedding_type']}': only absolute ones can be read here")
+    if why := not_prunable(said):
+        raise UserError(f"{named} {why}")
     return said
+
+
+def not_prunable(said: dict) -> str | None:
+    """Why the model that a config.json describes can't be had in the compact layout, to stand behind its name; None where it can."""
+    kind = said.get("model_type")
+    if kind == "mpnet":
+        return f"is an 'mpnet', whose heads share one table of relative positions: only {ANY} can be pruned, or be a student's start"
+    if kind not in PRUNABLE:
+        return f"is a '{kind}': only {ANY} can be pruned, or be a student's start"
+    if said.get("is_decoder") or said.get("add_cross_attention"):
+        return "is a decoder: only encoders can be pruned"
+    if said.get("position_embedding_type") not in (None, "absolute"):
+        return f"has positions of the type '{said['position_embedding_type']}': only absolute ones can be pruned with their heads"
+    return None
 
 
 def shards(index: Path, named: str | Path) -> list[str]:

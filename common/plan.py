@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from common import recipes
+from common import cli, recipes
 from common.steps import Step
 
 TEACHER = "5_finetune_teacher.py"
@@ -30,7 +30,7 @@ def of_flops(share: float) -> Target:
 
 def shared(args, *, seeded: bool = True) -> list[str]:
     """The flags that every stage takes. As one word each: a name may begin with '-'."""
-    words = [f"--run-dir={args.run_dir}", *([f"--data-dir={args.data}"] if args.data else [])]
+    words = [f"--run-dir={args.run_dir}", *([f"--data={args.data}"] if args.data else []), *cli.columns_typed(args)]
     words += ["--source", args.source] if args.source != "auto" else []
     words += ["--seed", str(args.seed)] if seeded else []
     return words + (["--fast"] if args.fast else []) + (["--force"] if args.force else [])

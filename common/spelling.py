@@ -11,11 +11,16 @@ from pathlib import Path
 import transformers
 from tokenizers import Tokenizer
 
+from common import checkpoints
 from common.cli import UserError, say
 from common.facts import read_json
+from common.families import knows_types
+from common.lengths import counted_from_padding
 
-OF_BERT = {"BertTokenizer": transformers.BertTokenizer, "BertTokenizerFast": transformers.BertTokenizer,
-           "DistilBertTokenizer": transformers.DistilBertTokenizer, "DistilBertTokenizerFast": transformers.DistilBertTokenizer}
+OF_BERT = {f"{kind}Tokenizer{fast}": made for fast in ("", "Fast") for kind, made in (
+    ("Bert", transformers.BertTokenizer), ("DistilBert", transformers.DistilBertTokenizer), ("Electra", transformers.BertTokenizer))}
+UNDECLARED = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer", "electra": "ElectraTokenizer"}  # by the model's kind
+OF_ROBERTA = ("RobertaTokenizer", "RobertaTokenizerFast")  # vocab.json and merges.txt, of which a tokenizer.json is made
 OF_ANY = transformers.PreTrainedTokenizerFast  # keeps tokenizer.json as it is
 SHORTEST = 3  # tokens: two are the marks at a sentence's ends
 JUDGED = 1000  # real sentences that are compared
@@ -25,8 +30,10 @@ HARD = ["Straße ÉCOLE naïve İstanbul ǅ", "ﬁne ½ ① ™", "中文字符 
 BESIDE = "put its base model's tokenizer.json and tokenizer_config.json beside it"
 
 
-def load(folder: Path, config, texts: list[str], named: str | Path | None = None):
+def load(folder: Path, config, texts: list[str], named: str | Path | None = None, pairs: bool = False):
     """The tokenizer in a model's directory, for the model's configuration; it spells `texts` as its tokenizer.json does.
+
+    Of `pairs` it gives token types where it has some and the model knows them.
 
     Raises UserError, in which the directory is called `named`, where there is none that the tokenizers library runs, or it doesn't fit the
     model.
@@ -34,7 +41,7 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     named = named or folder
     said = [read_json(folder / name).get("tokenizer_class") for name in ("tokenizer_config.json", "config.json")]
     declared = next((name for name in said if isinstance(name, str)), None)
-    own_class = OF_BERT.get(declared or ("BertTokenizer" if config.model_type == "bert" else "DistilBertTokenizer"))
+    own_class = OF_BERT.get(declared or UNDECLARED.get(config.model_type, ""))
     if (folder / "tokenizer.json").is_file():
         described = read_json(folder / "tokenizer.json")
         _opened((folder / "tokenizer.json").read_bytes(), named)
@@ -43,6 +50,11 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     elif (folder / "vocab.txt").is_file() and own_class:
         _refuse_damaged_pieces((folder / "vocab.txt").read_bytes(), named)
         classes = [own_class]
+    elif all((folder / name).is_file() for name in ("vocab.json", "merges.txt")) and (declared or OF_ROBERTA[0]) in OF_ROBERTA:
+        classes = [transformers.RobertaTokenizer]
+    elif pieces := sorted(path.name for path in folder.glob("*.model")):
+        raise UserError(f"the tokenizer of {named} has only {pieces[0]}, and no tokenizer.json, which all stages read: where "
+                        "sentencepiece is installed AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes one beside it")
     elif declared and declared not in OF_BERT:
         raise UserError(f"the tokenizer of {named} ({declared}) has no fast form (no tokenizer.json), which all stages read: give a model "
                         "whose tokenizer has one, or write one with the tokenizers library")
@@ -60,6 +72,8 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     if tokenizer_class is OF_ANY and own_class:
         say(f"{named}: its tokenizer.json spells otherwise than a {own_class.__name__}, and stays as it is")
     _give_padding(tokenizer, config, named)
+    types = tokenizer.backend_tokenizer.encode("a", "a").type_ids
+    checkpoints.give_inputs(tokenizer, types=pairs and knows_types(config) and any(types))
     _check_length(tokenizer, named)
     if _cuts_at_the_left(folder):
         say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
@@ -125,6 +139,9 @@ def _taken(tokenizer_class, folder: Path, named: str | Path):
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError) as error:  # as its settings lead the library astray
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"the tokenizer of {named} can't be opened ({reason}): look at its tokenizer_config.json, or {BESIDE}") from None
+    if tokenizer_class is transformers.RobertaTokenizer:  # of which the file that it makes stays as it is
+        tokenizer = OF_ANY(tokenizer_object=tokenizer.backend_tokenizer, model_max_length=tokenizer.model_max_length,
+                           **tokenizer.special_tokens_map)
     tokenizer.init_kwargs.pop("auto_map", None)
     tokenizer.truncation_side = tokenizer.padding_side = "right"
     return tokenizer
@@ -140,13 +157,13 @@ def _refuse_unfit(tokenizer, config, named: str | Path) -> None:
         raise UserError(f"the tokenizer of {named} has ids up to {most} ('{last}'), and the model has rows for {config.vocab_size} tokens: "
                         "resize_token_embeddings and train it, or leave the added tokens out")
     if not _ids(tokenizer, [""], named)[0]:
-        raise UserError(f"the tokenizer of {named} puts no token in front of a text ([CLS]), where a BERT's answer is read: give its "
+        raise UserError(f"the tokenizer of {named} puts no token in front of a text ([CLS]), where an encoder's answer is read: give its "
                         "tokenizer.json a post_processor that does")
 
 
 def _give_padding(tokenizer, config, named: str | Path) -> None:
-    """A padding token where none is declared: the one that the model's configuration names."""
-    if tokenizer.pad_token_id is None:
+    """A padding token where none is declared: the one that the model's configuration names; always where positions count from its id."""
+    if tokenizer.pad_token_id is None or (counted_from_padding(config.to_dict()) and tokenizer.pad_token_id != config.pad_token_id):
         if config.pad_token_id is None or config.pad_token_id >= len(tokenizer):
             raise UserError(f"the tokenizer of {named} has no padding token: name one as pad_token in its tokenizer_config.json")
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)

@@ -1,232 +1,170 @@
-"""From a table's sentences to what teaches, what chooses and what is reported on: cleaned, held out by class, and described."""
+"""A part of a data set: texts, or pairs of them, and their labels; cleaned of what other parts hold, and described."""
 
-import itertools
-import random
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.cli import UserError, say
+from common.cli import say
 from common.labels import listed
+from common.tasks import MultiLabel, Regression, SingleLabel, Task
 
-HELD_OUT_SHARE = 0.05
-HELD_OUT_FROM = 4  # whole sentences of a class from which on one is held out: at most a quarter of them
 CHARACTERS_A_WORD = 20  # more than any language's words have on average
-SHORTEST_PHRASE = 3  # words of a phrase that leaves the training set with its sentence
-SPLIT_SEED = 20130  # fixed: a run's seed must not move sentences between training and the held-out split
+Row = str | tuple[str, str]
 
 
 @dataclass
 class Split:
-    """Sentences and their label ids, side by side."""
+    """Texts and their labels, side by side: a class's number, a list of K shares 0 or 1, or a score. `seconds` are those of pairs."""
 
     texts: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    labels: list = field(default_factory=list)
+    seconds: list[str] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """What a model reads of each: a text, or two."""
+        return list(self.texts) if self.seconds is None else list(zip(self.texts, self.seconds, strict=True))
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], labels: list) -> "Split":
+        """The split of these rows, all texts or all pairs."""
+        rows = list(rows)
+        pairs = [row for row in rows if not isinstance(row, str)]
+        return cls([first for first, _ in pairs], labels, [second for _, second in pairs]) if pairs else \
+            cls([row for row in rows if isinstance(row, str)], labels)
+
+    @property
+    def every_text(self) -> list[str]:
+        """All texts, of pairs the second ones behind the first."""
+        return self.texts + (self.seconds or [])
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def add(self, text: str, label: int) -> None:
-        self.texts.append(text)
+    def empty(self) -> "Split":
+        """A split of the same kind without rows."""
+        return Split(seconds=None if self.seconds is None else [])
+
+    def add(self, row: Row, label) -> None:
+        """A text, or two, and what it is."""
+        if self.seconds is None:
+            self.texts.append(row)  # type: ignore[arg-type]
+        else:
+            self.texts.append(row[0])
+            self.seconds.append(row[1])
         self.labels.append(label)
+
+    def chosen(self, places: Iterable[int]) -> "Split":
+        """The rows at these places, in this order."""
+        places = list(places)
+        seconds = None if self.seconds is None else [self.seconds[i] for i in places]
+        return Split([self.texts[i] for i in places], [self.labels[i] for i in places], seconds)
+
+    @property
+    def called(self) -> str:
+        """What a row is."""
+        return "sentences" if self.seconds is None else "pairs"
 
 
 # --- cleaning
 
-def labels_of(split: Split) -> dict[str, set[int]]:
-    """{text: its labels}: more than one where they contradict each other."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for text, label in zip(split.texts, split.labels, strict=True):
-        found[text].add(label)
+def as_text(row: Row) -> str:
+    """A row as one text, of a pair the second behind the first."""
+    return row if isinstance(row, str) else " ".join(row)
+
+
+def labels_of(split: Split) -> dict[Row, list]:
+    """{row: its different labels}: more than one where they contradict each other."""
+    found: dict[Row, list] = defaultdict(list)
+    for row, label in zip(split.rows, split.labels, strict=True):
+        if label not in found[row]:
+            found[row].append(label)
     return found
 
 
-def clean(train: Split, dev: Split) -> Split:
-    """Duplicates go; so do sentences with contradictory labels, and those that stand in dev. Counted and said."""
-    in_train, in_dev = labels_of(train), labels_of(dev)
-    kept = Split()
-    contradictory = leaked = 0
-    for text, labels in in_train.items():
-        if text in in_dev:
+def unordered(rows: Iterable[Row]) -> set[Row]:
+    """Rows, pairs without their order: who has seen a pair the one way round knows the other."""
+    return {row if isinstance(row, str) else (min(row), max(row)) for row in rows}
+
+
+def clean(train: Split, others: dict[str, Split], kind: str = SingleLabel.kind, called: str = "train") -> Split:
+    """Duplicates go; so do rows with contradictory labels, and those that stand in `others`, {name: part}. Counted and said.
+
+    Of several scores for one row the mean is kept.
+    """
+    in_train, elsewhere = labels_of(train), unordered(row for part in others.values() for row in part.rows)
+    kept, contradictory, leaked = train.empty(), 0, 0
+    for row, labels in in_train.items():
+        if not elsewhere.isdisjoint(unordered([row])):
             leaked += 1
-        elif len(labels) > 1:
-            contradictory += 1
-        else:
-            kept.add(text, next(iter(labels)))
-    every = " (all of dev)" if leaked == len(in_dev) else ""
-    say(f"train: {len(train) - len(in_train)} duplicates, {contradictory} contradictory sentences and "
-        f"{leaked} that stand in dev{every} left out of {len(train)}")
-    twice, unsure = len(dev) - len(in_dev), sum(len(labels) > 1 for labels in in_dev.values())
-    if twice:
-        say(f"dev: {twice} duplicates, {unsure} contradictory sentences; none is left out")
-    if len(train) < len(dev):
-        say(f"train.tsv has fewer sentences ({len(train):,}) than dev.tsv ({len(dev):,}): are they swapped?")
+            continue
+        contradictory += len(labels) > 1
+        if len(labels) == 1:
+            kept.add(row, labels[0])
+        elif kind == Regression.kind:
+            kept.add(row, float(np.mean(labels)))
+    where = " or ".join(others)
+    every = f" (all of {where})" if leaked == len(elsewhere) > 0 else ""
+    unlike = f"{contradictory} contradictory {train.called}"
+    if kind == Regression.kind:
+        unlike = f"{contradictory} {train.called} with several scores (their mean is kept)"
+    say(f"{called}: {len(train) - len(in_train)} duplicates, {unlike}"
+        + (f" and {leaked} that stand in {where}{every}" if others else "") + f" left out of {len(train)}")
     return kept
 
 
-# --- phrases
-
-def phrases_inside(texts: list[str]) -> Iterator[tuple[int, str]]:
-    """Yields (i, phrase) where `phrase`, another of `texts`, is a run of whole words inside `texts[i]`: once for each place.
-
-    By hashes of runs of words that roll (Karp & Rabin 1987). From each place on only so many words are looked at as begin another
-    text: long texts that begin alike cost what they share, and no more. W words in all.
+def doubt(train: Split, dev: Split) -> None:
+    """Says what is odd about dev, which stays as it is: rows that stand there twice or contradict each other, texts that training has
+    in other pairs, more rows than training.
     """
-    values, counts = _words(texts)
-    start = np.concatenate([[0], np.cumsum(counts)])  # of each text among all words
-    text_of = np.repeat(np.arange(len(texts)), counts)  # (W,)
-    offset = np.arange(len(values)) - start[text_of]  # (W,) a word's place in its text
-    power, inverse = _powers(counts.max(initial=0))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values * power[offset])])  # (W + 1,): a run is a difference of two
-    known = {text: i for i, text in enumerate(texts) if text and text == " ".join(text.split())}
-    is_known = np.array([text in known for text in texts], dtype=bool)
-    patterns = np.array(list(known.values()), dtype=np.int64)
-    places = np.arange(len(values))  # where a phrase may yet begin
-    found = [(places[:0], places[:0])]  # (where phrases begin, their words)
-    for length in np.unique(counts[patterns]):
-        patterns = patterns[counts[patterns] >= length]
-        places = places[places + length <= start[text_of[places] + 1]]
-        if not len(patterns) or not len(places):
-            break
-        beginnings, which, sharing = np.unique(sums[start[patterns] + length] - sums[start[patterns]], return_inverse=True,
-                                               return_counts=True)
-        runs = (sums[places + length] - sums[places]) * inverse[offset[places]]
-        at = np.minimum(np.searchsorted(beginnings, runs), len(beginnings) - 1)
-        itself = (offset[places] == 0) & is_known[text_of[places]] & (sharing[at] == 1)  # no other text begins so
-        going_on = (beginnings[at] == runs) & ~itself
-        places, at = places[going_on], at[going_on]
-        ends = np.zeros(len(beginnings), dtype=bool)
-        ends[which[counts[patterns] == length]] = True
-        whole = places[ends[at] & (counts[text_of[places]] > length)]
-        found.append((whole, np.full(len(whole), length)))
-        reached = np.zeros(len(beginnings), dtype=bool)
-        reached[at] = True
-        patterns = patterns[reached[which]]
-    begin, length = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.argsort(begin, kind="stable")
-    runs_of = zip(text_of[begin[order]].tolist(), offset[begin[order]].tolist(), length[order].tolist(), strict=True)
-    for i, runs in itertools.groupby(runs_of, key=lambda run: run[0]):
-        words = texts[i].split()
-        for _, first, count in runs:
-            phrase = " ".join(words[first:first + count])
-            if phrase in known:  # and no other one of the same hash
-                yield i, phrase
-
-
-def _words(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(a random number for each word of all texts (W,), the same for the same word; words of each text)."""
-    ids: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    every, counts = array("I"), []
-    for text in texts:
-        words = text.split()
-        every.extend(map(ids.__getitem__, words))
-        counts.append(len(words))
-    drawn = np.random.default_rng(0).integers(2**64, size=len(ids) + 1, dtype=np.uint64)
-    return drawn[np.frombuffer(every, dtype=np.uint32)], np.array(counts, dtype=np.int64)
-
-
-def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first powers of an odd number modulo 2^64, and those of its inverse."""
-    base = 0x9E3779B97F4A7C15
-
-    def first(number: int) -> np.ndarray:
-        return np.cumprod(np.array([1] + [number] * max(0, int(count) - 1), dtype=np.uint64))
-
-    return first(base), first(pow(base, -1, 2**64))
-
-
-# --- holding out
-
-def hold_out(train: Split) -> tuple[Split, Split, Split]:
-    """Holds out whole sentences: a seeded share of those that are part of no other sentence, and some of each class that has enough.
-
-    Every phrase of three or more words that is part of a held-out sentence leaves the training set too: SST-2's is made
-    of the phrases of its sentences, so anything else would measure memory. No class leaves it altogether.
-    Returns (training set, held-out split, those phrases). Raises UserError where each sentence is the only one of its class.
-    """
-    inside = list(phrases_inside(train.texts))
-    parts = {phrase for _, phrase in inside}
-    whole = [i for i, text in enumerate(train.texts) if text not in parts]
-    index = {text: i for i, text in enumerate(train.texts)}
-    phrases_of: dict[int, set[int]] = defaultdict(set)  # sentence -> the longer phrases inside it
-    for i, phrase in inside:
-        if phrase.count(" ") >= SHORTEST_PHRASE - 1:
-            phrases_of[i].add(index[phrase])
-    chosen = set(random.Random(SPLIT_SEED).sample(whole, max(1, round(HELD_OUT_SHARE * len(whole)))))
-    leaving = _by_class(train, whole, phrases_of, chosen)
-    kept, held_out, phrases = Split(), Split(), Split()
-    for i, (text, label) in enumerate(zip(train.texts, train.labels, strict=True)):
-        (held_out if i in chosen else phrases if i in leaving else kept).add(text, label)
-    return kept, held_out, phrases
-
-
-def _by_class(train: Split, whole: list[int], phrases_of: dict[int, set[int]], chosen: set[int]) -> set[int]:
-    """Mends a draw, `chosen` out of `whole`: no class loses all its training sentences, and each with HELD_OUT_FROM whole ones of which
-    less than half its share was drawn, or none, gets its share.
-
-    Returns the phrases that leave with the chosen. A draw that has enough of each class already stays as it is.
-    """
-    members: dict[int, list[int]] = defaultdict(list)
-    for i, label in enumerate(train.labels):
-        members[label].append(i)
-    whole_of: dict[int, list[int]] = defaultdict(list)
-    for i in whole:
-        whole_of[train.labels[i]].append(i)
-
-    def leaves(sentences: set[int]) -> set[int]:
-        return sentences.union(*(phrases_of.get(i, ()) for i in sentences))
-
-    def lost() -> list[int]:
-        gone = leaves(chosen)
-        return [label for label, sentences in sorted(members.items()) if gone.issuperset(sentences)]
-
-    while classes := lost():
-        for label in classes:  # the fewest sentences are given back that bring one of its own back
-            chosen -= min(({i} & chosen or {j for j in chosen if i in phrases_of.get(j, ())} for i in members[label]), key=len)
-    gone, left = leaves(chosen), Counter(train.labels)
-    left.subtract(train.labels[i] for i in gone)
-
-    def add(count: int, candidates: list[int]) -> None:
-        """Chooses the first of them, in a seeded order, that leave each class a training sentence."""
-        for i in random.Random(SPLIT_SEED).sample(candidates, len(candidates)):
-            more = leaves({i}) - gone
-            fewer = Counter(train.labels[j] for j in more)
-            if count and i not in gone and all(left[label] > n for label, n in fewer.items()):
-                chosen.add(i)
-                gone.update(more)
-                left.subtract(fewer)
-                count -= 1
-
-    drawn = Counter(train.labels[i] for i in chosen)
-    for label in sorted(whole_of):
-        share = max(1, round(HELD_OUT_SHARE * len(whole_of[label])))
-        if len(whole_of[label]) >= HELD_OUT_FROM and 2 * drawn[label] < share:
-            add(share - drawn[label], whole_of[label])
-    if not chosen:
-        add(1, whole)
-    if not chosen:
-        raise UserError("no sentence can be held out to choose checkpoints by: each class would lose its only training sentence, give "
-                        "every class more than a handful")
-    return gone - chosen
+    in_dev = labels_of(dev)
+    twice, unsure = len(dev) - len(in_dev), sum(len(labels) > 1 for labels in in_dev.values())
+    if twice:
+        say(f"dev: {twice} duplicates, {unsure} contradictory {dev.called}; none is left out")
+    if train.seconds is not None and dev.seconds is not None:
+        known = {*train.texts, *train.seconds}
+        if shared := sum(one in known or other in known for one, other in zip(dev.texts, dev.seconds, strict=True)):
+            say(f"dev: {shared} of {len(dev)} pairs hold a text that stands in other pairs of train: they are easier than new ones")
+    if len(train) < len(dev):
+        say(f"train has fewer {train.called} ({len(train):,}) than dev ({len(dev):,}): are they swapped?")
 
 
 # --- what the data are like
 
-def describe(names: list[str], train: Split, held_out: Split, phrases: Split, dev: Split) -> None:
+def classes_of(split: Split, kind: str) -> list[tuple[int, ...]]:
+    """Of each row the numbers of its classes: one, any number of labels (-1 for none of them), or of a score 0."""
+    if kind == SingleLabel.kind:
+        return [(label,) for label in split.labels]
+    if kind == MultiLabel.kind:
+        return [tuple(np.flatnonzero(label).tolist()) or (-1,) for label in split.labels]
+    return [(0,)] * len(split)
+
+
+def describe(task: Task, train: Split, held_out: Split, phrases: Split, dev: Split) -> None:
     """Says in a line or two how much there is of what, and which classes are missing where."""
-    counts = [Counter(split.labels) for split in (train, held_out, dev)]
+    names = task.names
+    counts = [Counter(i for classes in classes_of(split, task.kind) for i in classes) for split in (train, held_out, dev)]
     smallest = min(range(len(names)), key=lambda i: (counts[0][i], i))
-    texts = train.texts + held_out.texts
+    texts = list(map(as_text, train.rows + held_out.rows))
     sizes, unit = [len(text.split()) for text in texts], "words"
     if np.median(sizes) <= 1 or sum(map(len, texts)) > CHARACTERS_A_WORD * sum(sizes):  # single words, or a script without blanks
         sizes, unit = [len(text) for text in texts], "characters"
-    say(f"data: {len(train):,} sentences to learn from, {len(held_out):,} held out (with {len(phrases):,} phrases inside them), "
-        f"{len(dev):,} dev; {len(names)} classes, the smallest '{names[smallest]}' with {counts[0][smallest]:,}; "
+    what = f"{len(names)} classes, the smallest '{names[smallest]}' with {counts[0][smallest]:,}"
+    if task.kind == MultiLabel.kind:
+        a_row = np.mean([sum(label) for label in train.labels])
+        none = f", none on {counts[0][-1]:,}" if counts[0][-1] else ""
+        what = f"{len(names)} labels at once, {a_row:.2f} on average{none}, the rarest '{names[smallest]}' with {counts[0][smallest]:,}"
+    elif task.kind == Regression.kind:
+        what = f"scores from {min(train.labels):g} to {max(train.labels):g}, {np.mean(train.labels):.2f} on average"
+    inside = f" (with {len(phrases):,} phrases inside them)" if train.seconds is None else ""
+    say(f"data: {len(train):,} {train.called} to learn from, {len(held_out):,} held out{inside}, {len(dev):,} dev; {what}; "
         f"{unit}: median {np.median(sizes):.0f}, 95 % have {np.percentile(sizes, 95, method='higher'):.0f} or fewer")
+    if task.kind == Regression.kind:
+        return
     for where, count in zip(("to learn from", "held out", "in dev"), counts, strict=True):
         missing = [name for i, name in enumerate(names) if not count[i]]
         if missing:
-            say(f"no sentence {where} of {len(missing)} of {len(names)} classes: {listed(missing)}")
+            say(f"no {train.called.removesuffix('s')} {where} of {len(missing)} of {len(names)} "
+                f"{'classes' if task.kind == SingleLabel.kind else 'labels'}: {listed(missing)}")

@@ -1,7 +1,7 @@
-"""A task: what a label is, what a model's outputs are trained by and scored by, and how two models are compared on the same texts.
+"""A task: what a label is, what a model is trained by and scored by, and how two models are compared on the same texts.
 
 Three of them, by the `problem_type` of `transformers`: one class of several, any number of labels at once, a score. Letters: S texts,
-B batch, K outputs. Labels are int (S,), shares 0 or 1 (S, K), and numbers (S, 1); where nobody labelled a text, UNKNOWN or NaN.
+B batch, K outputs. Labels are int (S,), 0 or 1 for each of K (S, K), or numbers (S,); of a text that nobody labelled UNKNOWN or NaN.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 UNKNOWN = -100  # the class of a text that nobody labelled
+SAME = 1e-3  # two scores that differ by less are one
 RESAMPLES = 1_000  # of a bootstrap (Efron & Tibshirani 1993)
 SEED = 0  # of these: an interval is a function of answers and labels
 
@@ -24,84 +25,101 @@ class Task:
     kind: ClassVar[str]
     problem_type: ClassVar[str]  # as transformers' configurations call it
     metric: ClassVar[str]  # the first figure of `scores`: higher is better, 1 the best
-    unknown: ClassVar[float]
+    metric_name: ClassVar[str]  # as people call it
 
     @property
-    def outputs(self) -> int:
-        return len(self.names)
+    def unknown(self):
+        """The label of a text that nobody labelled."""
+        return math.nan
+
+    @property
+    def in_config(self) -> str | None:
+        """The problem_type that a configuration names; None of one class a text, which is what none means."""
+        return self.problem_type
 
     # --- training; torch tensors
 
-    def targets(self, labels):
-        """Labels of a batch as a tensor."""
-        import torch
-
-        return torch.as_tensor(np.asarray(labels, dtype=np.float32))
-
-    def loss(self, logits, targets):
-        """The mean over labelled texts of what the labels say of logits (B, K); 0 where there are none."""
+    def loss(self, logits, labels):
+        """What the labels of a batch say of logits (B, K): a sum over labelled texts, divided by B."""
         raise NotImplementedError
 
     def soft_loss(self, student_logits, teacher_logits, temperature: float = 1.0):
         """How far a student's logits (B, K) are from its teacher's, a mean over the batch: what distillation makes small."""
         raise NotImplementedError
 
-    # --- scoring; numpy arrays
+    # --- answering and scoring; numpy arrays. Logits are those behind `decisive`.
 
-    def answers(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+    def thresholds(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """What is to be taken off a model's logits (S, K) before they decide (K,), chosen on held-out texts; None where nothing is."""
+        return None
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
         """What logits (S, K) say, in the form of labels."""
         raise NotImplementedError
 
-    def thresholds(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-        """What an answer depends on beside logits, chosen on held-out texts; None where it depends on nothing."""
-        return None
+    def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
+        """An answer in words, by a model's own logits (K,) for a text; that of an empty text where None."""
+        raise NotImplementedError
 
-    def scores(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, float]:
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """{figure: value}, `metric` first."""
         raise NotImplementedError
 
-    def interval(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> tuple[float, float]:
-        """The 95 % interval of `metric`."""
-        found = self._resampled(self._parts(logits, labels, thresholds))
-        low, high = np.percentile(found, [2.5, 97.5])
+    # --- comparing
+
+    def same(self, logits: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Which texts get the same answer by both of logits (S, K): bool (S,)."""
+        return (self.answers(logits) == self.answers(others)).reshape(len(logits), -1).all(-1)
+
+    def agreement(self, logits: np.ndarray, others: np.ndarray) -> float:
+        """The share of texts that get the same answer by both of logits (S, K)."""
+        return float(self.same(logits, others).mean())
+
+    def interval(self, logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """The 95 % interval of `metric`, by percentiles of a bootstrap."""
+        low, high = np.percentile(self._resampled(self._parts(logits, labels)), [2.5, 97.5])
         return float(low), float(high)
 
-    def difference(self, ours: np.ndarray, baseline: np.ndarray, labels: np.ndarray, thresholds: tuple = (None, None)) -> tuple[float, float]:
-        """(`metric` of ours less the baseline's, its standard error) by a paired bootstrap: both on the same resampled texts."""
-        both = [self._parts(logits, labels, own) for logits, own in zip((ours, baseline), thresholds, strict=True)]
-        whole = [float(self._score(parts[None])[0]) for parts in both]
-        found = self._resampled(both[0]) - self._resampled(both[1])
-        return whole[0] - whole[1], float(found.std(ddof=1))
+    def difference(self, ours: list[np.ndarray], baseline: list[np.ndarray], labels: np.ndarray) -> tuple[float, float]:
+        """(`metric` of ours less the baseline's, each a mean over seeds; its standard error), by a bootstrap of the same texts for all."""
+        both = [[self._parts(logits, labels) for logits in seeds] for seeds in (ours, baseline)]
+        whole = [np.mean([self._score(parts) for parts in seeds]) for seeds in both]
+        found = [np.mean([self._resampled(parts) for parts in seeds], axis=0) for seeds in both]
+        return float(whole[0] - whole[1]), float((found[0] - found[1]).std(ddof=1))
 
-    def _parts(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
+    def _parts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(S, P): of each text what `_score` adds up."""
         raise NotImplementedError
 
     @staticmethod
-    def _score(parts: np.ndarray) -> np.ndarray:
-        """`metric` of each resample: (R, S, P) -> (R,)."""
+    def _score(parts: np.ndarray) -> float:
+        """`metric` of texts by their parts (S, P)."""
         raise NotImplementedError
 
     def _resampled(self, parts: np.ndarray) -> np.ndarray:
-        """`metric` of RESAMPLES draws with replacement, the same draws for whoever asks."""
-        rng, size = np.random.default_rng(SEED), len(parts)
-        return np.concatenate([self._score(parts[rng.integers(size, size=(1, size))]) for _ in range(RESAMPLES)])
+        """`metric` of RESAMPLES draws with replacement, the same draws for whoever asks: (R,)."""
+        rng = np.random.default_rng(SEED)
+        return np.array([self._score(parts[rng.integers(len(parts), size=len(parts))]) for _ in range(RESAMPLES)])
 
 
 class SingleLabel(Task):
     """One class of K."""
 
-    kind, problem_type, metric, unknown = "single_label", "single_label_classification", "accuracy", UNKNOWN
+    kind, problem_type, metric, metric_name = "single_label", "single_label_classification", "accuracy", "accuracy"
 
-    def targets(self, labels):
-        import torch
+    @property
+    def unknown(self):
+        return UNKNOWN
 
-        return torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    @property
+    def in_config(self) -> str | None:
+        return None
 
-    def loss(self, logits, targets):
+    def loss(self, logits, labels):
+        """Cross-entropy."""
         from torch.nn import functional
 
-        return functional.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum") / len(targets)
+        return functional.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum") / len(labels)
 
     def soft_loss(self, student_logits, teacher_logits, temperature: float = 1.0):
         """T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)); T² keeps the gradient's scale (Hinton et al. 2015)."""
@@ -110,45 +128,51 @@ class SingleLabel(Task):
         student, teacher = (functional.log_softmax(logits / temperature, dim=-1) for logits in (student_logits, teacher_logits))
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
-    def answers(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+    def answers(self, logits: np.ndarray) -> np.ndarray:
         return logits.argmax(-1)
 
-    def scores(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, float]:
+    def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
+        if logits is None:
+            return {"label": "", "probability": None}
+        exponentials, best = np.exp(logits - logits.max()), int(logits.argmax())
+        return {"label": self.names[best], "probability": round(float(exponentials[best] / exponentials.sum()), 6)}
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """{accuracy, macro_f1}."""
         from sklearn.metrics import f1_score
 
         said = self.answers(logits)
         return {"accuracy": float((said == labels).mean()), "macro_f1": float(f1_score(labels, said, average="macro", zero_division=0))}
 
-    def interval(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> tuple[float, float]:
+    def interval(self, logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Wilson's (1927), of a share."""
         from scipy.stats import binomtest
 
         found = binomtest(int((self.answers(logits) == labels).sum()), len(labels)).proportion_ci(confidence_level=0.95, method="wilson")
         return float(found.low), float(found.high)
 
-    def _parts(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
-        return (self.answers(logits) == labels)[:, None].astype(float)
+    def _parts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return (self.answers(logits) == labels)[:, None]
 
     @staticmethod
-    def _score(parts: np.ndarray) -> np.ndarray:
-        return parts[..., 0].mean(-1)
+    def _score(parts: np.ndarray) -> float:
+        return float(parts.mean())
 
 
 class MultiLabel(Task):
     """Any number of K labels at once, each with a logit of its own."""
 
-    kind, problem_type, metric, unknown = "multi_label", "multi_label_classification", "micro_f1", math.nan
+    kind, problem_type, metric, metric_name = "multi_label", "multi_label_classification", "micro_f1", "micro F1"
 
-    def loss(self, logits, targets):
+    def loss(self, logits, labels):
+        """Binary cross-entropy, the mean over labels too."""
         from torch.nn import functional
 
-        known = ~targets.isnan().any(-1)
-        found = functional.binary_cross_entropy_with_logits(logits[known], targets[known], reduction="sum")
-        return found / targets.numel()
+        known = ~labels.isnan().any(-1)
+        return functional.binary_cross_entropy_with_logits(logits[known], labels[known], reduction="sum") / labels.numel()
 
     def soft_loss(self, student_logits, teacher_logits, temperature: float = 1.0):
-        """T²·KL of each label's Bernoulli, the mean over labels and batch."""
+        """T²·KL of each label's Bernoulli distribution, the mean over labels too."""
         from torch.nn import functional
 
         student, teacher = student_logits / temperature, teacher_logits / temperature
@@ -156,51 +180,57 @@ class MultiLabel(Task):
         entropy = functional.binary_cross_entropy_with_logits(teacher, chance)
         return (functional.binary_cross_entropy_with_logits(student, chance) - entropy) * temperature**2
 
-    def answers(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
-        """The labels whose logit is above its threshold, or 0: a probability of one half."""
-        return (logits > (0.0 if thresholds is None else thresholds)).astype(np.float32)
-
     def thresholds(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Of each label the logit above which it is said: where its F1 is highest on these texts (K,); 0 of a label without any."""
+        """Of each label the logit above which it is said: where its F1 is highest on these texts; 0, a half, of one that none has."""
         from sklearn.metrics import precision_recall_curve
 
         found = np.zeros(logits.shape[1], dtype=np.float32)
-        for k in range(logits.shape[1]):
-            if labels[:, k].any():
-                precision, recall, cuts = precision_recall_curve(labels[:, k], logits[:, k])
-                best = int(np.argmax(2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)))
-                below = logits[:, k][logits[:, k] < cuts[best]]
-                found[k] = (cuts[best] + below.max()) / 2 if len(below) else cuts[best] - 1
+        for k in np.flatnonzero(labels.any(0)):
+            precision, recall, cuts = precision_recall_curve(labels[:, k], logits[:, k])
+            best = cuts[int(np.argmax(2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)))]
+            below = logits[:, k][logits[:, k] < best]
+            found[k] = (best + below.max()) / 2 if len(below) else best - 1
         return found
 
-    def scores(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, float]:
-        """{micro_f1, macro_f1, map}: the last is the mean over labels of average precision, for which no threshold counts."""
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        return (logits > 0).astype(np.float32)
+
+    def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
+        """The labels that are said, the likeliest first, each with its probability."""
+        if logits is None:
+            return {"labels": [], "probabilities": []}
+        said = self.answers(logits if thresholds is None else logits - thresholds)
+        order = [k for k in np.argsort(-logits, kind="stable") if said[k]]
+        return {"labels": [self.names[k] for k in order], "probabilities": [round(1 / (1 + math.exp(-logits[k])), 6) for k in order]}
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """{micro_f1, macro_f1, map}: the last is the mean of average precision over labels that some text has."""
         from sklearn.metrics import average_precision_score, f1_score
 
-        said, there = self.answers(logits, thresholds), labels.any(0)
+        said, there = self.answers(logits), labels.any(0)
         return {"micro_f1": float(f1_score(labels, said, average="micro", zero_division=0)),
                 "macro_f1": float(f1_score(labels, said, average="macro", zero_division=0)),
                 "map": float(average_precision_score(labels[:, there], logits[:, there], average="macro"))}
 
-    def _parts(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
-        said = self.answers(logits, thresholds)
-        return np.stack([(said * labels).sum(-1), said.sum(-1) + labels.sum(-1)], -1).astype(float)
+    def _parts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        said = self.answers(logits)
+        return np.stack([(said * labels).sum(-1), said.sum(-1) + labels.sum(-1)], -1)
 
     @staticmethod
-    def _score(parts: np.ndarray) -> np.ndarray:
-        right, total = parts.sum(-2).T
-        return 2 * right / np.maximum(total, 1)
+    def _score(parts: np.ndarray) -> float:
+        right, total = parts.sum(0)
+        return float(2 * right / max(total, 1))
 
 
 class Regression(Task):
     """A score: one number."""
 
-    kind, problem_type, metric, unknown = "regression", "regression", "pearson", math.nan
+    kind, problem_type, metric, metric_name = "regression", "regression", "pearson", "Pearson's r"
 
-    def loss(self, logits, targets):
+    def loss(self, logits, labels):
         """Squared error."""
-        known = ~targets.isnan()
-        return ((logits - targets)[known] ** 2).sum() / targets.numel()
+        known = ~labels.isnan()
+        return ((logits[:, 0] - labels)[known] ** 2).sum() / len(labels)
 
     def soft_loss(self, student_logits, teacher_logits, temperature: float = 1.0):
         """Squared error; a temperature has no meaning here."""
@@ -208,31 +238,55 @@ class Regression(Task):
 
         return functional.mse_loss(student_logits, teacher_logits)
 
-    def answers(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
-        return logits
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        return logits[:, 0]
 
-    def scores(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None = None) -> dict[str, float]:
-        """{pearson, spearman}: correlations; 0 where all answers are the same."""
+    def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
+        return {"score": None if logits is None else round(float(logits[0]), 6)}
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """{pearson, spearman}: correlations; 0 where all are the same."""
         from scipy.stats import pearsonr, spearmanr
 
-        said, true = logits[:, 0], np.asarray(labels)[:, 0]
-        if np.ptp(said) == 0 or np.ptp(true) == 0:
+        said = self.answers(logits)
+        if np.ptp(said) == 0 or np.ptp(labels) == 0:
             return {"pearson": 0.0, "spearman": 0.0}
-        return {"pearson": float(pearsonr(said, true).statistic), "spearman": float(spearmanr(said, true).statistic)}
+        return {"pearson": float(pearsonr(said, labels).statistic), "spearman": float(spearmanr(said, labels).statistic)}
 
-    def _parts(self, logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
-        return np.stack([logits[:, 0], labels[:, 0]], -1).astype(float)
+    def same(self, logits: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return np.isclose(self.answers(logits), self.answers(others), atol=SAME)
+
+    def agreement(self, logits: np.ndarray, others: np.ndarray) -> float:
+        """The correlation of both answers."""
+        return self.scores(logits, self.answers(others))["pearson"]
+
+    def _parts(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.stack([self.answers(logits), labels], -1)
 
     @staticmethod
-    def _score(parts: np.ndarray) -> np.ndarray:
-        said, true = np.moveaxis(parts - parts.mean(-2, keepdims=True), -1, 0)
-        spread = np.sqrt((said**2).sum(-1) * (true**2).sum(-1))
-        return np.divide((said * true).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    def _score(parts: np.ndarray) -> float:
+        said, true = (parts - parts.mean(0)).T.astype(float)
+        spread = math.sqrt((said @ said) * (true @ true))
+        return float(said @ true) / spread if spread else 0.0
 
 
 TASKS: dict[str, type[Task]] = {task.kind: task for task in (SingleLabel, MultiLabel, Regression)}
 
 
-def of_problem_type(problem_type: str, names: list[str]) -> Task:
-    """The task that a configuration of transformers names. Raises KeyError for another."""
-    return {task.problem_type: task for task in TASKS.values()}[problem_type](tuple(names))
+def of_config(problem_type: str | None, names: list[str]) -> Task:
+    """The task of a model whose outputs have these names, by its configuration, as transformers reads one: a single output without a
+    problem_type is a score. Raises KeyError for another problem_type.
+    """
+    by_name: dict[str | None, type[Task]] = {task.problem_type: task for task in TASKS.values()}
+    return (by_name | {None: Regression if len(names) == 1 else SingleLabel})[problem_type](tuple(names))
+
+
+def decisive(logits: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
+    """A model's logits (S, K) less its thresholds: what answers and scores go by."""
+    return logits if thresholds is None else logits - thresholds
+
+
+def known(labels) -> np.ndarray:
+    """Which of the texts somebody labelled: bool (S,)."""
+    found = np.asarray(labels)
+    return found != UNKNOWN if found.dtype.kind == "i" else ~np.isnan(found.reshape(len(found), -1)).any(-1)

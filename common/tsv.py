@@ -11,7 +11,6 @@ from pathlib import Path
 
 from common.cli import UserError, say
 
-SENTENCE, LABEL = "sentence", "label"
 CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n]*))(\t|\r?\n|\Z)')  # in quotes, or without any; then what ends it
 WRAPPED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 AS_TEXT = "text with tabs between the columns,"
@@ -61,32 +60,12 @@ def _every_other_is_nul(content: bytes) -> bool:
     return any(content[start::2].count(0) > len(content) / 8 for start in (0, 1))
 
 
-def read(path: Path) -> list[tuple[int, str, str]]:
-    """(line, sentence, label) of each row, as they stand but for the blanks around a sentence.
-
-    Columns may stand in any order, others beside them. Raises UserError, with file and line, for whatever can't be read in one way only.
-    """
-    rows = _rows(path, decoded(path))
-    if not rows:
-        return []
-    columns = _columns(rows[0][1])
-    place = [_place(path, columns, name, rows) for name in (SENTENCE, LABEL)]
-    found = []
-    for line, cells in rows[1:]:
-        if not _fits(cells, len(columns)):
-            cause = "a carriage return in it ends no line" if any("\r" in cell for cell in cells) else "one tab between sentence and label"
-            raise UserError(f"{path}:{line}: {len(cells)} columns where the header has {len(columns)}: {cause} "
-                            "(a text with a tab or a line break in it stands in quotes, its own quotes doubled)")
-        text, label = cells[place[0]].strip(), cells[place[1]]
-        if not visible(text):
-            raise UserError(f"{path}:{line}: empty sentence: fill it in or delete the line")
-        if _columns(cells) == columns:
-            raise UserError(f"{path}:{line}: the header line again: delete it")
-        found.append((line, text, label))
-    return found
+def read(path: Path) -> list[Row]:
+    """The rows that hold anything, the header's too, where it has one. Raises UserError for what can't be read in one way only."""
+    return _rows(path, decoded(path))
 
 
-def _columns(cells: list[str]) -> list[str]:
+def header(cells: list[str]) -> list[str]:
     """The header's names; columns without one at its end, which a trailing tab makes, don't count."""
     names = [cell.strip().strip("\ufeff\u200b").strip() for cell in cells]
     while names and not names[-1]:
@@ -94,25 +73,9 @@ def _columns(cells: list[str]) -> list[str]:
     return names
 
 
-def _fits(cells: list[str], columns: int) -> bool:
+def fits(cells: list[str], width: int) -> bool:
     """Whether a row has the header's columns, and at most empty ones behind them."""
-    return len(cells) >= columns and not any(visible(cell) for cell in cells[columns:])
-
-
-def _place(path: Path, columns: list[str], name: str, rows: list[Row]) -> int:
-    """Where a column stands. Raises UserError where it is missing or stands there twice."""
-    line, header = rows[0]
-    if columns.count(name) == 1:
-        return columns.index(name)
-    if name in columns:
-        raise UserError(f"{path}:{line}: {columns.count(name)} columns are called '{name}': leave one")
-    values = [{cells[at].strip() for _, cells in rows[1:1000] if at < len(cells)} for at in range(len(header))]
-    if any(cell.strip() in seen for cell, seen in zip(header, values, strict=True) if cell.strip()) and SENTENCE not in columns:
-        raise UserError(f"{path}:{line}: no header: the first line is a row of data: write sentence<TAB>label above it")
-    hint = "the header line must be sentence<TAB>label"
-    if len(columns) == 1 and re.search(r"[,;|]|\w {2,}\w", columns[0]):
-        hint = f"a tab must part the columns, and {hint}"
-    raise UserError(f"{path}:{line}: no column '{name}', found {', '.join(map(shown, columns[:8]))}: {hint}")
+    return len(cells) >= width and not any(visible(cell) for cell in cells[width:])
 
 
 # --- quotes
@@ -187,12 +150,12 @@ def _with_text(rows: Iterable[Row]) -> list[Row]:
 
 def _misfit(rows: list[Row]) -> int | None:
     """The line of the first row that hasn't the header's columns; None where all have."""
-    columns = len(_columns(rows[0][1])) if rows else 0
-    return next((line for line, cells in rows if not _fits(cells, columns)), None)
+    width = len(header(rows[0][1])) if rows else 0
+    return next((line for line, cells in rows if not fits(cells, width)), None)
 
 
 def _needs_quotes(bare: list[Row]) -> bool:
     """Whether the cells in quotes are all those of a column, or all those that hold a comma (Excel puts these in quotes in a TSV too)."""
-    columns = [[cell.strip() for cell in column] for column in zip(*(row for _, row in bare[1:]), strict=False)]
-    excels = all(("," in cell) == bool(WRAPPED.fullmatch(cell)) for column in columns for cell in column)
-    return excels or any(all(map(WRAPPED.fullmatch, column)) for column in columns)
+    cells = [[cell.strip() for cell in column] for column in zip(*(row for _, row in bare[1:]), strict=False)]
+    excels = all(("," in cell) == bool(WRAPPED.fullmatch(cell)) for column in cells for cell in column)
+    return excels or any(all(map(WRAPPED.fullmatch, column)) for column in cells)

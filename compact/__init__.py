@@ -33,11 +33,14 @@ def from_distilbert(model, **settings) -> CompactForSequenceClassification:
     return twin
 
 
-def save(model: CompactForSequenceClassification, path: Path) -> None:
-    """Weights and configuration, and the code that opens them with `trust_remote_code=True`."""
-    model.config.auto_map = AUTO_MAP
+def save(model, path: Path) -> None:
+    """Weights and configuration, and of a compact model the code that opens them with `trust_remote_code=True`."""
+    of_ours = isinstance(model, CompactForSequenceClassification)
+    if of_ours:
+        model.config.auto_map = AUTO_MAP
     model.save_pretrained(path)
-    save_code(path)
+    if of_ours:
+        save_code(path)
 
 
 def save_code(path: Path) -> None:

@@ -3,7 +3,7 @@
 A multiply-add is 2 FLOPs; only products are counted, as torch's FlopCounterMode does on the model that ships. A compact model
 computes no more than its answer reads: behind the last layer with heads, and for that layer's queries, one token alone.
 So what a unit costs depends on which layer is the last with heads. Letters: L layers, U units in a block, N tokens, D width,
-d width of a head, K classes, V vocabulary.
+E of the embeddings, d of a head, K classes, V vocabulary.
 """
 
 import numpy as np
@@ -24,6 +24,8 @@ class Flops:
     def __init__(self, tokens: int, shape):
         self.tokens, self.width, self.head_dim = tokens, shape.dim, shape.head_dim
         self.other = 2 * shape.dim * (shape.dim + shape.num_labels)  # the head's two maps of one token: no pruning saves them
+        if shape.embedding_size:
+            self.other += 2 * tokens * shape.embedding_dim * shape.dim
 
     def head(self, of_last: bool) -> int:
         """A head: rows of Q, K, V, columns of the output map, and two products of queries × N × d."""
@@ -47,11 +49,14 @@ class Bytes:
 
     def __init__(self, shape, word_pieces: int):
         self.width, self.head_dim = shape.dim, shape.head_dim
-        tables = (word_pieces * (shape.embedding_rank or shape.dim) + shape.max_position_embeddings * shape.dim) * NF4_BYTES
-        table_map = (shape.embedding_rank * NF4_BYTES + 4) * shape.dim if shape.embedding_rank else 0
+        wide = shape.embedding_dim
+        tables = (word_pieces * (shape.embedding_rank or wide) + shape.max_position_embeddings * wide) * NF4_BYTES
+        maps = (shape.embedding_rank * NF4_BYTES + 4) * wide if shape.embedding_rank else 0
+        if shape.embedding_size:
+            maps += (wide * NF4_BYTES + 4) * shape.dim
         head = 4 * (shape.dim + 1) * (shape.dim + shape.num_labels)
-        norms_and_biases = 4 * (2 + 6 * shape.n_layers) * shape.dim
-        self.other = tables + table_map + head + norms_and_biases
+        norms_and_biases = 4 * ((2 + shape.type_vocab_size) * wide + 6 * shape.n_layers * shape.dim)
+        self.other = tables + maps + head + norms_and_biases
 
     def blocks(self, heads: list[int], neurons: list[int], last: int) -> list[np.ndarray]:
         """As `Flops.blocks`; the bytes of a unit are the same wherever it stands."""

@@ -4,16 +4,15 @@ from types import SimpleNamespace
 
 from compress.costs import Bytes, Flops, total
 
-FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 TOKENS = 128  # at which budgets hold whatever the texts are, or fewer where the model reads fewer
 
 
 def whole_flops(config: dict, tokens: int) -> int:
-    """FLOPs of so many tokens in a BERT's or DistilBERT's classifier with this config.json, as torch's counter has them: products alone."""
+    """FLOPs of so many tokens in the classifier with this config.json, as torch's counter has them: products alone."""
     layers, width, inner = (_of(config, *names) for names in (("num_hidden_layers", "n_layers"), ("hidden_size", "dim"),
                                                                ("intermediate_size", "hidden_dim")))
     blocks = layers * tokens * width * (8 * width + 4 * tokens + 4 * inner)
-    return blocks + 2 * width * (width + classes(config))
+    return blocks + 2 * width * (width + classes(config) + tokens * (_embedding_size(config) or 0))
 
 
 def smallest_share(config: dict, own: int = TOKENS) -> float:
@@ -33,14 +32,16 @@ def smallest_mb(config: dict, word_pieces: int) -> float:
 
 def _shape(config: dict) -> SimpleNamespace:
     width, heads = _of(config, "hidden_size", "dim"), _of(config, "num_attention_heads", "n_heads")
-    return SimpleNamespace(dim=width, head_dim=width // heads, num_labels=classes(config), embedding_rank=None,
+    own = _embedding_size(config)
+    return SimpleNamespace(dim=width, head_dim=width // heads, num_labels=classes(config), embedding_rank=None, type_vocab_size=0,
+                           embedding_size=own, embedding_dim=own or width,
                            n_layers=_of(config, "num_hidden_layers", "n_layers"), max_position_embeddings=config["max_position_embeddings"])
 
 
-def positions(config: dict) -> int:
-    """Tokens that a model of this config.json reads at most; those that number positions from behind padding have rows in front."""
-    in_front = config["pad_token_id"] + 1 if config.get("model_type") in FROM_PADDING else 0
-    return config["max_position_embeddings"] - in_front
+def _embedding_size(config: dict) -> int | None:
+    """The width of the embeddings where they are mapped onto the model's, as ELECTRA's are."""
+    own = config.get("embedding_size")
+    return None if own == _of(config, "hidden_size", "dim") else own
 
 
 def classes(config: dict) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compact.modeling_compact import EmptyFFN
+from compact.modeling_compact import INPUTS, EmptyFFN
 from compress import importance
 
 MEMORY = 200  # batches that the running mean looks back on: as units close, the others' worth changes
@@ -148,7 +148,7 @@ class Gates:
         training = model.training
         model.eval()
         with torch.enable_grad():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
+            logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits  # (B, K)
         model.train(training)
         asked = [gate for gate in self.blocks if len(gate.mask)]
         squares = importance.squared_gradients(logits, [gate.last[0] for gate in asked if gate.last is not None], generator)

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from compact.modeling_compact import EmptyAttention, EmptyFFN
+from compact.modeling_compact import INPUTS, EmptyAttention, EmptyFFN, MappedEmbeddings
 
 
 def _rows(linear: nn.Linear, keep: torch.Tensor) -> nn.Linear:
@@ -68,22 +68,24 @@ def cut(model, masks: list[torch.Tensor]):
 def without_empty_layers(model, batch: dict[str, torch.Tensor]) -> tuple:
     """(the model without layers that keep neither heads nor neurons, indices of those that stay); changed in place.
 
-    Such a layer only normalises twice. Nearly the same is done by the gain and bias of the normalisation before it,
-    channel by channel, fitted by least squares to what the layer did on `batch`; the logits change a little.
+    Such a layer only normalises twice. Nearly the same is done by the gain and bias of the normalisation before it, or of the map
+    behind that, channel by channel, fitted by least squares to what the layer did on `batch`; the logits change a little.
     """
     layers = model.layers()
     heads, neurons = model.config.heads, model.config.ffn
     model.eval()
-    states = model(batch["input_ids"], batch["attention_mask"], output_hidden_states=True).hidden_states  # before, and after each
+    given = {name: batch[name] for name in INPUTS if name in batch}
+    states = model(**given, output_hidden_states=True).hidden_states  # before, and after each
     real = batch["attention_mask"].bool()
-    before, start = model.distilbert.embeddings.LayerNorm, 0
+    embeddings = model.distilbert.embeddings
+    before, start = embeddings.map if isinstance(embeddings, MappedEmbeddings) else embeddings.LayerNorm, 0
     kept = [i for i in range(len(layers)) if heads[i] or neurons[i]]
     for i in [*kept, len(layers)]:
         if i > start:  # layers start … i − 1 are empty
             x, y = states[start][real], states[i][real]  # (tokens, D)
             slope = ((x - x.mean(0)) * (y - y.mean(0))).mean(0) / x.var(0, unbiased=False).clamp(min=1e-12)
             before.bias.copy_(slope * before.bias + y.mean(0) - slope * x.mean(0))
-            before.weight.mul_(slope)
+            before.weight.mul_(slope if before.weight.dim() == 1 else slope[:, None])
         if i < len(layers):
             before, start = layers[i].output_layer_norm, i + 1
     return of_layers(model, kept), kept

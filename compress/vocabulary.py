@@ -1,58 +1,67 @@
-"""Vocabulary pruning: word pieces that the task hardly uses leave the tokenizer and the embedding table.
+"""Vocabulary pruning: pieces that the task hardly uses leave the tokenizer and the embedding table.
 
-WordPiece spells a word greedily, longest piece first (Wu et al. 2016, section 4.1). Without a piece it spells the word in shorter
-ones by itself, down to single characters, so these all stay: whatever could be spelled before can be spelled after.
-V is the size of the vocabulary.
+Whatever could be spelled before can be spelled after, in pieces that stay, and a text whose pieces all stay is spelled as it was. Which
+pieces that takes depends on the tokenizer's kind: `vocabulary_wordpiece`, `vocabulary_bpe`, `vocabulary_unigram`. V is the size of the
+vocabulary; a spelling is a tokenizer.json.
 """
 
 import copy
+import json
 import math
 
 import torch
+from tokenizers import Tokenizer
+
+from compress import vocabulary_bpe, vocabulary_unigram, vocabulary_wordpiece
+
+KINDS = {"WordPiece": vocabulary_wordpiece, "BPE": vocabulary_bpe, "Unigram": vocabulary_unigram}
+CHECKED = 20_000  # texts that are spelled again behind a cut
 
 
-def can_be_cut(spelling: dict) -> bool:
-    """Whether the tokenizer of a tokenizer.json spells what it lacks in shorter pieces: WordPiece alone does."""
-    return spelling["model"]["type"] == "WordPiece"
+def why_not(spelling: dict) -> str | None:
+    """Why pieces of a tokenizer can't leave; None where they can."""
+    kind = spelling["model"]["type"]
+    if kind not in KINDS:
+        return f"only vocabularies of {', '.join(KINDS)} can be cut, and this one is of {kind}"
+    return KINDS[kind].why_not(spelling["model"])
 
 
 def keep_pieces(spelling: dict, counts: torch.Tensor, coverage: float, spare: int = 0) -> list[int]:
     """Ids of the pieces that stay, ascending.
 
-    spelling: a tokenizer.json of WordPiece; counts: how often the task's sentences use each id (V,). Kept are special tokens, single
-    characters, any piece with a character that has no piece of its own, and of the rest the most frequent, until the kept
-    pieces cover `coverage` of all occurrences; and `spare` more that the sentences never use, for words to come: the first in the
-    vocabulary, which WordPiece learns most frequent first. Raises ValueError where the tokenizer is of another kind.
+    counts: how often the task's sentences use each id (V,). Kept are special tokens, whatever some text could no longer be spelled
+    without, and of the rest the most frequent with all that they are joined of, until the kept pieces cover `coverage` of all
+    occurrences; and `spare` more that the sentences never use, for words to come: the first in the vocabulary, which is learnt most
+    frequent first. Raises ValueError where `why_not` says so.
     """
-    if not can_be_cut(spelling):
-        raise ValueError(f"a vocabulary of WordPiece can be pruned, not one of {spelling['model']['type']}")
-    vocabulary, prefix = spelling["model"]["vocab"], spelling["model"]["continuing_subword_prefix"]
-    special = {token["id"] for token in spelling["added_tokens"]} | {vocabulary[spelling["model"]["unk_token"]]}
-
-    def spellable(piece: str) -> bool:
-        """Whether shorter pieces can stand for this one."""
-        inner = piece.startswith(prefix) and len(piece) > len(prefix)
-        letters = piece.removeprefix(prefix) if inner else piece
-        needed = [(prefix if inner or i else "") + letter for i, letter in enumerate(letters)]
-        return len(letters) > 1 and all(letter in vocabulary for letter in needed)
-
-    kept = special | {i for piece, i in vocabulary.items() if i not in special and not spellable(piece)}
+    if why := why_not(spelling):
+        raise ValueError(why)
+    model, kind = spelling["model"], KINDS[spelling["model"]["type"]]
+    kept = {token["id"] for token in spelling["added_tokens"]} | kind.foundation(model)
+    parts = kind.parts_of(model)
     missing = math.ceil(coverage * int(counts.sum())) - sum(int(counts[i]) for i in kept)
     for i in torch.argsort(counts, descending=True, stable=True).tolist():
         if missing <= 0 or counts[i] == 0:
             break
-        if i not in kept:
-            kept.add(i)
-            missing -= int(counts[i])
-    unused = sorted(i for piece, i in vocabulary.items() if i not in kept and counts[i] == 0 and piece.removeprefix(prefix).isalnum())
-    return sorted(kept.union(unused[:spare]))
+        more = parts(i) - kept if i not in kept else set()
+        kept |= more
+        missing -= sum(int(counts[j]) for j in more)
+    unused = sorted(i for piece, i in kind.pieces(model).items()
+                    if i not in kept and counts[i] == 0 and kind.letters_of(model, piece).isalnum())
+    most = len(kept) + spare
+    for i in unused:
+        if len(kept) == most:
+            break
+        if i not in kept and len(kept) + len(more := parts(i) - kept) <= most:
+            kept |= more
+    return sorted(kept)
 
 
 def cut_spelling(spelling: dict, kept: list[int]) -> dict:
     """The tokenizer.json of the pieces kept, numbered anew in their order: wherever an id stands, the new one does."""
     new = {old: i for i, old in enumerate(kept)}
-    cut = copy.deepcopy(spelling)
-    cut["model"]["vocab"] = {piece: new[i] for piece, i in spelling["model"]["vocab"].items() if i in new}
+    model = spelling["model"]
+    cut = copy.deepcopy(spelling | {"model": None}) | {"model": KINDS[model["type"]].cut(model, new)}
     for token in cut["added_tokens"]:
         token["id"] = new[token["id"]]
     if cut.get("padding"):
@@ -61,10 +70,37 @@ def cut_spelling(spelling: dict, kept: list[int]) -> dict:
     for behind in (last, *last.get("processors", [])):  # one, or a Sequence of them
         for token in (behind.get("special_tokens") or {}).values():  # TemplateProcessing
             token["ids"] = [new[i] for i in token["ids"]]
-        for name in ("sep", "cls"):  # BertProcessing
+        for name in ("sep", "cls"):  # BertProcessing, RobertaProcessing
             if name in behind:
                 behind[name][1] = new[behind[name][1]]
     return cut
+
+
+def check(spelling: dict, cut: dict, kept: list[int], texts: list[str]) -> None:
+    """Spells up to CHECKED of the texts before and after a cut. Raises RuntimeError where one whose pieces all stay is spelled otherwise,
+    or something becomes unknown that wasn't.
+    """
+    before, after = (Tokenizer.from_str(json.dumps(one)) for one in (spelling, cut))
+    for tokenizer in (before, after):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    new = {old: i for i, old in enumerate(kept)}
+    unknown = _unknown(spelling)
+    shown = texts[::max(1, len(texts) // CHECKED)]
+    for text, old, found in zip(shown, before.encode_batch(shown), after.encode_batch(shown), strict=True):
+        if all(i in new for i in old.ids):
+            wrong = [new[i] for i in old.ids] != found.ids
+        else:
+            wrong = unknown is not None and found.ids.count(new[unknown]) > old.ids.count(unknown)
+        if wrong:
+            raise RuntimeError(f"internal error: the cut vocabulary spells {text[:80]!r} as {found.tokens[:20]}, the whole one as "
+                               f"{old.tokens[:20]}")
+
+
+def _unknown(spelling: dict) -> int | None:
+    """The id of what can't be spelled, whatever its token is called in an encoding; None where all can."""
+    model = spelling["model"]
+    return model["unk_id"] if "unk_id" in model else model["vocab"].get(model.get("unk_token"))
 
 
 @torch.no_grad()

@@ -13,10 +13,13 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from compact.modeling_compact import INPUTS, MappedEmbeddings
 from compress.importance import squared_gradients
 
 READS = ("q_lin", "k_lin", "v_lin", "lin1")  # maps from the residual stream
 WRITES = ("out_lin", "lin2", "map", "attention", "ffn")  # maps onto it, a factorised table's among them, and what empty blocks are
+TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+EMBEDDINGS, MAP = "distilbert.embeddings.", "distilbert.embeddings.map."
 
 
 def shape_of(config, width: int):
@@ -33,13 +36,15 @@ def scores(model, batches: Iterable[dict[str, torch.Tensor]]) -> tuple[torch.Ten
     """
     stream, inner = (torch.ones(model.config.dim, requires_grad=True) for _ in range(2))
     signs = torch.Generator().manual_seed(0)
-    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    hooks = [norm.register_forward_hook(lambda module, given, out: out * stream) for norm in norms]
+    embeddings = model.distilbert.embeddings
+    writers = [embeddings.map if isinstance(embeddings, MappedEmbeddings) else embeddings.LayerNorm,
+               *(module for module in model.layers().modules() if isinstance(module, nn.LayerNorm))]
+    hooks = [writer.register_forward_hook(lambda module, given, out: out * stream) for writer in writers]
     hooks.append(model.classifier.register_forward_pre_hook(lambda module, given: (given[0] * inner,)))  # behind the activation
     model.eval()
     worth = torch.zeros(2, model.config.dim)
     for batch in batches:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
+        logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits  # (B, K)
         worth += torch.stack(squared_gradients(logits, (stream, inner), signs))
     for hook in hooks:
         hook.remove()
@@ -51,9 +56,12 @@ def narrowed(model, width: int, worth: tuple[torch.Tensor, torch.Tensor]):
     """A new compact model of the `width` channels that are worth most, and as many inner ones of the head; `worth` is of `scores`."""
     stream, inner = (score.topk(width).indices.sort().values for score in worth)  # (C,) each
     weights = {}
+    own_width = isinstance(model.distilbert.embeddings, MappedEmbeddings)
     for name, value in model.state_dict().items():
         module, kind = name.split(".")[-2:]
-        if module in ("word_embeddings", "position_embeddings") or (module in READS and kind == "weight"):
+        if own_width and name.startswith(EMBEDDINGS):
+            value = value[stream] if name.startswith(MAP) else value
+        elif module in TABLES or (module in READS and kind == "weight"):
             value = value[:, stream]
         elif module in WRITES or "norm" in module.lower():
             value = value[stream]

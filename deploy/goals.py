@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from common import checkpoints, cores, encoders, facts, lengths, measure
+from common import checkpoints, cores, facts, lengths, measure
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
 from compress import ask, costs, target
@@ -50,7 +50,7 @@ def _budgets(asked, args, shape, teacher: Checkpoint, tokenizer, corpus) -> list
     """What one --budget asks for; of FLOPs a budget at the length of the texts, and behind it one at that of the report's figures."""
     if asked.kind == "flops":
         twin = measure.countable_twin(teacher.path)
-        most = min(encoders.longest_input(shape), encoders.longest_input(twin.config))
+        most = min(lengths.positions(model.to_dict()) for model in (shape, twin.config))
         own = min(most, lengths.of_texts(tokenizer, corpus.train, args.max_length))
         both = list(dict.fromkeys((own, min(most, TOKENS))))
         say(f"{asked}: counted at {own} tokens, which {lengths.MOST_TEXTS} % of the training texts don't exceed"
@@ -59,7 +59,7 @@ def _budgets(asked, args, shape, teacher: Checkpoint, tokenizer, corpus) -> list
                 for tokens in both]
     if asked.kind == "mb":
         return [Budget(costs.Bytes(shape, shape.vocab_size), asked.amount, 1e6, "MB in 4 bits")]
-    table = latency_table.of(shape, teacher, corpus.validation.texts, args.run_dir, cores.usable())["batches"][asked.batch]
+    table = latency_table.of(shape, teacher, corpus.validation.rows, args.run_dir, cores.usable())["batches"][asked.batch]
     return [Budget(costs.Latency(table), table["teacher"] / asked.amount, 1.0, f"ms at batch {asked.batch}")]
 
 

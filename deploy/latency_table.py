@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import checkpoints, cli, distributed, facts, provenance
+from common.splits import Row
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 8, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
 SENTENCES = 256  # sentences that are timed: of fewer batches of 32 the longest sentences decide
@@ -51,7 +52,7 @@ def path_of(shape, teacher: checkpoints.Checkpoint, run_dir: Path) -> Path:
     return run_dir / "models" / f".latency_{key}.json"
 
 
-def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, threads: int) -> dict:
+def of(shape, teacher: checkpoints.Checkpoint, texts: list[Row], run_dir: Path, threads: int) -> dict:
     """The table for models of the `shape` of a compact configuration, beside the teacher; measured where there is none yet."""
     path = path_of(shape, teacher, run_dir)
     if distributed.is_first() and not path.is_file():
@@ -62,7 +63,7 @@ def of(shape, teacher: checkpoints.Checkpoint, texts: list[str], run_dir: Path, 
     return read(path, threads)
 
 
-def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
+def _measure(shape, teacher, texts: list[Row], threads: int) -> dict:
     from common import inference, measure
 
     texts = measure.to_time(texts, SENTENCES)
@@ -94,7 +95,7 @@ def _measure(shape, teacher, texts: list[str], threads: int) -> dict:
     return table
 
 
-def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: list[str], threads: int):
+def _random_model(shape, heads: list[int], neurons: list[int], teacher, texts: list[Row], threads: int):
     """A compact model of this structure in onnxruntime int8, as it ships but of random weights: an object with the teacher's `encode`."""
     import torch
 
@@ -131,7 +132,7 @@ class _Timed:
     def __init__(self, model, teacher, word_pieces: int):
         self.model, self.teacher, self.word_pieces = model, teacher, word_pieces
 
-    def encode(self, texts: list[str]) -> dict[str, np.ndarray]:
+    def encode(self, texts: list[Row]) -> dict[str, np.ndarray]:
         return _rows_within(self.teacher.encode(texts), self.word_pieces)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:

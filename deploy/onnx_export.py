@@ -14,6 +14,7 @@ import onnx
 import torch
 from transformers import DistilBertConfig
 
+from common import families, lengths
 from compact.modeling_compact import CompactConfig, EmptyAttention
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
@@ -22,20 +23,24 @@ OLDEST_RUNTIME = {20: "1.18.0", ATTENTION: "1.23.0"}  # the oldest onnxruntime t
 
 
 class _Stock(torch.nn.Module):
-    """(input_ids, attention_mask) -> logits of a stock model, which is handed the mask as its attention adds it: no mask code is traced."""
+    """(input_ids, attention_mask, token_type_ids or not) -> logits of a stock model.
+
+    It is handed the mask as its attention adds it: no mask code is traced.
+    """
 
     def __init__(self, model):
         super().__init__()
         model.set_attn_implementation("eager")  # four plain operators
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
         mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
-        return self.model(input_ids=input_ids, attention_mask=mask).logits
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=mask, **types).logits
 
 
 class _Compact(torch.nn.Module):
-    """(input_ids, attention_mask) -> logits of a compact model in full precision, its attention in as few operators as there are for it.
+    """(input_ids, attention_mask, token_type_ids or not) -> logits of a compact model in full precision, in as few operators as there are.
 
     Launching them is much of what a small model's answer takes: maps that read the same tokens become one, `joined`, and attention
     is ONNX's own operator where the opset has it.
@@ -54,8 +59,8 @@ class _Compact(torch.nn.Module):
             model.attended_to = lambda real, _: real[:, None, None]
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model.logits(input_ids, attention_mask)
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+        return self.model.logits(input_ids, attention_mask, token_type_ids)
 
     def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, attended_to: torch.Tensor,
                first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,25 +97,27 @@ def _side_by_side(maps: list[torch.nn.Linear]) -> torch.nn.Linear:
     return joined
 
 
-def export(model, opset: int = ATTENTION) -> onnx.ModelProto:
+def export(model, opset: int = ATTENTION, pairs: bool = False) -> onnx.ModelProto:
     """A torch classifier as an ONNX model with dynamic B and N: input_ids, attention_mask int64 (B, N) -> logits float32 (B, K).
 
-    `opset`, a key of OLDEST_RUNTIME, is the newest that the file may use. The mask is 1 at real tokens and 0 at padding. A 4-bit model is
-    exported as its full-precision twin: ONNX has no such grid.
-    Nothing of this machine (paths, stack traces) stays in the result.
+    A compact model with a table of token types has token_type_ids (B, N) as a third input; of `pairs`, a stock model that knows more than
+    one type too. `opset`, a key of OLDEST_RUNTIME, is the newest that the file may use. The mask is 1 at real tokens and 0 at padding. A
+    4-bit model is exported as its full-precision twin: ONNX has no such grid. Nothing of this machine (paths, stack traces) stays in the
+    result.
     """
     compact = hasattr(model, "full_precision_twin")
     model = (model.full_precision_twin() if compact else model).float().cpu().eval()
     opset = opset if compact else min(OLDEST_RUNTIME)
     logits = _Compact(model, opset) if compact else _Stock(model)
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
-    ids = torch.ones(2, 9, dtype=torch.int64)
-    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=model.config.max_position_embeddings)}
+    inputs = {"input_ids": torch.full((2, 9), 5), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3])}
+    if model.config.type_vocab_size if compact else pairs and families.knows_types(model.config):
+        inputs["token_type_ids"] = torch.tensor([[0] * 4 + [1] * 5] * 2)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=lengths.positions(model.config.to_dict()))}
     with _quiet():
-        program = torch.onnx.export(logits, (ids, mask), dynamo=True, optimize=True, external_data=False, verbose=False,
-                                    opset_version=opset, input_names=["input_ids", "attention_mask"], output_names=["logits"],
-                                    dynamic_shapes={"input_ids": axes, "attention_mask": axes})
+        program = torch.onnx.export(logits, tuple(inputs.values()), dynamo=True, optimize=True, external_data=False, verbose=False,
+                                    opset_version=opset, input_names=list(inputs), output_names=["logits"],
+                                    dynamic_shapes=dict.fromkeys(inputs, axes))
     return _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
 
 
@@ -143,8 +150,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 def configuration(config: dict) -> dict:
     """The config.json beside an ONNX file, of the one beside the torch checkpoint: it needs no code, and any tool knows its `model_type`.
 
-    A compact model is a DistilBERT but for how wide its layers are, and for its head, which stays there as `heads`, `ffn` and
-    `head_activation`: tools hand on what they don't know.
+    A compact model is a DistilBERT but for how wide its layers are, its head and the like, which stays there as `heads`, `ffn`,
+    `head_activation` and so on: tools hand on what they don't know.
     """
     if config["model_type"] != CompactConfig.model_type:
         return config

@@ -22,7 +22,7 @@ WORTH_A_PRODUCT = 0.3  # evening out costs a product at run time: share of the e
 
 
 def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table_bits: int = 8, map_bits: int = 8) -> onnx.ModelProto:
-    """The int8 version of an exported model; `batches` of training sentences (input_ids, attention_mask) set the ranges.
+    """The int8 version of an exported model; `batches` of training sentences, its inputs, set the ranges.
 
     Linear maps: activations in uint8 with one range each, fixed here, so that a sentence's answer never depends on its
     company (ranges taken at run time span the whole batch, padding included). Weights in int8, a scale for each output
@@ -59,17 +59,18 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
             nodes.append(node)
             continue
         x, out = node.input[0], node.output[0]
-        if f"{x}_scale" not in constants:  # query, key and value read one rounded input
-            constants[f"{x}_scale"], constants[f"{x}_zero"] = _activation_range(seen[x], smoothing[x])
+        read = f"{x}_read"  # a product's own names begin with its output, which may be what another product reads
+        if f"{read}_scale" not in constants:  # query, key and value read one rounded input
+            constants[f"{read}_scale"], constants[f"{read}_zero"] = _activation_range(seen[x], smoothing[x])
             smooth = x
             if (smoothing[x] != 1).any():
-                smooth, constants[f"{x}_smoothing"] = f"{x}_smooth", 1 / smoothing[x]
-                nodes.append(helper.make_node("Mul", [x, f"{x}_smoothing"], [smooth]))
-            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{x}_scale", f"{x}_zero"], [f"{x}_codes"], domain=domain),
-                      helper.make_node("DequantizeLinear", [f"{x}_codes", f"{x}_scale", f"{x}_zero"], [f"{x}_rounded"])]
+                smooth, constants[f"{read}_smoothing"] = f"{read}_smooth", 1 / smoothing[x]
+                nodes.append(helper.make_node("Mul", [x, f"{read}_smoothing"], [smooth]))
+            nodes += [helper.make_node("QuantizeLinear", [smooth, f"{read}_scale", f"{read}_zero"], [f"{read}_codes"], domain=domain),
+                      helper.make_node("DequantizeLinear", [f"{read}_codes", f"{read}_scale", f"{read}_zero"], [f"{read}_rounded"])]
         # Named after the product, not the weight: two layers may share a weight and smooth it differently.
         bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(dense[out].shape[1], np.float32)
-        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None], np.abs(bias) / (BIAS_LEVELS * constants[f"{x}_scale"]))
+        codes, scales = _weight_codes(dense[out] * smoothing[x][:, None], np.abs(bias) / (BIAS_LEVELS * constants[f"{read}_scale"]))
         constants |= {f"{out}_scale": scales, f"{out}_zero": np.zeros(len(scales), np.int8)}
         if node.input[1] in packed:
             unpacked, needed = _codes_of_4_bits(node, packed[node.input[1]], weights[node.input[1]].shape, smoothing[x])
@@ -80,14 +81,14 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         # Nothing is rounded behind the product: it goes into float additions, and the runtime fuses this into one kernel.
         nodes.append(helper.make_node("DequantizeLinear", [f"{out}_codes", f"{out}_scale", f"{out}_zero"], [f"{out}_rounded"], axis=1))
         if len(node.input) > 2:  # a bias goes in as the sums do, in int32: its scale is the product's
-            scale = constants[f"{x}_scale"] * scales
+            scale = constants[f"{read}_scale"] * scales
             constants |= {f"{out}_bias_codes": np.rint(bias / scale).astype(np.int32),
                           f"{out}_bias_scale": scale, f"{out}_bias_zero": np.zeros(len(scales), np.int32)}
             nodes += [helper.make_node("DequantizeLinear", [f"{out}_bias_codes", f"{out}_bias_scale", f"{out}_bias_zero"],
                                        [f"{out}_bias"], axis=0),
-                      helper.make_node("Gemm", [f"{x}_rounded", f"{out}_rounded", f"{out}_bias"], [out])]
+                      helper.make_node("Gemm", [f"{read}_rounded", f"{out}_rounded", f"{out}_bias"], [out])]
         else:
-            nodes.append(helper.make_node("MatMul", [f"{x}_rounded", f"{out}_rounded"], [out]))
+            nodes.append(helper.make_node("MatMul", [f"{read}_rounded", f"{out}_rounded"], [out]))
     _replace(quantised, nodes, constants)
     _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits, map_bits)
     onnx.checker.check_model(quantised)
@@ -130,11 +131,12 @@ def _seen(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.n
     A row is a token's, or where one alone is computed a text's. Of a BERT-base all of them would be 33 MB for each text of 128 tokens.
     """
     session = _watching(model, names)
+    inputs = [given.name for given in session.get_inputs()]
     kept: dict[str, list] = {name: [0, None, None, []] for name in names}  # rows so far, low, high, parts of the sample
     texts, tokens = (sum(int(count) for count in counts) for counts in zip(*map(_rows, batches), strict=True))
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, N)
-        for name, value in zip(names, session.run(names, batch), strict=True):
+        for name, value in zip(names, session.run(names, inference.fed(inputs, batch)), strict=True):
             rows = value[real] if value.ndim == 3 else value  # (rows, D)
             done, low, high, sample = kept[name]
             step = max(1, (texts if len(rows) == _rows(batch)[0] else tokens) // SAMPLED)

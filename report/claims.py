@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from common.tasks import SingleLabel, Task
+
 MARGIN, ALPHA, POWER = 0.01, 0.05, 0.8
 
 
@@ -25,6 +27,31 @@ def _variance_at_the_margin(gained: np.ndarray, margin: float) -> float:
     return parts * (2 * winning + margin * (1 - margin))
 
 
+def of_task(task: Task, ours: list[np.ndarray], baseline: list[np.ndarray], labels, margin: float = MARGIN) -> dict:
+    """{mean, half_width, margin, p, holds, needed} of decisive logits (S, K), a list over seeds, against a baseline's.
+
+    Tango's test of right answers where each text has one class; else a normal one, by a paired bootstrap's standard error.
+    """
+    if isinstance(task, SingleLabel):
+        said, before = (np.stack([task.answers(logits) for logits in seeds]) for seeds in (ours, baseline))
+        return no_loss(said, before, labels, margin)
+    mean, error = task.difference(ours, baseline, labels)
+    return _claim(mean, error, error, margin, len(labels))
+
+
+def _claim(mean: float, expected: float, error: float, margin: float, n: int) -> dict:
+    """What standard errors of a mean over n texts allow to be said: `expected` if the margin is lost, `error` as it was seen."""
+    from scipy.special import ndtr, ndtri  # the normal distribution and its quantiles, a hundred times as fast as scipy.stats.norm
+
+    p = float(ndtr(-(mean + margin) / expected)) if expected else float(mean <= -margin)
+    needed = None
+    if mean > -margin:
+        spread = ndtri(1 - ALPHA) * expected + ndtri(POWER) * error
+        needed = math.ceil(n * (spread / (mean + margin)) ** 2)
+    return {"mean": mean, "half_width": float(ndtri(0.975)) * error, "margin": margin, "p": p, "holds": p < ALPHA, "needed": needed,
+            "sentences": n}
+
+
 def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
     """{mean, half_width, margin, p, holds, needed} of label ids (S,), or (seeds, S), against a baseline's of either form.
 
@@ -32,19 +59,10 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
     gained, a share. `p` is that of Tango's score test of mean > −margin. `needed` is how many sentences would show it with a power
     of 80 % if the truth is what was seen; None where that is the margin or worse.
     """
-    from scipy.special import ndtr, ndtri  # the normal distribution and its quantiles, a hundred times as fast as scipy.stats.norm
-
     ours, baseline, labels = np.atleast_2d(ours), np.atleast_2d(baseline), np.asarray(labels)
     gained = (ours == labels).mean(0) - (baseline == labels).mean(0)  # (S,)
-    mean, variance, n = float(gained.mean()), float(gained.var()), len(gained)
-    expected = _variance_at_the_margin(gained, margin)
-    p = float(ndtr(-(mean + margin) / math.sqrt(expected / n)))
-    needed = None
-    if mean > -margin:
-        spread = ndtri(1 - ALPHA) * math.sqrt(expected) + ndtri(POWER) * math.sqrt(variance)
-        needed = math.ceil((spread / (mean + margin)) ** 2)
-    return {"mean": mean, "half_width": float(ndtri(0.975)) * math.sqrt(variance / n), "margin": margin, "p": p, "holds": p < ALPHA,
-            "needed": needed, "sentences": n}
+    expected, error = (math.sqrt(variance / len(gained)) for variance in (_variance_at_the_margin(gained, margin), gained.var()))
+    return _claim(float(gained.mean()), expected, error, margin, len(gained))
 
 
 def surely_lost(claim: dict) -> bool:

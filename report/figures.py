@@ -26,8 +26,8 @@ def literally(draw: Callable) -> Callable:
 
 
 def interval(row: dict) -> tuple[float, float]:
-    """The 95 % interval of a row's accuracy, in %; of no width where the row has none."""
-    low, high = row["ci95"] or (row["accuracy"], row["accuracy"])
+    """The 95 % interval of a row's score, in %; of no width where the row has none."""
+    low, high = row["ci95"] or (row["score"], row["score"])
     return 100 * low, 100 * high
 
 
@@ -54,14 +54,15 @@ def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool = True) -> None:
-    """Accuracy in % against `field`, best at the top left: intervals, area by megabytes, Pareto front, a label at every point.
+def scatter(axis, rows: list[dict], field: str, x_label: str, metric: str, *, fronted: bool = True) -> None:
+    """The score in %, which `metric` names, against `field`, best at the top left: intervals, area by megabytes, Pareto front, a label
+    at every point.
 
     An ONNX file that answers as its torch parent does is the same point: it is drawn once, with both names.
     """
     look = looks(rows)
     names = {row["key"]: row["label"].replace(", 4-bit", "").replace(", ONNX int8", " int8").replace(", ONNX", " ONNX") for row in rows}
-    points = {row["key"]: (row[field], 100 * row["accuracy"]) for row in rows}
+    points = {row["key"]: (row[field], 100 * row["score"]) for row in rows}
     for row in rows:
         parent = row["key"].replace("_onnx", "")
         if parent != row["key"] and points.get(parent) == points[row["key"]]:
@@ -87,7 +88,7 @@ def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool =
         x, y = shown[key], points[key][1]
         low, high = interval(row)
         axis.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colour, alpha=0.5, lw=1.1, capsize=2.5, zorder=2)
-        axis.plot([x] * len(row.get("seeds", ())), [100 * seed["accuracy"] for seed in row.get("seeds", ())], "_", color=colour, ms=11,
+        axis.plot([x] * len(row.get("seeds", ())), [100 * seed["score"] for seed in row.get("seeds", ())], "_", color=colour, ms=11,
                   mew=1.6, zorder=4)
         area = 60 + 340 * row["size_mb"] / biggest
         axis.scatter(x, y, s=area, marker=marker, facecolor="white" if hatch else colour, edgecolor=colour, linewidth=1.5,
@@ -96,7 +97,7 @@ def scatter(axis, rows: list[dict], field: str, x_label: str, *, fronted: bool =
         intervals.append((x, low, high))
         labels.append((names[key], x, y, colour))
     axis.set_xlabel(x_label, fontsize=10.5)
-    axis.set_ylabel("accuracy on the dev set, %", fontsize=10.5)
+    axis.set_ylabel(f"{metric} on the dev set, %", fontsize=10.5)
     axis.grid(True, color="0.93")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -230,9 +231,9 @@ def _canvas(width: float, height: float, columns: list[float]):
 
 @literally
 def figure(report: dict, path: Path) -> None:
-    """Accuracy against GFLOPs, and latency and size as bars beside it; bars only where no row has an accuracy."""
+    """Scores against GFLOPs, and latency and size as bars beside it; bars only where no row has a score."""
     rows, machine, data = report["models"], report["machine"], report["dataset"]
-    plotted = [row for row in rows if None not in (row["accuracy"], row["gflops_128"], row["size_mb"])]
+    plotted = [row for row in rows if None not in (row["score"], row["gflops_128"], row["size_mb"])]
     height = max(5.2, 1.7 + 0.42 * len(rows))
     drawing, axes = _canvas(16.5 if plotted else 10.5, height, [1.55, 1, 1] if plotted else [1, 1])
     drawing.suptitle(report["title"], fontsize=14, fontweight="bold", x=0.01, ha="left")
@@ -252,7 +253,7 @@ def figure(report: dict, path: Path) -> None:
     bars(weight, rows, sizes, lighter, "weights, MB (part of baseline's)", named=False)
     if plotted:
         _settle(drawing)
-        scatter(axes[0], plotted, "gflops_128", "GFLOPs a sentence of 128 tokens (counted)")
+        scatter(axes[0], plotted, "gflops_128", "GFLOPs a sentence of 128 tokens (counted)", data["metric"])
     drawing.savefig(path, format="png")
 
 
@@ -265,18 +266,20 @@ def _settle(drawing) -> None:
 
 @literally
 def comparison(rows: list[dict], title: str, path: Path) -> None:
-    """Rows of any reports: accuracy against megabytes, and sizes as bars; a row's `family`, where given, groups the colours.
+    """Rows of any reports: scores against megabytes, and sizes as bars; a row's `family`, where given, groups the colours.
 
-    Latency of different machines is not comparable and not drawn; nor is a front through accuracies on different `data`.
+    Latency of different machines is not comparable and not drawn; nor is a front through scores on different `data`.
     """
     from textwrap import wrap
 
-    plotted = [row for row in rows if row["accuracy"] is not None and row["size_mb"] is not None]
+    plotted = [row for row in rows if row["score"] is not None and row["size_mb"] is not None]
     drawing, axes = _canvas(14 if plotted else 9, max(5.2, 1.7 + 0.36 * len(rows)), [1.4, 1] if plotted else [1])
     drawing.suptitle("\n".join(wrap(title, 130 if plotted else 80)), fontsize=12, fontweight="bold", x=0.01, ha="left")
     sizes = [row["size_mb"] for row in rows]
     bars(axes[-1], rows, sizes, [number(mb, 2) for mb in sizes], "weights on disk, MB")
     if plotted:
         _settle(drawing)
-        scatter(axes[0], plotted, "size_mb", "weights on disk, MB", fronted=len({row["data"] for row in plotted}) == 1)
+        metrics = {row["metric"] for row in plotted}
+        one_set = len({row["data"] for row in plotted}) == 1
+        scatter(axes[0], plotted, "size_mb", "weights on disk, MB", metrics.pop() if len(metrics) == 1 else "score", fronted=one_set)
     drawing.savefig(path, format="png")

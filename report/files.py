@@ -19,7 +19,7 @@ NUMBERS = ("accuracy", "delta", "agreement", "mcnemar_p", "respelled", "params",
 ROW = {name: str for name in WORDS} | {name: MAYBE for name in NUMBERS} | {
     "ci95": ([a_number], None), "structure": ({"heads": [int], "ffn": [int], "layers": int, "vocab": int}, None), "latency_ms": BATCHES,
     "speedup": {"1": MAYBE, "32": MAYBE}}
-SEEDS = [{"seed": a_number, "accuracy": a_number}]
+SEEDS = [{"seed": a_number, "score": a_number}]
 SHARES = ("accuracy", "agreement", "mcnemar_p", "respelled")  # between 0 and 1
 AMOUNTS = ("params", "size_mb", "total_mb", "load_ms", "peak_rss_mb", "gflops_128", "gflops_mean", "gmacs_16", "text_to_label_ms")
 LEAST = 1e-9  # of an amount: less than this nothing takes, and no axis shows
@@ -33,7 +33,21 @@ def now() -> str:
 def read(path: Path) -> dict | None:
     """A report, or None where there is none that can be read."""
     report = read_json(path)
-    return report if has_form(report, FORM) and report["models"] else None
+    return as_of_today(report) if has_form(report, FORM) and report["models"] else None
+
+
+def as_of_today(report: dict) -> dict:
+    """A report of earlier code, which knew no other score than accuracy, with the names of today."""
+    report["dataset"].setdefault("metric", "accuracy")
+    for row in report["models"]:
+        row.setdefault("score", row["accuracy"])
+        for seed in row.get("seeds", ()):
+            if isinstance(seed, dict) and "accuracy" in seed:
+                seed.setdefault("score", seed["accuracy"])
+        for name in ("mean", "sd"):
+            if f"accuracy_{name}" in row:
+                row.setdefault(f"score_{name}", row[f"accuracy_{name}"])
+    return report
 
 
 def fault(report: dict) -> str | None:
@@ -52,13 +66,15 @@ def fault(report: dict) -> str | None:
         wrong = [f"{name} is {value:g}, and must be above 0" for name, value in amounts.items() if a_number(value) and value < LEAST]
         wrong += [f"{name} is {value:g}, and must lie between 0 and 1" for name, value in shares.items()
                   if value is not None and not 0 <= value <= 1]
+        if row["score"] is not None and not -1 <= row["score"] <= 1:
+            wrong.append(f"score is {row['score']:g}, and must lie between -1 and 1")
         if row["delta"] is not None and not -1 <= row["delta"] <= 1:
             wrong.append(f"delta is {row['delta']:g}, and must lie between -1 and 1")
         bounds = row["ci95"]
         if bounds is not None and (len(bounds) != 2 or not -LEAST <= bounds[0] <= bounds[1] <= 1 + LEAST):
             wrong.append("ci95 is no interval between 0 and 1")
         if not has_form(row.get("seeds", []), SEEDS):
-            wrong.append("seeds is no list of seeds and their accuracy")
+            wrong.append("seeds is no list of seeds and their scores")
         if wrong:
             return f"{' '.join(row['key'].split())[:40]}: {wrong[0]}"
     return None
@@ -73,7 +89,7 @@ def write(report: dict, folder: Path) -> list[Path]:
         raise UserError(f"--output-dir {folder}: a file stands there") from None
     paths = [folder / f"final_report.{ending}" for ending in ("json", "md", "png")]
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    written = json.loads(text)
+    written = as_of_today(json.loads(text))
     replace(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     replace(paths[1], lambda temporary: temporary.write_text(tables.markdown(written), encoding="utf-8"))
     replace(paths[2], lambda temporary: figures.figure(written, temporary))

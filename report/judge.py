@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from common import checkpoints, data, lineage, sources
 from common.checkpoints import Checkpoint
 from common.cli import UserError
@@ -12,11 +14,11 @@ SHIPS = ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")
 
 
 class Judge:
-    """Of a run directory and a seed; `margin` is the loss allowed, a share."""
+    """Of a run directory and a seed; `margin` is the loss allowed, a share. `columns` are the data's, as flags name them."""
 
-    def __init__(self, run_dir: Path, data_dir: Path | None, source: str, seed: int, margin: float):
+    def __init__(self, run_dir: Path, data_dir: Path | None, source: str, seed: int, margin: float, **columns: str | None):
         self.run_dir, self.seed, self.margin = run_dir, seed, margin
-        self.corpus = data.load(argparse.Namespace(run_dir=run_dir, data_dir=data_dir, source=source))
+        self.corpus = data.load(argparse.Namespace(run_dir=run_dir, data_dir=data_dir, source=source, **columns))
         self.teacher = checkpoints.find(run_dir, "teacher", seed=seed)
 
     def refuse_another_teacher(self, start: str) -> None:
@@ -38,10 +40,10 @@ class Judge:
         return made[0]
 
     def claim(self, name: str) -> dict:
-        """`claims.no_loss` of the file of that name against the teacher."""
+        """`claims.of_task` of the file of that name against the teacher."""
         ours, theirs = (before_after.answers(checkpoint, self.corpus, self.run_dir, "held_out")
                         for checkpoint in (self.shipped(name), self.teacher))
-        return claims.no_loss(ours, theirs, self.corpus.held_out.labels, self.margin)
+        return claims.of_task(self.corpus.task, [ours], [theirs], np.array(self.corpus.held_out.labels), self.margin)
 
     def seconds(self, names: list[str]) -> float:
         """What all stages took that the files of these names were made by, each once."""

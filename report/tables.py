@@ -4,6 +4,7 @@ import re
 
 from report import claims
 
+SINGLE = "single_label"  # the task of reports that name none
 RECALLS = 10  # classes whose recall is shown: so many columns can be read
 
 
@@ -26,7 +27,12 @@ def over_seeds(row: dict) -> str:
     """'88.9 ± 0.4 (3)': mean, standard deviation and number of seeds."""
     if len(row.get("seeds", ())) < 2:
         return "—"
-    return f"{percent(row['accuracy_mean'])} ± {percent(row['accuracy_sd'])} ({len(row['seeds'])})"
+    return f"{percent(row['score_mean'])} ± {percent(row['score_sd'])} ({len(row['seeds'])})"
+
+
+def metric(report: dict) -> str:
+    """What the score of a report's rows is, as people call it."""
+    return report["dataset"]["metric"]
 
 
 def p_value(value: float | None) -> str:
@@ -43,7 +49,7 @@ def table(report: dict, style: str = "github") -> str:
         low, high = row["ci95"] or (None, None)
         lines.append({
             "model": row["label"],
-            "accuracy %": percent(row["accuracy"]),
+            f"{metric(report)} %": percent(row["score"]),
             "95 %": "n/a" if low is None else f"{percent(low)}–{percent(high)}",
             **({"over seeds": over_seeds(row)} if several else {}),
             "Δ points": percent(row["delta"], sign="+") if compared else "—",
@@ -66,12 +72,13 @@ def details(report: dict, style: str = "github") -> str:
     from tabulate import tabulate
 
     lines, on_gpu = [], any(row.get("half_precision") for row in report["models"])
+    by_class = any("f1" in row for row in report["models"]) and report["dataset"].get("task", SINGLE) == SINGLE
     for row in report["models"]:
         shape = row["structure"]
         lines.append({
             "model": row["label"],
             "agreement %": percent(row["agreement"]) if row["key"] != report["baseline"] else "—",
-            **({"F1 %": percent(row["f1"]), "ECE %": percent(row["ece"])} if "f1" in row else {}),  # reports of earlier code have none
+            **({"F1 %": percent(row["f1"]), "ECE %": percent(row["ece"])} if by_class else {}),
             "heads": " ".join(map(str, shape["heads"])) if shape else "n/a",
             "neurons": " ".join(map(str, shape["ffn"])) if shape else "n/a",
             "vocabulary": number(shape["vocab"] if shape else None, 0),
@@ -141,7 +148,9 @@ def conditions(report: dict) -> list[str]:
         f"(train {data['train']:,}, held out {data['validation']:,}).",
         f"Machine: {machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}, transformers {machine['transformers']}, "
         f"onnxruntime {machine['onnxruntime']}.",
-        f"95 %: Wilson interval. Δ and p: against '{_label(report, report['baseline'])}', exact McNemar test on the same sentences.",
+        f"95 %: Wilson interval. Δ and p: against '{_label(report, report['baseline'])}', exact McNemar test on the same sentences."
+        if metric(report) == "accuracy" else
+        f"95 %: by a bootstrap over sentences. Δ: against '{_label(report, report['baseline'])}', on the same ones.",
         "MB: the weights file as shipped, 10^6 bytes. GFLOPs: counted on the model that ships, at 128 tokens, 2 per multiply-add "
         f"(mean: at {how['mean_tokens']} tokens, the dev set's mean length). GMACs: multiply-adds at 16 tokens.",
         f"ms, 1 and ms, 32: median latency of {how['sentences']} dev sentences, one by one and in batches of 32 padded to their "
@@ -150,12 +159,12 @@ def conditions(report: dict) -> list[str]:
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Opens, ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",
-        *(["Over seeds: mean ± standard deviation of accuracy (number of seeds); the row itself is the newest of them. "
+        *([f"Over seeds: mean ± standard deviation of {metric(report)} (number of seeds); the row itself is the newest of them. "
            "In the figure each has a dash of its own."] if any(len(row.get("seeds", ())) > 1 for row in report["models"]) else []),
         *(["Half: the row's model in float16 on the GPU; agreement: dev sentences that it answers as the row does in float32."]
           if any(row.get("half_precision") for row in report["models"]) else []),
         *(["F1: the mean over classes. ECE: expected calibration error, 15 bins of certainty (Guo et al. 2017)."]
-          if "f1" in report["models"][0] else []),
+          if "f1" in report["models"][0] and data.get("task", SINGLE) == SINGLE else []),
         *(f"Pruned to be fast: {row['label']} is {row['achieved_speedup'][batch]:.1f} times as fast as the teacher at batch {batch}, "
           f"{times:.1f} were predicted by this machine's table of latencies."
           for row in report["models"] if "achieved_speedup" in row for batch, times in row["predicted_speedup"].items()),
@@ -195,9 +204,10 @@ def markdown(report: dict) -> str:
     bullets = [f"- {escaped(line)}" for line in conditions(report)]
     missing = [f"- {escaped(line)}" for line in reasons(report)]
     baseline, lost, changes = escaped(_label(report, report["baseline"])), losses(report), differences(report)
-    parts = [f"# {escaped(report['title'])}", table(report), "\n".join(bullets), "![accuracy, FLOPs, latency and size](final_report.png)"]
+    parts = [f"# {escaped(report['title'])}", table(report), "\n".join(bullets),
+             f"![{metric(report)}, FLOPs, latency and size](final_report.png)"]
     if lost:
-        parts += [f"## Is accuracy lost against '{baseline}'?", "\n".join(f"- {escaped(line)}" for line in lost)]
+        parts += [f"## Is {metric(report)} lost against '{baseline}'?", "\n".join(f"- {escaped(line)}" for line in lost)]
     if changes:
         parts += [f"## Where they differ from '{baseline}'", changes,
                   "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "

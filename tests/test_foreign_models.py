@@ -233,7 +233,7 @@ FILES = {
     "bitsandbytes": (lambda d: edit(d / "config.json", quantization_config={"load_in_4bit": True}), "is quantised"),
     "a decoder": (lambda d: edit(d / "config.json", is_decoder=True), "is a decoder"),
     "relative positions": (lambda d: edit(d / "config.json", position_embedding_type="relative_key"), "'relative_key'"),
-    "another architecture": (lambda d: edit(d / "config.json", model_type="roberta"), "is a 'roberta'"),
+    "another architecture": (lambda d: edit(d / "config.json", model_type="gpt2"), "is a 'gpt2'"),
     "no tokenizer": (lambda d: [(d / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "holds no tokenizer"),
     "half a tokenizer": (lambda d: cut(d / "tokenizer.json", 500), "tokenizer.json of .* is damaged"),
     "another thing as a tokenizer": (lambda d: (d / "tokenizer.json").write_text('{"model": 1}'), "tokenizer.json of .* is damaged"),
@@ -527,24 +527,24 @@ def test_a_start_of_fewer_rows_is_refused_and_one_of_more_is_not(place, tokenize
     spelling.refuse_another_vocabulary(spelling.load(padded, config, []), config.vocab_size, tokenizer, ["a film"], padded, "teacher")
 
 
-def unigram(folder: Path, data_dir: Path):
-    """A Unigram tokenizer of 150 pieces."""
+def word_level(folder: Path, data_dir: Path):
+    """A tokenizer that knows whole words, and no others."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    trained = Tokenizer(models.Unigram())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     texts = [line.split("\t")[0] for line in (data_dir / "train.tsv").read_text().splitlines()]
-    trained.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=150, special_tokens=special, unk_token="<unk>"))
+    trained.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=150, special_tokens=special))
     trained.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     PreTrainedTokenizerFast(tokenizer_object=trained, cls_token="<s>", sep_token="</s>", unk_token="<unk>", pad_token="<pad>",
                             mask_token="<mask>", model_max_length=64).save_pretrained(folder)
 
 
-def test_only_wordpiece_is_cut_and_a_preset_goes_on_without(place, fine_tuned, tmp_path):
+def test_words_that_stand_for_no_others_are_not_cut_and_a_preset_goes_on_without(place, fine_tuned, tmp_path):
     folder = fine_tuned(vocab_size=185)
-    unigram(folder, place / "data")
+    word_level(folder, place / "data")
     shutil.copytree(place, tmp_path / "place", symlinks=True)
     code, _, err = call_script(TEACHER, *at(tmp_path / "place"), *SHORT, "--model", folder)
     assert code == 0, err
@@ -554,10 +554,10 @@ def test_only_wordpiece_is_cut_and_a_preset_goes_on_without(place, fine_tuned, t
         code, _, err = call_script("make_lessons.py", *at(tmp_path / "place"), "--fast", "--max-length", 48, *more)
         assert code == 0, err
     code, out, err = call_script(PRUNE, *flags, "--start", "teacher", "--prune-vocab", 0.9)
-    assert code == 2 and "only WordPiece vocabularies can be cut" in err and "Unigram" in err and err.count("\n") == 1
+    assert code == 2 and "WordPiece, BPE, Unigram can be cut" in err and "of WordLevel" in err and err.count("\n") == 1
     code, out, err = call_script(PRUNE, *flags, "--preset", "max", "--prune-epochs", 1)
     assert code == 0, err
-    assert "only WordPiece vocabularies can be cut" in out and "--preset max leaves it whole" in out
+    assert "this one is of WordLevel: --preset max leaves it whole" in out
     made = next((tmp_path / "place/run/models").glob("pruning*"))
     assert json.loads((made / "config.json").read_text())["vocab_size"] == 185
 
@@ -646,7 +646,7 @@ def test_a_text_longer_than_the_position_table_is_cut_where_the_model_ends(pipel
         shutil.copytree(pipeline.checkpoint(stage), folder)
         rewrite_manifest(folder, args=checkpoints.read(folder).manifest["args"] | {"max_length": 128})
         classifier = inference.open_classifier(folder)
-        assert encoders.longest_input(torch_config(folder)) == classifier.max_length == 64
+        assert lengths.positions(torch_config(folder).to_dict()) == classifier.max_length == 64
         long, cut_there = "lovely " * 200, classifier.classify(["lovely " * 62])
         assert abs(classifier.classify([long]) - cut_there).max() <= 1e-5 and classifier.cut_short == 1
 

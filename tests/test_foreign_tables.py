@@ -19,7 +19,7 @@ import torch
 from conftest import make_sentences, report_of, write_tsv
 from hypothesis import strategies
 
-from common import checkpoints, data, lineage, splits
+from common import checkpoints, data, held_out, lineage
 from common.cli import UserError
 from compress import augmentation, words
 from report import behaviour, tables
@@ -177,7 +177,7 @@ def test_a_line_of_ten_megabytes(table):
     begun = time.process_time()
     split, _ = data.read_tsv(table(f'{HEADER}{long}\tx\nb\ty\n"{long}"\tx\n'))
     assert [len(text) for text in split.texts] == [len(long) - 1, 1, len(long) + 2]
-    assert len(list(splits.phrases_inside([*split.texts, "fine film"]))) == 800_000
+    assert len(list(data.phrases_inside([*split.texts, "fine film"]))) == 800_000
     assert time.process_time() - begun < 30
 
 
@@ -348,8 +348,8 @@ def split_of(sizes: dict[int, int]) -> data.Split:
 
 def plain_draw(train: data.Split) -> set[str]:
     """The draw without a look at classes, of sentences none of which is part of another."""
-    count = max(1, round(splits.HELD_OUT_SHARE * len(train)))
-    return {train.texts[i] for i in random.Random(splits.SPLIT_SEED).sample(range(len(train)), count)}
+    count = max(1, round(held_out.HELD_OUT_SHARE * len(train)))
+    return {train.texts[i] for i in random.Random(held_out.SPLIT_SEED).sample(range(len(train)), count)}
 
 
 def test_a_rare_class_is_held_out_too():
@@ -407,7 +407,7 @@ def test_holding_out_by_class_whatever_the_texts():
         try:
             kept, held_out, phrases = data.hold_out(train)
         except UserError:
-            assert max(whole.values()) < splits.HELD_OUT_FROM
+            assert max(whole.values()) < held_out.HELD_OUT_FROM
             continue
         assert set(kept.labels) == set(train.labels), "no class is lost"
         assert sorted(kept.texts + held_out.texts + phrases.texts) == sorted(train.texts) and not set(held_out.texts) & parts

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig
 
 import compact
-from common import encoders, inference, measure
+from common import inference, layout, measure
 from compress import factorisation, qat, surgery, vocabulary, width
 from deploy import onnx_export, onnx_int8
 
@@ -36,7 +36,7 @@ def teacher():
 
 @pytest.fixture
 def student(teacher):
-    return encoders.compact_of_teacher(teacher, NAMES).eval()
+    return layout.compact_of_teacher(teacher, NAMES).eval()
 
 
 def batch() -> dict:
@@ -212,7 +212,7 @@ def test_an_inner_channel_of_the_head_is_worth_what_the_classes_read_of_it():
 
 def test_a_distilbert_keeps_its_relu():
     plain = tiny_distilbert()
-    twin = encoders.compact_of_teacher(plain, ["negative", "positive"]).eval()
+    twin = layout.compact_of_teacher(plain, ["negative", "positive"]).eval()
     assert twin.config.head_activation == "relu" and gap(answers(twin), answers(plain)) <= 1e-5
 
 
@@ -228,5 +228,5 @@ def test_a_checkpoint_that_says_nothing_of_its_head_has_a_relu(tmp_path):
 
 
 def test_a_head_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="head_activation is relu or tanh, not swish"):
+    with pytest.raises(ValueError, match="head_activation is relu or tanh or gelu, not swish"):
         compact.CompactConfig(head_activation="swish")

@@ -97,6 +97,17 @@ def test_what_is_in_the_cache_is_not_fetched_again(fetch, stand_in, tmp_path):
     assert "up to date" in fetch().stdout and not stand_in.served
 
 
+@pytest.mark.slow
+def test_a_set_of_the_hub_is_read_by_its_id(fetch, stand_in, tmp_path):
+    models = ("--source", "hub", "--teacher-id", BERT, "--student-id", DISTILBERT)
+    said = fetch(*models, "--data", GLUE).stdout  # of one configuration
+    assert "60 dev; 2 classes, the smallest '" in said and "choose others" not in said, "GLUE's own names leave nothing to guess"
+    assert f"{GLUE} has the configurations 'sst2': name one of them (--data {GLUE}:sst2)" in one_line(
+        fetch(*models, "--data", f"{GLUE}:mrpc", check=False))
+    line = one_line(fetch(*models, "--data", "nobody/nothing", check=False))
+    assert "nobody/nothing is no directory or file here, and the hub has no public data set nobody/nothing" in line
+
+
 @pytest.mark.parametrize("fault", ["drop", "500", "503"])
 def test_a_fault_that_passes_is_outlived(client, stand_in, tmp_path, fault):
     stand_in.faults = {BERT: [fault] if fault != "drop" else [], "model.safetensors": [fault]}
@@ -187,7 +198,7 @@ def test_a_model_in_several_files_is_fetched_by_its_index(client, stand_in, toke
 @pytest.mark.parametrize(("files", "says"), [
     ({"pytorch_model.bin": b"pickle"}, "has no model.safetensors on the hub, only pytorch_model.bin, which can hold code"),
     ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "is a PEFT adapter: merge it"),
-    ({"config.json": b'{"model_type": "roberta"}', "model.safetensors": b"x"}, "some/model is a 'roberta'"),
+    ({"config.json": b'{"model_type": "gpt2"}', "model.safetensors": b"x"}, "some/model is a 'gpt2'"),
     ({"config.json": b"[]", "model.safetensors": b"x"}, "no model at some/model"),
     ({"model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}, "index.json of some/model is damaged"),
 ])

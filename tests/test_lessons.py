@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, call_script, environment, load_script, make_sentences, manifests, rewrite_manifest, run_script, write_tsv
 
-from common import checkpoints, cli, data, distillation
+from common import checkpoints, cli, data, distillation, tasks
 from compress import augmentation
 from training import lessons
 
@@ -88,7 +88,8 @@ def test_made_up_texts_have_no_label_and_the_loss_leaves_them_out(stages, tmp_pa
     batch = TeacherCollator(tokenizer.pad_token_id, taught.logits)([train[known - 1], train[known], train[known + 1]])
     assert torch.equal(batch["teacher_logits"], torch.from_numpy(taught.logits[known - 1:known + 2]))
     student = torch.randn(3, 2)
-    terms = distillation.distillation_loss(student, batch["teacher_logits"], batch["labels"], temperature=1.0, alpha=0.5)[1]
+    terms = distillation.distillation_loss(tasks.SingleLabel(("no", "yes")), student, batch["teacher_logits"], batch["labels"],
+                                           temperature=1.0, alpha=0.5)[1]
     alone = torch.nn.functional.cross_entropy(student[:1], batch["labels"][:1])
     assert terms["hard"] == pytest.approx(float(alone) / 3)
 
@@ -110,6 +111,17 @@ def test_presets_that_learn_from_the_same_share_them(stages, tmp_path):
     assert "published" in by_preset(run, "near")
     assert "up to date" in by_preset(run, "max")
     assert len(list((run.run_dir / "models").glob("lessons_*"))) == 2, "these, and the plain ones that were there"
+
+
+def test_so_many_for_each_training_text(stages, tmp_path):
+    run = stages.copy(tmp_path / "run", "teacher", lessons=False)
+    make = load_script(MAKE)
+    for least, made in ((10, 80), (90, 90)):
+        make.LEAST = least
+        flags = [*run.flags(MAKE), "--preset", "near", "--train-sentences", 40, "--augment", "2x"]
+        make.main(make.parse_args(list(map(str, flags))))
+        assert manifests(run.run_dir)["lessons", "augmented"][1]["metrics"]["made_up"] == made
+    assert "--augment" in refused(run, MAKE, "--augment", "0x")
 
 
 def test_fewer_than_asked_is_said(stages, tmp_path, monkeypatch):

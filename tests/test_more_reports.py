@@ -161,7 +161,7 @@ def test_more_models_than_a_picture_shows_are_refused(tmp_path):
     ("[x](y) ![z](w)", r"\[x\](y) !\[z\](w)"), ("&lt;", "&amp;lt;"), ("R&D, p <.001", "R&D, p <.001"), ("a_b-c (2)", "a_b-c (2)"),
     ("$x$", "&#36;x&#36;")])
 def test_a_page_shows_titles_and_labels_as_they_stand(text, written):
-    final = json.loads(RESULTS.read_text(encoding="utf-8"))
+    final = files.read(RESULTS)
     before = tables.markdown(final)
     final["title"] = final["models"][0]["label"] = text
     final["models"][1]["notes"] = {"recall": f"none of {text}"}
@@ -296,7 +296,7 @@ def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch,
     now = [0.0]
     monkeypatch.setattr("training.trainer.time.monotonic", lambda: now[0])
     for steps, said in ((30_000_000, "  30,000,000 steps: about 4,167 hours as these go"), (100, "")):
-        watching, control = _Progress(SimpleNamespace(shared_dir=tmp_path), "train"), SimpleNamespace()
+        watching, control = _Progress(SimpleNamespace(shared_dir=tmp_path), "train", None), SimpleNamespace()
         for step in range(1, 61):
             watching.on_step_end(SimpleNamespace(disable_tqdm=True), SimpleNamespace(global_step=step, max_steps=steps), control)
             now[0] += 0.5

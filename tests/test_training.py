@@ -9,9 +9,11 @@ import pytest
 import torch
 from conftest import make_sentences, random_batch, tiny_bert, tiny_compact, tiny_distilbert
 
-from common import checkpoints, data
+from common import checkpoints, data, tasks
 from common.cli import UserError
-from training.trainer import WHOLE, StageTrainer, _Stopper, best_accuracy, fit, last_whole, make_trainer, set_dropout
+from training.trainer import WHOLE, StageTrainer, _Stopper, fit, last_whole, make_trainer, set_dropout
+
+TASK = tasks.SingleLabel(("no", "yes"))
 
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 1, "validation": 1, "dev": 1}
 
@@ -59,7 +61,7 @@ def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, seen=None, **more):
 
     model = tiny_distilbert(vocab_size=len(tokenizer))
     return stage, make_trainer(
-        Trainer, stage, "train", model, args, encoded, encoded, data.Collator(tokenizer.pad_token_id), epochs=epochs
+        Trainer, TASK, stage, "train", model, args, encoded, encoded, data.Collator(tokenizer.pad_token_id), epochs=epochs
     )
 
 
@@ -118,7 +120,7 @@ def test_best_looks_weights_are_left_in_the_model(tmp_path, tokenizer):
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=16.0, lr=2e-3, patience=99)
     fit(trainer, stage)
     looks = [entry["eval_accuracy"] for entry in curve(stage) if "eval_accuracy" in entry]
-    assert best_accuracy(trainer) == max(looks) > looks[0]
+    assert trainer.evaluate()["eval_accuracy"] == max(looks) > looks[0]
 
 
 def test_killed_after_its_last_step_it_has_nothing_left_to_learn(tmp_path, tokenizer):

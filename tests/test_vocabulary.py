@@ -112,9 +112,11 @@ def test_pieces_without_letters_of_their_own_stay():
     assert vocabulary.keep_pieces(spelling, torch.zeros(7, dtype=torch.long), 0.0) == [0, 1, 2, 4, 5, 6]
 
 
-def test_other_tokenizers_are_refused():
-    with pytest.raises(ValueError, match="not one of BPE"):
-        vocabulary.keep_pieces({"model": {"type": "BPE"}}, torch.zeros(1), 1.0)
+@pytest.mark.parametrize(("model", "says"), [({"type": "WordLevel"}, "this one is of WordLevel"),
+                                             ({"type": "BPE", "end_of_word_suffix": "</w>"}, "at the end of words can't be cut")])
+def test_other_tokenizers_are_refused(model, says):
+    with pytest.raises(ValueError, match=says):
+        vocabulary.keep_pieces({"model": model}, torch.zeros(1), 1.0)
 
 
 def test_ids_follow_wherever_they_stand(bert):

@@ -1,6 +1,7 @@
 """Lessons: texts to learn from with the teacher's answer to each, as make_lessons.py publishes them.
 
-`lessons.parquet` has a row a text: text (string), label (int64; -100 where nobody labelled it), logits (list of K float32).
+`lessons.parquet` has a row a text: text (string), of pairs second (string), label (as the task has it; see `common.tasks`), logits
+(list of K float32).
 """
 
 import os
@@ -15,9 +16,10 @@ from tqdm import tqdm
 from common import checkpoints, recipes
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import UserError
-from common.data import Collator, Split, tokenise
+from common.data import Collator, Split, inputs, tokenise
 from common.encoders import load_config
 from common.facts import sha256_json
+from common.splits import Row
 from training import precision
 
 FILE = "lessons.parquet"
@@ -78,7 +80,8 @@ def read(run_dir: Path, checkpoint: Checkpoint) -> Lessons:
 
     table = pyarrow.parquet.read_table(checkpoint.path / FILE)
     logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    sentences = Split(table["text"].to_pylist(), table["label"].to_pylist())
+    seconds = table["second"].to_pylist() if "second" in table.column_names else None
+    sentences = Split(table["text"].to_pylist(), table["label"].to_pylist(), seconds)
     return Lessons(checkpoint, sentences, logits.reshape(len(sentences), -1), checkpoints.parent(run_dir, checkpoint, "teacher"))
 
 
@@ -87,14 +90,15 @@ def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
     import pyarrow.parquet
 
     ends = pyarrow.array(np.arange(0, logits.size + 1, logits.shape[1], dtype=np.int32))
-    columns = {"text": pyarrow.array(sentences.texts, pyarrow.string()), "label": pyarrow.array(sentences.labels, pyarrow.int64()),
+    seconds = {} if sentences.seconds is None else {"second": pyarrow.array(sentences.seconds, pyarrow.string())}
+    columns = {"text": pyarrow.array(sentences.texts, pyarrow.string()), **seconds, "label": pyarrow.array(sentences.labels),
                "logits": pyarrow.ListArray.from_arrays(ends, pyarrow.array(logits.ravel(), pyarrow.float32()))}
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / FILE, compression="zstd")
 
 
 # --- asking the teacher
 
-def answers(teacher: Checkpoint, texts: list[str], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
+def answers(teacher: Checkpoint, texts: list[Row], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
     """The teacher's logits (S, K) for `texts`, each cut at `max_length` tokens; it reads them in its own spelling.
 
     Every PART texts they are kept in `folder`, where another try finds them. Raises UserError for a precision that this processor has
@@ -106,7 +110,7 @@ def answers(teacher: Checkpoint, texts: list[str], max_length: int, folder: Path
         part = texts[start:start + PART]
         file = folder / f"{sha256_json(part)[:16]}.npy"
         if not file.is_file():
-            shown = tokenise(tokenizer, Split(part, [0] * len(part)), max_length)
+            shown = tokenise(tokenizer, Split.of(part, [0] * len(part)), max_length)
             logits = np.empty((len(part), load_config(teacher.path).num_labels), dtype=np.float32)
             for rows, out in ask(teacher, shown, tokenizer.pad_token_id, matmul_precision):
                 logits[rows] = out.logits.float().cpu().numpy()
@@ -141,8 +145,8 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
             batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
-            out = model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device),
-                        output_hidden_states=hidden_states)
+            asked = {name: value.to(device) for name, value in inputs(batch, model.config).items()}
+            out = model(**asked, output_hidden_states=hidden_states)
             if not torch.isfinite(out.logits).all():
                 raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
             yield rows, out

@@ -38,18 +38,19 @@ def plan(args, config, tokenizer, texts: list[str]) -> Plan:
     shape = width.shape_of(config, wide)
     shape.n_layers, shape.heads, shape.ffn = depth, config.heads[:depth], config.ffn[:depth]
     if args.embedding_rank is not None:
-        shape.embedding_rank = max(1, round(args.embedding_rank * wide)) if args.embedding_rank < 1 else int(args.embedding_rank)
-        if shape.embedding_rank > wide:
-            raise UserError(f"--embedding-rank {shape.embedding_rank}: the model is {wide} wide, give less")
+        table = config.embedding_size or wide
+        shape.embedding_rank = max(1, round(args.embedding_rank * table)) if args.embedding_rank < 1 else int(args.embedding_rank)
+        if shape.embedding_rank > table:
+            raise UserError(f"--embedding-rank {shape.embedding_rank}: the embeddings are {table} wide, give less")
     pieces, spelling = None, data.spelling(tokenizer)
-    if args.prune_vocab is not None and vocabulary.can_be_cut(spelling):
+    whole = vocabulary.why_not(spelling)
+    if args.prune_vocab is not None and not whole:
         pieces = vocabulary.keep_pieces(spelling, data.piece_counts(tokenizer, texts), args.prune_vocab, args.spare_pieces)
         shape.vocab_size = len(pieces)
     elif args.prune_vocab is not None:
-        kind = f"only WordPiece vocabularies can be cut, and this one is of {spelling['model']['type']}"
         if args.prune_vocab != recipes.read()[args.preset].flags["prune"].get("prune-vocab"):
-            raise UserError(f"--prune-vocab {args.prune_vocab:g}: {kind}: leave it out, or take a preset, which then goes on without")
-        say(f"{kind}: --preset {args.preset} leaves it whole")
+            raise UserError(f"--prune-vocab {args.prune_vocab:g}: {whole}: leave it out, or take a preset, which then goes on without")
+        say(f"{whole}: --preset {args.preset} leaves it whole")
     return Plan(shape, pieces)
 
 
@@ -57,7 +58,10 @@ def reshaped(model, tokenizer, plan: Plan, texts: list[str], args) -> tuple:
     """(a compact model as planned, its tokenizer); the old model is taken apart."""
     if plan.pieces is not None:
         say(f"vocabulary: {model.config.vocab_size:,} -> {len(plan.pieces):,} word pieces")
-        tokenizer = data.respelled(tokenizer, vocabulary.cut_spelling(data.spelling(tokenizer), plan.pieces))
+        spelling = data.spelling(tokenizer)
+        cut = vocabulary.cut_spelling(spelling, plan.pieces)
+        vocabulary.check(spelling, cut, plan.pieces, texts)
+        tokenizer = data.respelled(tokenizer, cut)
         vocabulary.cut_table(model, plan.pieces)
     if plan.shape.n_layers < model.config.n_layers:
         model = surgery.of_layers(model, list(range(plan.shape.n_layers)))

@@ -16,12 +16,14 @@ import numpy as np
 import psutil
 import torch
 
-from common import distillation, distributed
+from common import distributed, tasks
 from common.checkpoints import Checkpoint, load_tokenizer
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
-from common.encoders import hidden_layers_to_match, load_config
+from common.encoders import load_config
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
+from common.layout import hidden_layers_to_match
+from common.splits import Row
 from training import precision
 from training.lessons import PART, Lessons, ask
 
@@ -97,19 +99,19 @@ def hidden_states(lessons: Lessons, max_length: int, run_dir: Path, layers: list
     that asks for the same finds them. Raises UserError for a precision that this processor has no units for, and for states beyond
     half precision.
     """
-    labels = np.array(lessons.sentences.labels)
-    labelled = np.flatnonzero(labels != distillation.UNKNOWN)
+    known = tasks.known(lessons.sentences.labels)
+    labelled = np.flatnonzero(known)
     if not layers or not len(labelled):
         return None
     precision.check(matmul_precision)
-    rows = np.full(len(labels), -1)
+    rows = np.full(len(known), -1)
     rows[labelled] = np.arange(len(labelled))
-    texts = [lessons.sentences.texts[i] for i in labelled]
+    rows_shown = lessons.sentences.chosen(labelled).rows
     with distributed.first_alone():
-        return HiddenStates(_parts(lessons.teacher, texts, max_length, run_dir, layers, matmul_precision), rows)
+        return HiddenStates(_parts(lessons.teacher, rows_shown, max_length, run_dir, layers, matmul_precision), rows)
 
 
-def _parts(teacher: Checkpoint, texts: list[str], max_length: int, run_dir: Path, layers: list[int], matmul_precision: str) -> list[Path]:
+def _parts(teacher: Checkpoint, texts: list[Row], max_length: int, run_dir: Path, layers: list[int], matmul_precision: str) -> list[Path]:
     """Where the states stand; computed where they don't."""
     tokenizer = load_tokenizer(teacher.path)
     folders = []
@@ -124,7 +126,7 @@ def _parts(teacher: Checkpoint, texts: list[str], max_length: int, run_dir: Path
             _sweep(folder)
             fresh = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
             fresh.mkdir(parents=True)
-            _compute(teacher, tokenise(tokenizer, Split(part, [0] * len(part)), max_length), tokenizer.pad_token_id, fresh, layers,
+            _compute(teacher, tokenise(tokenizer, Split.of(part, [0] * len(part)), max_length), tokenizer.pad_token_id, fresh, layers,
                      matmul_precision)
             hashes = sealed({"files": {file.name: sha256_file(file) for file in sorted(fresh.iterdir())}})
             (fresh / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The one training set-up, on the library's trainer: length-grouped batches, the best weights by held-out accuracy, exact resume."""
+"""The one training set-up, on the library's trainer: length-grouped batches, the best weights by the held-out score, exact resume."""
 
 import ctypes
 import json
@@ -17,10 +17,11 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from common import distributed, progress
+from common import data, distributed, progress
 from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
+from common.tasks import Task
 from training import memory, precision
 
 SAVE_EVERY_S = 300  # a kill costs so much at most, however rare the looks
@@ -48,8 +49,8 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 class StageTrainer(transformers.Trainer):
     """The library's trainer with our sampler, whole-or-nothing step checkpoints, and the terms of the loss in the log."""
 
-    def __init__(self, *args, first_epoch: int = 0, matmul_precision: str = "highest", **kwargs):
-        self.first_epoch, self.matmul_precision = first_epoch, matmul_precision
+    def __init__(self, *args, task: Task, first_epoch: int = 0, matmul_precision: str = "highest", **kwargs):
+        self.task, self.first_epoch, self.matmul_precision = task, first_epoch, matmul_precision
         super().__init__(*args, **kwargs)
         self._terms: dict[str, list[torch.Tensor]] = {}
 
@@ -60,15 +61,14 @@ class StageTrainer(transformers.Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with precision.kept_short(self.matmul_precision if model.training else "highest", self.args.device.type):
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-                            output_hidden_states="teacher_hidden" in inputs)
+            outputs = model(**data.inputs(inputs, self.model.config), output_hidden_states="teacher_hidden" in inputs)
         outputs.logits = outputs.logits.float()
         if model.training:
             loss, terms = self.stage_loss(model, inputs, outputs)
             for name, value in terms.items():
                 self._terms.setdefault(name, []).append(value)
         else:
-            loss = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+            loss = self.task.loss(outputs.logits, inputs["labels"])
         return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
     def training_step(self, *args, **kwargs):
@@ -90,7 +90,7 @@ class StageTrainer(transformers.Trainer):
 
     def stage_loss(self, model, inputs, outputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The stage's loss in training; stages override it."""
-        return torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"]), {}
+        return self.task.loss(outputs.logits, inputs["labels"]), {}
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs and self._terms:
@@ -111,8 +111,8 @@ class _Progress(transformers.TrainerCallback):
     How far the training is, and how long a step takes, is noted for who waits for it in another process.
     """
 
-    def __init__(self, stage: Stage, training: str):
-        self.stage, self.training = stage, training
+    def __init__(self, stage: Stage, training: str, task: Task):
+        self.stage, self.training, self.task = stage, training, task
         self.saved = self.noted = time.monotonic()
         self.first: tuple[int, float] | None = None  # a step of this run, and when it ended
 
@@ -137,7 +137,8 @@ class _Progress(transformers.TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if args.disable_tqdm:
             loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
-            say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out accuracy {metrics['eval_accuracy']:.4f}  "
+            say(f"  step {state.global_step}/{state.max_steps}  loss {loss:.4f}  held-out {self.task.metric_name} "
+                f"{metrics[f'eval_{self.task.metric}']:.4f}  "
                 f"{self.stage.wall_s():.0f} s")
 
 
@@ -169,10 +170,6 @@ class _Stopper(transformers.TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def accuracy(prediction) -> dict[str, float]:
-    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
-
-
 def prepare(seed: int) -> None:
     """Of a stage that trains, before anything is computed, a teacher's answers among it: the seed of all random numbers, and memory."""
     memory.forget_shapes()
@@ -197,7 +194,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: and the heap isn't given back
 
 
-def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, model, args, train, validation, collator, *,
+def make_trainer(trainer_class: type[StageTrainer], task: Task, stage: Stage, name: str, model, args, train, validation, collator, *,
                  epochs: float, keep_best: bool = True, first_epoch: int = 0) -> StageTrainer:
     """A trainer of `trainer_class` for the training `name` of a stage, with the flags of `cli.StageParser.training_flags`.
 
@@ -223,7 +220,7 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         learning_rate=args.lr, weight_decay=args.weight_decay, warmup_steps=math.ceil(args.warmup * total), lr_scheduler_type="linear",
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         # Where no best look is kept none is noted: a training that ends, by a signal too, would lose all other step checkpoints to it.
-        save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model="accuracy" if keep_best else None,
+        save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model=task.metric if keep_best else None,
         logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
         restore_callback_states_from_checkpoint=True,  # patience counts on after a kill
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -232,10 +229,11 @@ def make_trainer(trainer_class: type[StageTrainer], stage: Stage, name: str, mod
         say(f"one of {settings.n_gpu} GPUs is used: torchrun --standalone --nproc-per-node {settings.n_gpu} {Path(sys.argv[0]).name} "
             "with the same flags uses all")
         settings._n_gpu = 1  # the library would multiply the batch by their number, and copy the model to each at every step
-    callbacks: list[transformers.TrainerCallback] = [_Progress(stage, name)]
+    callbacks: list[transformers.TrainerCallback] = [_Progress(stage, name, task)]
     if keep_best:
         callbacks.append(transformers.EarlyStoppingCallback(early_stopping_patience=args.patience))
-    trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, compute_metrics=accuracy,
+    trainer = trainer_class(model=model, args=settings, train_dataset=train, eval_dataset=validation, task=task,
+                            compute_metrics=lambda found: task.scores(np.asarray(found.predictions), np.asarray(found.label_ids)),
                             data_collator=collator, callbacks=callbacks, first_epoch=first_epoch, matmul_precision=args.matmul_precision)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -299,8 +297,3 @@ def last_whole(work: Path) -> str | None:
         return None
     say(f"continuing from step {whole[-1].name.rsplit('-', 1)[1]}")
     return str(whole[-1])
-
-
-def best_accuracy(trainer: StageTrainer) -> float:
-    """Held-out accuracy of the weights that `fit` leaves in the model."""
-    return trainer.evaluate()["eval_accuracy"]

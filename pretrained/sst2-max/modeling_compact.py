@@ -2,7 +2,7 @@
 
 This file and `nf4.py` are copied beside every checkpoint, so it opens with
 `AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` where nothing of this project is installed.
-Shapes: B batch, N tokens, D width, H heads, F neurons, V vocabulary, R rank of its table.
+Shapes: B batch, N tokens, D width, E width of the embeddings, H heads, F neurons, V vocabulary, R rank of its table.
 """
 
 from collections.abc import Callable
@@ -11,28 +11,35 @@ import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.distilbert.modeling_distilbert import Embeddings
 
 from .nf4 import Packed, empty, pack, unpack, unpack_rows
 
-# What stands between the head's two maps: in DistilBERT, and in BERT, where the first of them is called the pooler.
-HEAD_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": nn.functional.relu, "tanh": torch.tanh}
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what of a batch `forward` reads; the last is left out where all are 0
+# What stands between the head's two maps: in DistilBERT; in BERT, whose first one is called the pooler, and RoBERTa; in ELECTRA.
+HEAD_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"relu": nn.functional.relu, "tanh": torch.tanh,
+                                                                       "gelu": nn.functional.gelu}
 
 
 class CompactConfig(DistilBertConfig):
     """DistilBERT's, with a list of heads and of FFN neurons, one number a layer; a head is always `dim // n_heads` wide.
 
-    With an `embedding_rank` R the word table has R numbers a piece, and one map takes them to the model's width. `head_activation` is
-    one of HEAD_ACTIVATIONS: a model that began as a BERT classifier keeps its tanh, and so begins with its very logits.
+    With an `embedding_rank` R the word table has R numbers a piece, and one map takes them to the embeddings' width. What a model began
+    as it keeps, and so begins with its very logits: `head_activation` is one of HEAD_ACTIVATIONS; `layer_norm_eps` is what all norms add
+    to a variance; with a `type_vocab_size` above 0 the two texts of a pair have a row each of a table of so many token types; with an
+    `embedding_size` E all embeddings are so wide, and are mapped onto the model's width behind their norm, as ELECTRA's are.
     """
 
     model_type = "compact_distilbert"
 
     def __init__(self, heads: list[int] | None = None, ffn: list[int] | None = None, weight_bits: int = 32,
-                 embedding_rank: int | None = None, head_activation: str = "relu", **kwargs):
+                 embedding_rank: int | None = None, head_activation: str = "relu", layer_norm_eps: float = 1e-12,
+                 type_vocab_size: int = 0, embedding_size: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.heads = list(heads) if heads is not None else [self.n_heads] * self.n_layers
         self.ffn = list(ffn) if ffn is not None else [self.hidden_dim] * self.n_layers
         self.weight_bits, self.embedding_rank, self.head_activation = weight_bits, embedding_rank, head_activation
+        self.layer_norm_eps, self.type_vocab_size, self.embedding_size = layer_norm_eps, type_vocab_size, embedding_size
         if len(self.heads) != self.n_layers or len(self.ffn) != self.n_layers:
             raise ValueError(f"heads {self.heads} and ffn {self.ffn} need one number for each of {self.n_layers} layers")
         if not any(self.heads):
@@ -45,6 +52,11 @@ class CompactConfig(DistilBertConfig):
     @property
     def head_dim(self) -> int:
         return self.dim // self.n_heads
+
+    @property
+    def embedding_dim(self) -> int:
+        """The width E of all embeddings."""
+        return self.embedding_size or self.dim
 
 
 class _Packed4bit(nn.Module):
@@ -158,6 +170,19 @@ class FactorisedEmbedding(nn.Module):
         return self.map(self.table(ids)) if self.opened is None else nn.functional.embedding(ids, self.opened)
 
 
+class MappedEmbeddings(Embeddings):
+    """DistilBERT's embeddings at a width E of their own, mapped onto the model's behind their norm: int (B, N) -> (B, N, D)."""
+
+    def __init__(self, config: CompactConfig):
+        narrow = DistilBertConfig(vocab_size=config.vocab_size, dim=config.embedding_dim, dropout=config.dropout, n_heads=1,
+                                  max_position_embeddings=config.max_position_embeddings, pad_token_id=config.pad_token_id)
+        super().__init__(narrow)
+        self.map = nn.Linear(config.embedding_dim, config.dim)
+
+    def forward(self, *args, **kwargs) -> torch.Tensor:
+        return self.map(super().forward(*args, **kwargs))
+
+
 class EmptyAttention(nn.Module):
     """What is left of attention without heads: the output map's bias, (B, N, D) -> (D,), which the residual sum spreads."""
 
@@ -189,9 +214,16 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)
+        if config.embedding_size:
+            self.distilbert.embeddings = MappedEmbeddings(config)
+        embeddings, wide = self.distilbert.embeddings, config.embedding_dim
         if config.embedding_rank:
-            self.distilbert.embeddings.word_embeddings = FactorisedEmbedding(config.vocab_size, config.embedding_rank, config.dim,
-                                                                             config.pad_token_id)
+            embeddings.word_embeddings = FactorisedEmbedding(config.vocab_size, config.embedding_rank, wide, config.pad_token_id)
+        if config.type_vocab_size:
+            embeddings.token_type_embeddings = nn.Embedding(config.type_vocab_size, wide)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = config.layer_norm_eps
         for layer, heads, neurons in zip(self.layers(), config.heads or [], config.ffn or [], strict=True):
             if heads:
                 inner = heads * config.head_dim
@@ -221,9 +253,10 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         """As DistilBERT's, but only what the answer reads is computed: no padding, and behind the last attention block no token but
         the first, which alone the head looks at. The logits are DistilBERT's. Whoever asks for more has DistilBERT's own layers run.
 
-        `token_type_ids` are taken, as a BERT tokenizer gives them, and not looked at: DistilBERT knows no token types. Where padding
-        stands before a sentence the answer is the one without it. Raises ValueError where a text is longer than the position table, and
-        where the mask is of another shape than the ids.
+        `token_type_ids` say which text of a pair a token is of, all the first where they are left out; a model without a table of types
+        takes them, as a BERT tokenizer gives them, and doesn't look at them. Where padding stands before a sentence the answer is the one
+        without it. Raises ValueError where a text is longer than the position table, and where the mask, or the types, are of another
+        shape than the ids.
         """
         config = self.config
         attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -233,11 +266,14 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                 if value is not None and name != "use_cache"}
         asked = {}
         if input_ids is None or attentions or hidden or more or (attention_mask is not None and attention_mask.dim() != 2):
-            body = self.distilbert(input_ids=input_ids, attention_mask=attention_mask, output_attentions=attentions,
+            read = {"input_ids": input_ids}
+            if config.type_vocab_size and input_ids is not None and inputs_embeds is None:
+                read = {"inputs_embeds": self.words(input_ids, self.checked_types(token_type_ids, input_ids))}
+            body = self.distilbert(**read, attention_mask=attention_mask, output_attentions=attentions,
                                    output_hidden_states=hidden, return_dict=True, **more)
             logits, asked = self.head(body.last_hidden_state[:, 0]), {"hidden_states": body.hidden_states, "attentions": body.attentions}
         else:
-            logits = self.logits(input_ids, self.checked(attention_mask, input_ids))
+            logits = self.logits(input_ids, self.checked(attention_mask, input_ids), self.checked_types(token_type_ids, input_ids))
         loss = None
         if labels is not None:
             counted = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
@@ -260,17 +296,33 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
                              f"give its tokenizer truncation=True, max_length={longest}")
         return mask
 
-    def logits(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, K), of input_ids and mask (B, N)."""
-        return self.head(self.first_tokens(input_ids, mask))
+    def checked_types(self, types: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """The token types (B, N), None in a model that knows none. Raises ValueError as `forward` says."""
+        if not self.config.type_vocab_size:
+            return None
+        if types is None:
+            return torch.zeros_like(input_ids)
+        if types.shape != input_ids.shape:
+            raise ValueError(f"token_type_ids is {tuple(types.shape)} and input_ids {tuple(input_ids.shape)}: both are (texts, tokens)")
+        return types
+
+    def words(self, ids: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+        """What tokens are, wherever they stand, and of which text where the model knows types: (…, E), of ids and types (…)."""
+        embeddings = self.distilbert.embeddings
+        found = embeddings.word_embeddings(ids)
+        return found if types is None else found + embeddings.token_type_embeddings(types)
+
+    def logits(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, K), of input_ids, mask and, in a model that knows token types, types (B, N)."""
+        return self.head(self.first_tokens(input_ids, mask, types))
 
     def head(self, first: torch.Tensor) -> torch.Tensor:
         """(B, K), of the last hidden states of the first tokens (B, D)."""
         activation = HEAD_ACTIVATIONS[self.config.head_activation]
         return self.classifier(self.dropout(activation(self.pre_classifier(first))))
 
-    def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of the first tokens: (B, D), of input_ids and mask (B, N). T are the real tokens of all sentences."""
+    def first_tokens(self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None) -> torch.Tensor:
+        """Last hidden states of the first tokens: (B, D), of input_ids, mask and types (B, N). T are the real tokens of all sentences."""
         real = mask.bool()
         at = real.nonzero()  # (T, 2): sentence and column of each token
         sentence, column = at[:, 0], at[:, 1]
@@ -281,9 +333,11 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         place = (upto.view(mask.shape) - counted).clamp(max=upto[-1] - 1)
         column = column - column[place[:, 0]][sentence]  # counted from the sentence's first
         embeddings = self.distilbert.embeddings
-        x = embeddings.word_embeddings(input_ids.reshape(-1).index_select(0, token))
+        x = self.words(input_ids.reshape(-1).index_select(0, token), None if types is None else types.reshape(-1).index_select(0, token))
         x = x + embeddings.position_embeddings(column)
-        x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, D)
+        x = embeddings.dropout(embeddings.LayerNorm(x))  # (T, E)
+        if isinstance(embeddings, MappedEmbeddings):
+            x = embeddings.map(x)  # (T, D)
         attended_to = self.attended_to(real, x.dtype)
         last = max(i for i, heads in enumerate(self.config.heads) if heads)
         for i, layer in enumerate(self.layers()):
@@ -334,7 +388,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
             words.open()
 
     def get_input_embeddings(self):
-        """The table whose rows are word pieces: (V, D), or (V, R) where it is factorised."""
+        """The table whose rows are word pieces: (V, E), or (V, R) where it is factorised."""
         words = self.distilbert.embeddings.word_embeddings
         return words.table if isinstance(words, FactorisedEmbedding) else words
 
@@ -350,7 +404,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         return self.distilbert.transformer.layer
 
     def quantisable(self):
-        """Yields (parent, name, module) of all that is packed at 4 bits: the tables and all linear maps but the head's."""
+        """Yields (parent, name, module) of all that is packed at 4 bits: the tables, but of types, and all linear maps but the head's."""
         words = self.distilbert.embeddings.word_embeddings
         if isinstance(words, FactorisedEmbedding):
             yield words, "table", words.table
@@ -358,6 +412,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         else:
             yield self.distilbert.embeddings, "word_embeddings", words
         yield self.distilbert.embeddings, "position_embeddings", self.distilbert.embeddings.position_embeddings
+        if isinstance(self.distilbert.embeddings, MappedEmbeddings):
+            yield self.distilbert.embeddings, "map", self.distilbert.embeddings.map
         for layer in self.layers():
             for block, names in ((layer.attention, ("q_lin", "k_lin", "v_lin", "out_lin")), (layer.ffn, ("lin1", "lin2"))):
                 for name in names if not isinstance(block, (EmptyAttention, EmptyFFN)) else ():

@@ -1,0 +1,46 @@
+"""What a report's row says of a model's answers: its score, over seeds, against the baseline, and of one class a text what changed."""
+
+import statistics
+
+import numpy as np
+from scipy.special import softmax
+
+from common import measure
+from common.data import Corpus
+from common.labels import listed
+from common.splits import as_text
+from common.tasks import SingleLabel
+from report import behaviour, claims
+
+OF_CLASSES = ("accuracy", "mcnemar_p", "f1", "recall", "ece", "changed")  # of one class a text alone
+COMPARED = ("delta", "agreement", "mcnemar_p", "no_loss", "changed")
+FIELDS = ("score", "ci95", *COMPARED, *(name for name in OF_CLASSES if name not in COMPARED))
+
+
+def fields(corpus: Corpus, ours: dict[int, np.ndarray], baseline: dict[int, np.ndarray] | None) -> tuple[dict, dict]:
+    """({field: figure}, {field: why it is null}) of decisive logits (S, K) for the dev texts, by seed; the row's own come first."""
+    task, texts, labels = corpus.task, list(map(as_text, corpus.dev.rows)), np.array(corpus.dev.labels)
+    logits, notes = next(iter(ours.values())), dict[str, str]()
+    row: dict = dict.fromkeys(FIELDS) | measure.score(task, logits, labels) | {"scores": task.scores(logits, labels)}
+    by_seed = {seed: measure.score(task, found, labels) for seed, found in sorted(ours.items())}
+    row["seeds"] = [{"seed": seed} | {name: value for name, value in found.items() if name != "ci95"} for seed, found in by_seed.items()]
+    if len(by_seed) > 1:
+        found = [seed["score"] for seed in row["seeds"]]
+        row |= {"score_mean": statistics.mean(found), "score_sd": statistics.stdev(found)}
+    if baseline:
+        before = next(iter(baseline.values()))
+        row |= {"delta": row["score"] - measure.score(task, before, labels)["score"], "agreement": task.agreement(logits, before),
+                "no_loss": claims.of_task(task, list(ours.values()), list(baseline.values()), labels)}
+    else:
+        notes |= dict.fromkeys(COMPARED, "no row to compare with")
+    if not isinstance(task, SingleLabel):
+        return row, notes | dict.fromkeys(OF_CLASSES, f"the task is {task.kind}: figures of one class a text don't apply")
+    said = task.answers(logits)
+    row |= {"f1": behaviour.f1(said, labels), "recall": behaviour.recall(said, labels, corpus.label_names),
+            "ece": behaviour.calibration_error(softmax(logits, axis=-1), labels)}
+    if unseen := [name for i, name in enumerate(corpus.label_names) if not (labels == i).any()]:
+        notes["recall"] = f"no dev sentence of {listed(unseen)}"
+    if baseline:
+        row |= measure.against_baseline(said, task.answers(before), labels)
+        row["changed"] = behaviour.changed(texts, said, task.answers(before), labels)
+    return row, notes
