@@ -71,7 +71,7 @@ def main(args):
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
         tokenizer = checkpoints.load_tokenizer(teacher.path).backend_tokenizer
         new = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                             words.vocabulary(tokenizer), args.augment, args.seed, words.reader(tokenizer))
+                                         words.vocabulary(tokenizer), args.augment, args.seed, words.reader(tokenizer))
         if len(new) < args.augment:
             cli.say(f"--augment {args.augment}: {len(new):,} new sentences can be made of these texts and the teacher's whole words"
                     + ("; training goes on with these" if new else
