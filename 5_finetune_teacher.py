@@ -59,7 +59,7 @@ def main(args):
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named, corpus.task)
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
-    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
+    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named, corpus.train))
     if args.model is not None and not isinstance(corpus.task, Regression):
         order = encoders.match_classes(model, corpus.label_names, named)
     model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})

@@ -47,7 +47,7 @@ def main(args):
     import numpy as np
 
     from common import checkpoints, data, distributed, encoders, lengths
-    from compress import augmentation
+    from compress import augmentation, words
     from training import lessons, precision
     from training.trainer import prepare
 
@@ -69,11 +69,13 @@ def main(args):
     new = []
     if args.augment is not None:
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
+        tokenizer = checkpoints.load_tokenizer(teacher.path).backend_tokenizer
         new = augmentation.new_sentences(sentences.texts, list(data.phrases_inside(sentences.texts)), table,
-                                         checkpoints.load_tokenizer(teacher.path).get_vocab(), args.augment, args.seed)
+                                         words.vocabulary(tokenizer), args.augment, args.seed, words.reader(tokenizer))
         if len(new) < args.augment:
-            cli.say(f"--augment {args.augment}: {len(new):,} new sentences can be made of these texts and the teacher's whole-word "
-                    "pieces; training goes on with " + ("these" if new else "the texts alone"))
+            cli.say(f"--augment {args.augment}: {len(new):,} new sentences can be made of these texts and the teacher's whole words"
+                    + ("; training goes on with these" if new else
+                       ", for its vocabulary has next to none of their language; training goes on with the texts alone"))
     shown = data.Split(sentences.texts + new, sentences.labels + [corpus.task.unknown] * len(new))
 
     # --- 3. the teacher answers, once

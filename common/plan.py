@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common import cli, recipes
 from common.steps import Step
 
+TEACHER = "5_finetune_teacher.py"
 BASE = "near"  # the recipe by which budgets are met
 SCRIPTS = {"distil": ("distilling", "6_distill_student.py"), "prune": ("pruning", "8_pruning_with_finetuning.py"),
            "ptq": ("rounding to 4 bits", "9_quantize_pruned_model.py"), "qkd": ("training in 4 bits", "10_qat_kd_4bit.py"),
@@ -46,7 +47,7 @@ def beginning(args, wanted: list[Target]) -> list[Step]:
         steps.append(Step("models and data", "download_model.py", tuple(shared(args, seeded=False))))
     teacher = [f"--model={args.teacher}"] if args.teacher else training(args)
     teacher += ["--max-length", str(args.max_length)] if args.max_length else []
-    steps.append(Step("the teacher" if args.teacher else "fine-tuning a teacher", "5_finetune_teacher.py", (*shared(args), *teacher)))
+    steps.append(Step("the teacher" if args.teacher else "fine-tuning a teacher", TEACHER, (*shared(args), *teacher)))
     presets = {recipes.read()[target.preset].lessons: target.preset for target in reversed(wanted)}
     return steps + [Step("lessons", "make_lessons.py", (*shared(args), "--preset", preset, *training(args))) for preset in presets.values()]
 
