@@ -117,7 +117,8 @@ def test_so_many_for_each_training_text(stages, tmp_path):
     make = load_script(MAKE)
     for least, made in ((10, 80), (90, 90)):
         make.LEAST = least
-        make.main(make.parse_args([str(flag) for flag in (*run.flags(MAKE), "--preset", "near", "--train-sentences", 40, "--augment", "2x")]))
+        flags = [*run.flags(MAKE), "--preset", "near", "--train-sentences", 40, "--augment", "2x"]
+        make.main(make.parse_args(list(map(str, flags))))
         assert manifests(run.run_dir)["lessons", "augmented"][1]["metrics"]["made_up"] == made
     assert "--augment" in refused(run, MAKE, "--augment", "0x")
 
