@@ -60,7 +60,7 @@ def main(args):
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
     bert_layers = None if start_config.model_type == "distilbert" else encoders.chosen_layers(args.layers, start_config)
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     student = encoders.load_classifier(start, corpus.label_names)
     if bert_layers:
         student = encoders.distilbert_from_bert(student, bert_layers, corpus.label_names)

@@ -264,6 +264,11 @@ def distilbert_of_teacher(teacher, label_names: list[str]):
     return student
 
 
+def fits_exactly(config) -> bool:
+    """Whether `compact_of_teacher` gives a model of this configuration the very same logits."""
+    return config.model_type == "distilbert" or config.layer_norm_eps <= NEGLIGIBLE
+
+
 def compact_of_teacher(teacher, label_names: list[str]) -> compact.CompactForSequenceClassification:
     """A fine-tuned BERT or DistilBERT classifier as a compact model with all its layers: its logits are the teacher's.
 

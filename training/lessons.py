@@ -3,6 +3,7 @@
 `lessons.parquet` has a row a text: text (string), label (int64; -100 where nobody labelled it), logits (list of K float32).
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import checkpoints, recipes
+import compact
+from common import checkpoints, encoders, recipes
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.cli import UserError
 from common.data import Collator, Split, tokenise
-from common.encoders import load_config
 from common.facts import sha256_json
 from training import precision
 
@@ -107,7 +108,7 @@ def answers(teacher: Checkpoint, texts: list[str], max_length: int, folder: Path
         file = folder / f"{sha256_json(part)[:16]}.npy"
         if not file.is_file():
             shown = tokenise(tokenizer, Split(part, [0] * len(part)), max_length)
-            logits = np.empty((len(part), load_config(teacher.path).num_labels), dtype=np.float32)
+            logits = np.empty((len(part), encoders.load_config(teacher.path).num_labels), dtype=np.float32)
             for rows, out in ask(teacher, shown, tokenizer.pad_token_id, matmul_precision):
                 logits[rows] = out.logits.float().cpu().numpy()
             _keep(file, logits)
@@ -131,13 +132,17 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
 
     `shown` are sentences as `data.tokenise` gives them. Raises UserError where the teacher answers NaN or infinite numbers.
     """
-    model = load_model(teacher.path)
+    model, half = load_model(teacher.path), contextlib.nullcontext()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if hidden_states:
+        half = precision.kept_short(matmul_precision, device.type)
+    else:
+        model = precision.shortened(matmul_precision, _quickest(model))
     model.to(device)
     columns = {name: shown[name][:] for name in shown.column_names}  # a row at a time costs as long as the teacher takes on a GPU
     order = sorted(range(len(shown)), key=lambda i: -len(columns["input_ids"][i]))
     collate = Collator(pad_token_id)
-    with precision.products(matmul_precision, model), precision.kept_short(matmul_precision, device.type):
+    with precision.products(matmul_precision, model), half:
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
             batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
@@ -146,3 +151,10 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
             if not torch.isfinite(out.logits).all():
                 raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
             yield rows, out
+
+
+def _quickest(model):
+    """A classifier with the same logits that computes no more than these need, where there is one: two thirds of the time."""
+    if isinstance(model, compact.CompactForSequenceClassification) or not encoders.fits_exactly(model.config):
+        return model
+    return encoders.compact_of_teacher(model, [model.config.id2label[i] for i in range(model.config.num_labels)]).eval()

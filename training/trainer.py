@@ -173,9 +173,9 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
 
 
-def prepare(seed: int) -> None:
+def prepare(seed: int, matmul_precision: str = "highest") -> None:
     """Of a stage that trains, before anything is computed, a teacher's answers among it: the seed of all random numbers, and memory."""
-    memory.forget_shapes()
+    memory.keep_shapes(0 if matmul_precision == "highest" else precision.SHAPES)
     transformers.set_seed(seed)
 
 
