@@ -55,7 +55,7 @@ def main(args):
     if args.model is not None or args.init is not None:
         sources.refuse_mixture(start, corpus)
     named = start if args.model is None else args.model
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     model = encoders.load_classifier(start, corpus.label_names if args.model is None else None, named, corpus.task)
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id

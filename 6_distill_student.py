@@ -61,7 +61,7 @@ def main(args):
     spelling.refuse_another_vocabulary(spelling.load(start, start_config, corpus.train.texts), start_config.vocab_size, tokenizer,
                                        corpus.train.texts, start, teacher.path)
     layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))

@@ -37,7 +37,7 @@ def parse_args(argv=None):
                        help="what is pruned: the teacher itself, the newest student, the newest pruned model of a name, a checkpoint")
     group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
     group.add_argument("--sparsity", type=cli.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
-    group.add_argument("--budget", type=ask.budget, nargs="+", default=None, metavar="WHAT=…",
+    group.add_argument("--budget", type=ask.budget, action=ask.Together, nargs="+", default=None, metavar="WHAT=…",
                        help="instead, what may be left: flops=.1 (of the teacher's, at the texts' own length and at 128 tokens), mb=5 (in "
                             "4 bits), speedup=24@32 (int8 ONNX against the teacher in torch, at batch 32 or 1); several hold together")
     group.add_argument("--structure-of", type=cli.named, default=None, metavar="NAME|DIR",
@@ -103,7 +103,7 @@ def main(args):
                               decides=goals.latencies(goal))
     if stage.done:
         return
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
 
     # --- 2. reshape: word pieces, layers, channels; and the collator that sets the teacher's answers beside a batch
     model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.every_text, args)

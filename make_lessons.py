@@ -63,7 +63,7 @@ def main(args):
     stage = checkpoints.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant)
     if stage.done:
         return
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
 
     # --- 2. texts: those of the training set, and behind them new ones
     new = []

@@ -82,7 +82,8 @@ def test_the_whole_way(kind, bert_local, tmp_path):
         config = json.loads((made["pruned_qkd_onnx"] / "config.json").read_text())
         assert config["problem_type"] == "multi_label_classification" and len(config["thresholds"]) == 2
         names = list(config["id2label"].values())
-        assert [set(line["labels"]) for line in found] == [{names[k] for k in np.flatnonzero(row > 0)} for row in answers["pruned_qkd_onnx"]]
+        said = [{names[k] for k in np.flatnonzero(row > 0)} for row in answers["pruned_qkd_onnx"]]
+        assert [set(line["labels"]) for line in found] == said
     elif kind == "regression":
         assert np.allclose([line["score"] for line in found], answers["pruned_qkd_onnx"][:, 0], atol=1e-4)
     else:
