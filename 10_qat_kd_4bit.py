@@ -61,7 +61,7 @@ def main(args):
                               variant=pruned.variant)
     if stage.done:
         return
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     tokenizer = checkpoints.load_tokenizer(pruned.path)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)

@@ -56,12 +56,12 @@ def main(args):
     if args.model is not None or args.init is not None:
         sources.refuse_mixture(start, corpus)
     named = start if args.model is None else args.model
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     model = (classifiers.load(start, named, corpus.task) if args.model is not None else
              encoders.load_classifier(start, corpus.label_names, named, corpus.task))
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
-    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named))
+    args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named, corpus.train))
     foreign = model.config.model_type not in families.FAMILIES
     if foreign:
         classifiers.try_out(model, tokenizer, corpus.validation.rows, args.max_length, named)

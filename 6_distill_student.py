@@ -70,7 +70,7 @@ def main(args):
     else:
         tokenizer = checkpoints.load_tokenizer(teacher.path)
     layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))

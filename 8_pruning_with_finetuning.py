@@ -37,9 +37,9 @@ def parse_args(argv=None):
                        help="what is pruned: the teacher itself, the newest student, the newest pruned model of a name, a checkpoint")
     group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
     group.add_argument("--sparsity", type=cli.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
-    group.add_argument("--budget", type=ask.budget, nargs="+", default=None, metavar="WHAT=…",
-                       help="instead, what may be left: flops=.1 (of the teacher's, at 128 tokens), mb=5 (in 4 bits), speedup=24@32 (int8 "
-                            "ONNX against the teacher in torch, at batch 32 or 1); several hold together")
+    group.add_argument("--budget", type=ask.budget, action=ask.Together, nargs="+", default=None, metavar="WHAT=…",
+                       help="instead, what may be left: flops=.1 (of the teacher's, at the texts' own length and at 128 tokens), mb=5 (in "
+                            "4 bits), speedup=24@32 (int8 ONNX against the teacher in torch, at batch 32 or 1); several hold together")
     group.add_argument("--structure-of", type=cli.named, default=None, metavar="NAME|DIR",
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
@@ -97,13 +97,14 @@ def main(args):
         model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
     plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
-    goal, other = goals.of(args, plan.shape, taught.teacher, layout.begun_as(args.run_dir, source, taught.teacher), corpus.validation.rows)
+    whole = layout.begun_as(args.run_dir, source, taught.teacher)
+    goal, other = goals.of(args, plan.shape, taught.teacher, whole, tokenizer, corpus)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
                               decides=goals.latencies(goal))
     if stage.done:
         return
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
 
     # --- 2. reshape: word pieces, layers, channels; and the collator that sets the teacher's answers beside a batch
     model, tokenizer = reshape.reshaped(model, tokenizer, plan, taught.sentences.every_text, args)

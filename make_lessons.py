@@ -57,7 +57,7 @@ def main(args):
     from common import checkpoints, classifiers, data, distributed, lengths, unlabelled
     from common.columns import Wanted
     from common.facts import sha256_file
-    from compress import augmentation
+    from compress import augmentation, words
     from training import lessons, precision, soft_labels
     from training.trainer import prepare
 
@@ -80,7 +80,7 @@ def main(args):
                               decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)
     if stage.done:
         return
-    prepare(args.seed)
+    prepare(args.seed, args.matmul_precision)
 
     # --- 2. texts: those of the training set, behind them one's own without labels, and behind these new ones
     own = unlabelled.new(own, corpus, args.unlabelled.name) if own else own
@@ -88,17 +88,20 @@ def main(args):
         sentences, own = soft_labels.with_answers(teacher, sentences, own, corpus)
     if args.fast and len(own) > cli.FAST_SENTENCES:
         own = random.Random(args.seed).sample(own, cli.FAST_SENTENCES)
-    new, wanted = [], max(0, (args.augment or 0) - len(own))
-    if wanted and sentences.seconds is not None:
-        cli.say("no pairs are made up: training goes on with those there are")
-    elif wanted:
-        texts = sentences.texts + data.Split.of(own, []).texts
+    new: list = []
+    wanted = max(0, (args.augment or 0) - len(own))
+    if wanted:
+        known = data.Split.of([*sentences.rows, *own], [])
         table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-        new = augmentation.new_sentences(texts, list(data.phrases_inside(texts)), table,
-                                         checkpoints.load_tokenizer(teacher.path).get_vocab(), wanted, args.seed)
+        tokenizer = checkpoints.load_tokenizer(teacher.path).backend_tokenizer
+        material = (list(data.phrases_inside(known.every_text)), table, words.vocabulary(tokenizer), wanted, args.seed,
+                    words.reader(tokenizer))
+        new = (augmentation.new_sentences(known.texts, *material) if known.seconds is None else
+               augmentation.new_pairs(known.texts, known.seconds, *material))
         if len(new) < wanted:
-            cli.say(f"--augment {args.augment}: {len(new):,} new sentences can be made of these texts and the teacher's whole-word "
-                    "pieces; training goes on with " + ("these" if new else "the texts alone"))
+            cli.say(f"--augment {args.augment}: {len(new):,} new {sentences.called} can be made of these texts and the teacher's whole words"
+                    + ("; training goes on with these" if new else
+                       ", for its vocabulary has next to none of their language; training goes on with the texts alone"))
     shown = data.Split.of([*sentences.rows, *own, *new], sentences.labels + [corpus.task.unknown] * len([*own, *new]))
 
     # --- 3. the teacher answers, once

@@ -181,7 +181,7 @@ def main(args):
     from training import memory
 
     # --- 1. load
-    memory.forget_shapes()
+    memory.keep_shapes(0)
     classifier = inference.open_classifier(args.checkpoint or choose(args.run_dir), args.threads)
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's takes any text as it is
         sys.stdout.reconfigure(encoding="utf-8", errors=streams.LEGIBLE)  # answers are data: of one encoding wherever they are read

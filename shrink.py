@@ -81,6 +81,7 @@ def parse_args(argv=None):
         args.within = WITHIN
     args.data = args.data and Path(os.path.expanduser(args.data))  # no shell expands --data=~/…
     args.mode = "fast" if args.fast else "full"
+    args.known = None  # (the teacher's directory, the texts' own length in tokens), once there is a teacher
     args.run_dir = args.run_dir or Path("runs") / default_name(args)
     return args
 
@@ -127,20 +128,41 @@ def whole_plan(args) -> list[Step]:
 
 # --- before the first step
 
+def begins_as(args) -> Path:
+    """The directory of what is pruned: the teacher, what it is fine-tuned from, or where it can't be pruned what a student starts from."""
+    if plan.why_not_pruned(args.teacher, args.soft_labels) is None:
+        return Path(args.teacher or args.run_dir / "bert-local")
+    fetched = args.run_dir / "distilbert-local"
+    return args.init or (fetched if fetched.is_dir() else args.run_dir / "bert-local")
+
+
 def floors(args) -> tuple[float, float]:
-    """The least share of FLOPs and the least megabytes of what is pruned, the user's own teacher or the student in its place; zeros where
-    it isn't on this disk.
+    """The least share of FLOPs and the least megabytes of what is pruned, the teacher or the student in its place; zeros where it isn't on
+    this disk.
+
+    FLOPs at 128 tokens, from the first second on; and at the texts' own length as soon as that is known.
     """
     from compress import floor
 
-    start = args.teacher if plan.why_not_pruned(args.teacher, args.soft_labels) is None else args.init
-    file = Path(start or args.run_dir / "bert-local") / "config.json"
+    folder, tokens = args.known or (begins_as(args), floor.TOKENS)
+    file = folder / "config.json"
     spare = recipes.read()[BASE].flags["prune"].get("spare-pieces", 0)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        return floor.smallest_share(config), floor.smallest_mb(config, spare)
+        return floor.smallest_share(config, tokens), floor.smallest_mb(config, spare)
     except (OSError, ValueError, KeyError, TypeError, StopIteration, ZeroDivisionError):  # stage 5 says what is wrong with it
         return 0.0, 0.0
+
+
+def positions(args) -> float:
+    """Tokens that the teacher reads at most; any number where it isn't on this disk or doesn't say."""
+    from common import lengths
+
+    file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
+    try:
+        return lengths.positions(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stage 5 says what is wrong with it
+        return math.inf
 
 
 def refuse_what_cannot_be(args) -> None:
@@ -152,14 +174,28 @@ def refuse_what_cannot_be(args) -> None:
             raise cli.UserError(f"{file} is no file: give a table of texts")
     if args.init and not any(plan.distils(args, target) for target in targets(args) or searched(args)):
         raise cli.UserError("--init is what a student starts from, and there is none here: the teacher itself is pruned; leave it out")
+    if args.max_length and args.max_length > (longest := positions(args)):
+        raise cli.UserError(f"--max-length {args.max_length}: the model reads at most {longest} tokens")
     least, least_mb = floors(args)
     if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
         raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
     if args.flops and args.flops <= least:
-        raise cli.UserError(f"--flops {args.flops:g} can't be had: one head and nothing else is {least:.4f} of this teacher's FLOPs; the "
-                            f"smallest that can is --flops {math.ceil(1000 * least) / 1000:.3f}")
+        at = f" at {args.known[1]} tokens, which most of these texts don't exceed" if args.known else ""
+        raise cli.UserError(f"--flops {args.flops:g} can't be had: one head and nothing else is {least:.4f} of this teacher's FLOPs{at}; "
+                            f"the smallest that can is --flops {math.ceil(1000 * least) / 1000:.3f}")
     if args.within and not searched(args):
         raise cli.UserError(f"--within: one head and nothing else is {least:.2f} of this teacher's FLOPs: there is nothing to search for")
+
+
+def look_at_the_texts(args, judge) -> None:
+    """Raises UserError for what these texts' own length leaves no room for: known once there is a teacher, before anything learns."""
+    from common import checkpoints, lengths
+
+    own = plan.why_not_pruned(args.teacher, args.soft_labels) is None
+    folder = judge.teacher.path if own else begins_as(args)
+    tokenizer = checkpoints.load_tokenizer(folder)
+    args.known = folder, lengths.of_texts(tokenizer, judge.corpus.train, lengths.read_by(judge.teacher))
+    refuse_what_cannot_be(args)
 
 
 # --- the run
@@ -178,7 +214,7 @@ def search(args, judge, go) -> list[Target]:
         for step in plan.making(args, replace(target, start=made[-1].name if made else None)):
             go(step)
         made.append(target)
-        room = judge.pruned(target.name).manifest["metrics"]["budgets"][0]["spent"]
+        room = max(budget["spent"] for budget in judge.pruned(target.name).manifest["metrics"]["budgets"])
         claim = judge.claim(target.name)
         cli.say(f"{target.name}: {claims.said(claim)}")
         held += [target] if claim["mean"] >= -judge.margin else []
@@ -243,7 +279,9 @@ def main(args):
     try:
         made = targets(args)
         first = plan.beginning(args, made or searched(args))
-        for step in first:
+        made_by = "make_lessons.py" if args.soft_labels else plan.TEACHER
+        teacher = next(number for number, step in enumerate(first, 1) if step.script == made_by)
+        for step in first[:teacher]:
             go(step)
 
         from report.judge import Judge
@@ -251,6 +289,10 @@ def main(args):
         judge = Judge(args.run_dir, args.data, args.source, args.seed, (args.within or WITHIN) / 100,
                       **{dest: getattr(args, dest) for dest in cli.DATA_FLAGS.values()})
         judge.refuse_another_teacher(str(args.soft_labels or args.teacher or args.run_dir / "bert-local"))
+        if args.within or args.flops:
+            look_at_the_texts(args, judge)
+        for step in first[teacher:]:
+            go(step)
         if args.within:
             made = search(args, judge, go)
         else:

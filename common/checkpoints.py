@@ -225,6 +225,11 @@ def meant(run_dir: Path, text: str, seed: int) -> Checkpoint:
             raise UserError(f"{text} was made by the stage '{checkpoint.stage}': give one made by "
                             f"{', '.join(SCRIPT_OF[stage] for stage in PRUNABLE)}")
         return checkpoint
+    names = sorted({c.variant for c in published(run_dir) if c.stage == "pruned"})
+    if text not in names:
+        known = f"those here are {', '.join(names)}" if names else "here is none yet"
+        raise UserError(f"no '{text}' under {Path(run_dir) / 'models'}: give teacher, student, a checkpoint's directory or the name of a "
+                        f"pruned model; {known}")
     checkpoint = find(run_dir, "pruned", variant=text, seed=seed)
     if checkpoint.manifest["seed"] != seed:
         raise UserError(f"no '{text}' of seed {seed} under {Path(run_dir) / 'models'}: make it first, or give --seed "

@@ -202,7 +202,7 @@ class StageParser(Parser):
         data_flags(shared)
         shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
                             help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
-                                 "model at 128, or fewer where it reads fewer")
+                                 "model at 128, at more where many texts are longer, or fewer where it reads fewer")
         trust_flag(shared)
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 

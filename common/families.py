@@ -41,7 +41,7 @@ class Family:
 
 ROBERTAS_HEAD = ("classifier.dense", "classifier.out_proj")
 OF_ROBERTA: dict[str, Any] = {"layers": "encoder.layer", "names": OF_BERT, "head": ROBERTAS_HEAD, "head_activation": "tanh",
-                              "of_pretraining": r"lm_head\.|roberta\.pooler\."}
+                              "of_pretraining": r"lm_head\.|(roberta\.)?pooler\."}
 FAMILIES = {
     "bert": Family(transformers.BertConfig, transformers.BertForSequenceClassification, "encoder.layer", OF_BERT,
                    ("bert.pooler.dense", "classifier"), "tanh", r"cls\."),
@@ -96,7 +96,7 @@ def more_settings(config, types: bool) -> dict[str, Any]:
 
     With `types` the texts of a pair are told apart.
     """
-    wide = getattr(config, "embedding_size", config.hidden_size)
+    wide = config.embedding_size if config.model_type == "electra" else config.hidden_size
     said = {"layer_norm_eps": config.layer_norm_eps, "type_vocab_size": config.type_vocab_size if types and knows_types(config) else 0,
             "embedding_size": wide if wide != config.hidden_size else None}
     plain = {"layer_norm_eps": 1e-12, "type_vocab_size": 0, "embedding_size": None}

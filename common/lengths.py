@@ -1,11 +1,17 @@
-"""How many tokens of a text a model reads: what a flag says, what its parent read, and at most what its position table holds."""
+"""How many tokens texts have, and how many of them a model reads: as a flag says, as its parent did, at most what its positions hold."""
 
 from pathlib import Path
 
+import numpy as np
+
+from common import data
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
 
 USUAL = 128  # tokens, of the first model
+MOST_TEXTS = 95  # per cent: a length that no more of them exceed is the texts' own
+COUNTED = 10_000  # texts that say so
+LONGEST = 512  # tokens that a model reads where nobody asked for a length, however long the texts are
 FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # kinds of models
 ROWS = ("max_position_embeddings", "n_positions")  # what configurations call the rows of a table of positions
 UNLIMITED = 1_000_000  # transformers writes 10^30 where a tokenizer names no limit
@@ -16,8 +22,9 @@ def read_by(checkpoint: Checkpoint) -> int:
     return checkpoint.manifest["args"]["max_length"]
 
 
-def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
-    """The length for a model that begins the lineage: `asked` for, else the usual one, or fewer where `start` reads fewer, said so.
+def of_start(asked: int | None, config, tokenizer, start: str | Path, texts: data.Split | None = None) -> int:
+    """The length for a model that begins the lineage: `asked` for, else the usual one; more, said so, where that of the training `texts`
+    is longer, and fewer where `start` reads fewer.
 
     Raises UserError where more is asked for than the configuration has positions for.
     """
@@ -27,6 +34,9 @@ def of_start(asked: int | None, config, tokenizer, start: str | Path) -> int:
         length = min(USUAL, positions, own)
         if length < USUAL:
             say(f"--max-length {length}: {start} reads no more tokens")
+        elif texts is not None and (theirs := of_texts(tokenizer, texts, min(LONGEST, positions, own))) > USUAL:
+            say(f"--max-length {theirs}: {MOST_TEXTS} % of the training texts have no more tokens, or {start} reads no more")
+            return theirs
         return length
     if asked > own:
         say(f"--max-length {asked}: the tokenizer of {start} cuts at {own} by itself")
@@ -54,6 +64,12 @@ def kept(asked: int | None, source: Checkpoint) -> int:
     if asked not in (None, read_by(source)):
         raise UserError(f"--max-length {asked}: {source.path} was trained with {read_by(source)}, and nothing trains here: leave it out")
     return read_by(source)
+
+
+def of_texts(tokenizer, texts: data.Split, max_length: int) -> int:
+    """The texts' own length: tokens that MOST_TEXTS % of them don't exceed, cut at `max_length`, by a random COUNTED of them."""
+    some = data.part(texts, COUNTED, COUNTED)
+    return int(np.percentile(data.lengths(data.tokenise(tokenizer, some, max_length)), MOST_TEXTS, method="higher"))
 
 
 def positions(config: dict) -> int:

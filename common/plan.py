@@ -10,6 +10,7 @@ from common.checkpoints import TABLE
 from common.facts import read_json
 from common.steps import Step
 
+TEACHER = "5_finetune_teacher.py"
 BASE = "near"  # the recipe by which budgets are met
 SCRIPTS = {"distil": ("distilling", "6_distill_student.py"), "prune": ("pruning", "8_pruning_with_finetuning.py"),
            "ptq": ("rounding to 4 bits", "9_quantize_pruned_model.py"), "qkd": ("training in 4 bits", "10_qat_kd_4bit.py"),
@@ -81,7 +82,7 @@ def beginning(args, wanted: list[Target]) -> list[Step]:
     teacher = [f"--model={args.teacher}"] if args.teacher else training(args)
     cut = ["--max-length", str(args.max_length)] if args.max_length else []
     if not args.soft_labels:
-        steps.append(Step("the teacher" if args.teacher else "fine-tuning a teacher", "5_finetune_teacher.py",
+        steps.append(Step("the teacher" if args.teacher else "fine-tuning a teacher", TEACHER,
                           (*shared(args), *teacher, *cut)))
     texts = [f"--{name.replace('_', '-')}={file}" for name in ("soft_labels", "unlabelled") if (file := getattr(args, name))]
     texts += cut if args.soft_labels else []

@@ -211,6 +211,7 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
     """DistilBERT for classification with uneven layers. `config.weight_bits == 4`: linear layers and tables are packed, the head is not."""
 
     config_class = CompactConfig
+    tokens_in_steps_of = 1  # the tokens of a batch are filled up to a multiple: of a few shapes only, which some libraries compile for
 
     def __init__(self, config: CompactConfig):
         super().__init__(config)
@@ -332,6 +333,8 @@ class CompactForSequenceClassification(DistilBertForSequenceClassification):
         upto = counted.reshape(-1).cumsum(0)
         place = (upto.view(mask.shape) - counted).clamp(max=upto[-1] - 1)
         column = column - column[place[:, 0]][sentence]  # counted from the sentence's first
+        if self.tokens_in_steps_of > 1:  # the first token again, which nobody reads there
+            token, column = (torch.cat([each, each[:1].expand(-len(each) % self.tokens_in_steps_of)]) for each in (token, column))
         embeddings = self.distilbert.embeddings
         x = self.words(input_ids.reshape(-1).index_select(0, token), None if types is None else types.reshape(-1).index_select(0, token))
         x = x + embeddings.position_embeddings(column)

@@ -41,3 +41,13 @@ def parse_budget(text: str) -> Ask:
 def budget(text: str) -> str:
     """For argparse: a budget in its shortest spelling, "flops=.10" -> "flops=0.1"."""
     return str(parse_budget(text))
+
+
+class Together(argparse.Action):
+    """Budgets that hold together, one of a kind: of two the larger says nothing, and may be a slip."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        asked = [(each.kind, each.batch) for each in map(parse_budget, values)]
+        if len(set(asked)) < len(asked):
+            parser.error(f"{option_string} {' '.join(values)}: two budgets of one kind: give the smaller alone")
+        setattr(namespace, self.dest, values)

@@ -4,217 +4,238 @@ augmentation, Jiao et al. 2020, section 3.2).
 A student of few parameters copies the teacher where it saw it speak, and answers worst where a sentence holds a word that the
 training set never uses; so it hears the teacher on such words too. A sentence is taken as it is, or a phrase inside it gives way to
 another that begins with the same word, or it is joined or crossed with another; then some of its words give way to other
-whole-word pieces of the teacher's vocabulary, most of them near in its embedding table. Long ones are taken more often: a training
-set of phrases, as SST-2's, is mostly short where the sentences to come are whole. Of twice as many that are drawn the half stays that
-reads most like the training set: a student of few parameters has none to spare for word salad. V vocabulary, D width.
+whole words of the teacher's vocabulary, most of them near in its embedding table, in the same script and case. Long ones are taken more
+often: a training set of phrases, as SST-2's, is mostly short where the sentences to come are whole. Of twice as many that are drawn the
+half stays that reads most like the training set: a student of few parameters has none to spare for word salad.
 
-In a script without blanks between words, Chinese say, a word is a character that is a piece of its own.
+What a word is the tokenizer says (`compress.words`); what stands between words stays as it is. A text is a list of units, each a word with
+the blanks in front of it. V vocabulary, D width.
 """
 
+import bisect
 import itertools
 import random
-import re
-import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-LINKS = (" , ", " and ", " but ", " ")
+from compress import thesaurus
+from compress.words import WITHOUT_BLANKS, Reader, script
+
+LINKS = ("and", "but")
 LINK_FROM = 0.0005  # share of the words from which on those of LINKS are of the training set's language
-COMMAS = (",", "，", "、", "،")  # what joins two sentences in other scripts, where the training set uses it
-ASCII_FROM = 0.9  # share of ASCII letters from which on the words are those of ASCII letters alone
-OWN_SCRIPT = 0.01  # share of the letters from which on a script is the training set's own
-COVERED = 0.1  # share of the words that must be whole pieces, or else the characters are tried
+COMMAS = (",", "，", "、", "،")  # what joins two sentences, where the training set uses it
+BLANKS_FROM = 0.01  # share of the words with a blank in front, from which on a blank stands between sentences
 TRIES = 1000  # draws in a row that bring nothing new, after which no more are made
-NEAREST = 16  # pieces that may stand for a word, itself among them
-FAMILIAR = 10  # words of the training set that a word it never uses may stand for
 REPLACED = (0.1, 0.7)  # share of words that give way: drawn between these for each sentence
 DRAWN = 2  # sentences drawn for each that stays
 LONGEST = 40  # words of a crossed sentence's second half
 
 
-def is_english(piece: str) -> bool:
-    """Whether a piece is a whole word of ASCII letters."""
-    return len(piece) > 1 and piece.isascii() and piece.isalpha()
+# --- texts
 
+class Texts:
+    """Texts as units: each a word and the blanks in front of it."""
 
-@dataclass(frozen=True)
-class Writing:
-    """How the training set's sentences fall into words, and what its words are made of."""
+    def __init__(self, texts: list[str], words: Reader):
+        self.word_of: dict[str, str] = {}  # of each unit
+        self.own: dict[str, str] = {}
+        self.units = [self._divided(text, spans) for text, spans in zip(texts, words(texts), strict=True)]
+        counts = Counter(itertools.chain.from_iterable(self.units))
+        self.used: Counter[str] = Counter()
+        for unit, count in counts.items():
+            self.used[self.word_of[unit]] += count
+        self.known = set(itertools.chain.from_iterable(map(self.pairs, self.units)))
+        blanks = sum(count for unit, count in counts.items() if self.gap(unit))
+        if any(len(units) > 1 for units in self.units):
+            self.blank = " " if blanks >= BLANKS_FROM * counts.total() else ""
+        else:  # texts of single words don't say
+            self.blank = "" if any(script(sign) in WITHOUT_BLANKS for word in self.used for sign in word) else " "
+        commas = {unit for unit in counts if self.word_of[unit] in COMMAS}
+        around: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+        for unit, behind in itertools.chain.from_iterable(map(itertools.pairwise, self.units)):
+            if unit in commas:
+                around[self.word_of[unit]][unit, self.gap(behind)] += 1
+        # (a unit, the gap behind it) that join two sentences
+        self.links: list[tuple[str, str]] = [around[comma].most_common(1)[0][0] for comma in COMMAS if comma in around]
+        if sum(self.used[link] for link in LINKS) >= LINK_FROM * self.used.total():
+            self.links += [(self.unit(" ", link), " ") for link in LINKS]
+        self.links.append(("", self.blank))
 
-    words: list[str]  # the pieces that are words of it
-    blanks: bool = True  # between words
-    links: tuple[str, ...] = LINKS
+    def _divided(self, text: str, spans: list[tuple[int, int]]) -> list[str]:
+        ends = [0, *(end for _, end in spans)]
+        return [self.unit(text[before:start] if i else "", text[start:end])
+                for i, (before, (start, end)) in enumerate(zip(ends, spans, strict=False))]
 
-    def split(self, text: str) -> list[str]:
-        return text.split() if self.blanks else re.findall(r"[0-9A-Za-z]+|\S", text)
+    def unit(self, gap: str, word: str) -> str:
+        unit = self.own.setdefault(gap + word, gap + word)  # one string for all that are the same
+        self.word_of[unit] = word
+        return unit
 
-    def join(self, words: list[str]) -> str:
-        return " ".join(words) if self.blanks else re.sub(r"\0(?![0-9A-Za-z])|(?<![0-9A-Za-z])\0", "", "\0".join(words)).replace("\0", " ")
+    def gap(self, unit: str) -> str:
+        return unit[:len(unit) - len(self.word_of[unit])]
 
+    def words(self, units: list[str]) -> list[str]:
+        return [self.word_of[unit] for unit in units]
 
-ENGLISH = Writing([])
+    def behind(self, gap: str, units: list[str]) -> list[str]:
+        """The units with another gap in front of the first."""
+        return [self.unit(gap, self.word_of[units[0]]), *units[1:]] if units else []
 
+    def pairs(self, units: list[str]) -> list[tuple[str, str]]:
+        """The pairs of neighbouring words, the text's two ends among them."""
+        return list(itertools.pairwise(["", *map(self.word_of.__getitem__, units), ""]))
 
-def script(sign: str) -> str:
-    """The script of a letter or of a mark on one ("LATIN", "CJK"), "" of any other sign."""
-    return unicodedata.name(sign, "").split(" ")[0] if unicodedata.category(sign)[0] in "LM" else ""
-
-
-def writing(texts: list[str], vocabulary: dict[str, int]) -> Writing | None:
-    """How `texts` are written; None where the vocabulary has next to no words of theirs."""
-    signs = Counter(itertools.chain.from_iterable(texts))
-    letters = {sign: count for sign, count in signs.items() if script(sign)}
-    used = Counter(word for text in texts for word in text.split())
-    if sum(count for sign, count in letters.items() if sign.isascii()) >= ASCII_FROM * sum(letters.values()):
-        english = sorted(filter(is_english, vocabulary))
-        spoken = [link for link in LINKS if link.strip().isalpha()]
-        speaks = sum(used[link.strip()] for link in spoken) >= LINK_FROM * used.total()
-        return Writing(english, links=LINKS if speaks else tuple(link for link in LINKS if link not in spoken)) if english else None
-    scripts: Counter[str] = Counter()
-    for sign, count in letters.items():
-        scripts[script(sign)] += count
-    own = {name for name, count in scripts.items() if count >= OWN_SCRIPT * sum(letters.values())}
-    pieces = sorted(piece for piece in vocabulary if all(script(sign) in own for sign in piece))
-    commas = [comma for comma in COMMAS if comma in signs]
-    words = [piece for piece in pieces if len(piece) > 1]
-    if sum(used[word] for word in words) >= COVERED * used.total():
-        return Writing(words, links=(*(f" {comma} " for comma in commas), " "))
-    characters = [piece for piece in pieces if len(piece) == 1]
-    if sum(letters.get(character, 0) for character in characters) >= sum(letters.values()) / 2:
-        return Writing(characters, blanks=False, links=(*commas, ""))
-    return None
-
-
-class Thesaurus:
-    """What may stand for a word of the training set."""
-
-    def __init__(self, table: torch.Tensor, vocabulary: dict[str, int], used: set[str], words: list[str] | None = None):
-        """table (V, D) and vocabulary (piece -> row) are the teacher's, `used` are the words of the training set.
-
-        `words` are the pieces that may stand for one; else those of ASCII letters.
+    def likeness(self, units: list[str]) -> float:
+        """The share of a text's pairs of words that stand in these texts: in-domain selection (Moore & Lewis 2010) by the plainest of
+        language models.
         """
-        self.words = sorted(filter(is_english, vocabulary)) if words is None else words
-        rows = torch.nn.functional.normalize(table[[vocabulary[word] for word in self.words]].float(), dim=1)  # (words, D)
-        familiar = [word for word in self.words if word in used]
-        self.near = self._nearest(familiar, self.words, rows, NEAREST)
-        self.unused: dict[str, list[str]] = defaultdict(list)  # word -> the words near it that the training set never uses
-        for word, stands_for in self._nearest([word for word in self.words if word not in used], familiar, rows, FAMILIAR).items():
-            for other in stands_for:
-                self.unused[other].append(word)
+        return sum(map(self.known.__contains__, self.pairs(units))) / (len(units) + 1)
 
-    def _nearest(self, words: list[str], among: list[str], rows: torch.Tensor, count: int) -> dict[str, list[str]]:
-        """Of each of `words` the `count` nearest of `among` by cosine, itself left out."""
-        row = {word: i for i, word in enumerate(self.words)}
-        pool = rows[[row[word] for word in among]]
-        near = {}
-        for start in range(0, len(words), 1024):
-            asked = words[start:start + 1024]
-            found = (rows[[row[word] for word in asked]] @ pool.T).topk(min(count, len(among)), dim=1).indices.tolist()
-            for word, nearest in zip(asked, found, strict=True):
-                near[word] = [among[i] for i in nearest if among[i] != word]
-        return near
 
-    def other(self, word: str, rng: random.Random) -> str:
-        """A word for this one: any at all, or one near it that the training set never uses, or any that is near."""
-        move = rng.random()
-        if move < 0.08:
-            return rng.choice(self.words)
-        if move < 0.5 and self.unused.get(word):
-            return rng.choice(self.unused[word])
-        return rng.choice(self.near[word]) if self.near.get(word) else word
+# --- moves
+
+class Drawn(NamedTuple):
+    """A new text of row `row`'s side `side`, and how much it reads like the training set."""
+
+    text: str
+    likeness: float
+    row: int = 0
+    side: int = 0
 
 
 def new_sentences(texts: list[str], inside: list[tuple[int, str]], table: torch.Tensor, vocabulary: dict[str, int],
-                  count: int, seed: int) -> list[str]:
+                  count: int, seed: int, words: Reader) -> list[str]:
     """`count` distinct sentences made of `texts`; `inside` are (i, phrase) where phrase, another of them, stands in texts[i].
 
-    table (V, D) and vocabulary (piece -> row) are the teacher's word embeddings; `seed` decides what is drawn. Fewer where there are no
-    more to be made, and none where the vocabulary has next to no words of these texts.
+    table (V, D) and vocabulary (word -> row) are the teacher's word embeddings, `words` says where words stand (`compress.words`), `seed`
+    decides what is drawn. Fewer where there are no more to be made, and none where the vocabulary has next to no words of these texts.
     """
-    how = writing(texts, vocabulary)
-    if how is None:
+    augmenter = Augmenter.of(texts, inside, table, vocabulary, seed, words)
+    return [drawn.text for drawn in most_like(augmenter.draw(DRAWN * count), count)] if augmenter else []
+
+
+def new_pairs(firsts: list[str], seconds: list[str], inside: list[tuple[int, str]], table: torch.Tensor, vocabulary: dict[str, int],
+              count: int, seed: int, words: Reader) -> list[tuple[str, str]]:
+    """`count` distinct pairs made of (firsts[i], seconds[i]): of each one side is new, by the moves of `new_sentences`, and one stays.
+
+    `inside` are (i, phrase) as there, of `firsts` + `seconds` as one list.
+    """
+    augmenter = Augmenter.of(firsts + seconds, inside, table, vocabulary, seed, words)
+    if augmenter is None:
         return []
-    used = {word for text in texts for word in how.split(text)}
-    augmenter = Augmenter(texts, inside if how.blanks else [], Thesaurus(table, vocabulary, used, how.words), seed, how)
-    return most_like(texts, augmenter.draw(DRAWN * count), count, how)
+    return [(drawn.text, seconds[drawn.row]) if drawn.side == 0 else (firsts[drawn.row], drawn.text)
+            for drawn in most_like(augmenter.draw_pairs(DRAWN * count, len(firsts)), count)]
 
 
-def pairs(words: list[str]) -> list[tuple[str, str]]:
-    """The pairs of neighbouring words of a text, its two ends among them."""
-    return list(itertools.pairwise(["", *words, ""]))
-
-
-def most_like(texts: list[str], drawn: list[str], count: int, how: Writing = ENGLISH) -> list[str]:
-    """The `count` of `drawn`, in their order, the largest share of whose pairs of words stands in `texts`.
-
-    In-domain selection (Moore & Lewis 2010) by the plainest of language models.
-    """
-    known = {pair for text in texts for pair in pairs(how.split(text))}
-    share = np.array([sum(pair in known for pair in found) / len(found) for found in (pairs(how.split(text)) for text in drawn)])
-    return [drawn[i] for i in sorted(np.argsort(-share, kind="stable")[:count].tolist())]
+def most_like(drawn: list[Drawn], count: int) -> list[Drawn]:
+    """The `count` of `drawn`, in their order, that read most like the training set."""
+    likeness = np.array([each.likeness for each in drawn])
+    return [drawn[i] for i in sorted(np.argsort(-likeness, kind="stable")[:count].tolist())]
 
 
 class Augmenter:
-    """The moves, over `texts`, the phrases inside them and a thesaurus."""
+    """The moves, over texts, the phrases inside them and a thesaurus."""
 
-    def __init__(self, texts: list[str], inside: list[tuple[int, str]], thesaurus: Thesaurus, seed: int, how: Writing = ENGLISH):
-        self.texts, self.thesaurus, self.how, self.rng = texts, thesaurus, how, random.Random(seed)
-        self.parts: dict[int, list[str]] = defaultdict(list)
+    def __init__(self, texts: list[str], read: Texts, inside: list[tuple[int, str]], others: thesaurus.Thesaurus, seed: int):
+        self.texts, self.read, self.others, self.rng = texts, read, others, random.Random(seed)
+        index = {text: i for i, text in enumerate(texts)}
+        self.parts: dict[int, list[int]] = defaultdict(list)  # text -> those that stand in it
         for i, phrase in sorted(inside):  # their order is that of a set, another one in every process
-            if 2 <= len(phrase.split()) <= 0.6 * len(texts[i].split()):
-                self.parts[i].append(phrase)
-        self.starting: dict[str, list[str]] = defaultdict(list)
-        for text in texts:
-            self.starting[text.split()[0]].append(text)
+            if 2 <= len(read.units[index[phrase]]) <= 0.6 * len(read.units[i]):
+                self.parts[i].append(index[phrase])
+        self.starting: dict[str, list[int]] = defaultdict(list)
+        for i, units in enumerate(read.units):
+            if units:
+                self.starting[read.word_of[units[0]]].append(i)
         self.dividable = sorted(self.parts)
-        self.words_before = list(itertools.accumulate(len(how.split(text)) for text in texts))
+        self.words_before = list(itertools.accumulate(map(len, read.units)))
 
-    def text(self) -> str:
+    @classmethod
+    def of(cls, texts: list[str], inside: list[tuple[int, str]], table: torch.Tensor, vocabulary: dict[str, int], seed: int,
+           words: Reader) -> "Augmenter | None":
+        """None where the vocabulary has next to no words of these texts."""
+        read = Texts(texts, words)
+        own = thesaurus.own_words(read.used, vocabulary)
+        return cls(texts, read, inside, thesaurus.Thesaurus(table, own, thesaurus.forms(read.used)), seed) if own else None
+
+    def one(self) -> int:
         """One of the texts, each as likely as it has words."""
-        return self.rng.choices(self.texts, cum_weights=self.words_before)[0]
+        return bisect.bisect(self.words_before, self.rng.random() * self.words_before[-1])
 
-    def swap(self) -> str:
-        """A sentence in which one phrase gave way to another that begins with the same word."""
-        i = self.rng.choice(self.dividable)
-        phrase = self.rng.choice(self.parts[i])
-        other = self.rng.choice(self.starting.get(phrase.split()[0], [phrase]))
-        return " ".join(self.texts[i].split()).replace(phrase, " ".join(other.split()[:2 * len(phrase.split())]), 1)
+    def swap(self, i: int) -> list[str]:
+        """Text i, in which one phrase gave way to another that begins with the same word."""
+        units = self.read.units[i]
+        phrase = self.read.words(self.read.units[self.rng.choice(self.parts[i])])
+        other = self.read.units[self.rng.choice(self.starting[phrase[0]])][:2 * len(phrase)]
+        words = self.read.words(units)
+        for at in range(len(words) - len(phrase) + 1):
+            if words[at:at + len(phrase)] == phrase:
+                return units[:at] + self.read.behind(self.read.gap(units[at]), other) + units[at + len(phrase):]
+        return units  # inside it the phrase is divided into other words
 
-    def join(self) -> str:
+    def join(self, first: int, second: int) -> list[str]:
         """Two sentences in one."""
-        first, second = self.rng.choice(self.texts), self.rng.choice(self.texts)
-        return first.strip() + self.rng.choice(self.how.links) + second.strip()
+        link, blank = self.rng.choice(self.read.links)
+        return [*self.read.units[first], *([link] if link else []), *self.read.behind(blank, self.read.units[second])]
 
-    def cross(self) -> str:
+    def cross(self, first: int, second: int) -> list[str]:
         """The beginning of one sentence and the end of another."""
-        first, second = self.how.split(self.text()), self.how.split(self.text())
-        return self.how.join(first[:self.rng.randint(0, len(first))] + second[self.rng.randint(0, len(second)):][:LONGEST])
+        one, other = self.read.units[first], self.read.units[second]
+        start, end = one[:self.rng.randint(0, len(one))], self.rng.randint(0, len(other))
+        rest = other[end:][:LONGEST]
+        return start + (self.read.behind("" if not start else self.read.blank, rest) if not start or not end else rest)
 
-    def reword(self, text: str, share: float) -> str:
+    def reword(self, units: list[str], share: float) -> list[str]:
         """The text with about that share of its words replaced."""
-        return self.how.join([self.thesaurus.other(word, self.rng) if self.rng.random() < share else word
-                              for word in self.how.split(text)])
+        chance, new = self.rng.random, self.renewed
+        return [new(unit) if chance() < share else unit for unit in units]
 
-    def draw(self, count: int) -> list[str]:
+    def renewed(self, unit: str) -> str:
+        """Another word behind the same blanks."""
+        word = self.read.word_of[unit]
+        other = self.others.other(word, self.rng)
+        return unit if other == word else self.read.unit(unit[:len(unit) - len(word)], other)
+
+    def moved(self, i: int, *, anywhere: bool) -> list[str]:
+        """Text i, or where it may come from `anywhere` another one, by one of the moves; and then reworded."""
+        move = self.rng.random()
+        if move < 0.25 and (self.dividable if anywhere else i in self.parts):
+            units = self.swap(self.rng.choice(self.dividable) if anywhere else i)
+        elif 0.25 <= move < 0.3:
+            units = self.join(self.rng.randrange(len(self.texts)) if anywhere else i, self.rng.randrange(len(self.texts)))
+        elif 0.3 <= move < 0.5:
+            units = self.cross(i, self.one())
+        else:
+            units = self.read.units[i]
+        return self.reword(units, self.rng.uniform(*REPLACED))
+
+    def draw(self, count: int) -> list[Drawn]:
         """`count` distinct new sentences of two words or more that are none of the training set's; fewer where no more are found."""
-        seen, drawn, in_vain = set(self.texts), list[str](), 0
+        seen, drawn, in_vain = set(self.texts), list[Drawn](), 0
         while len(drawn) < count and in_vain < TRIES:
             in_vain += 1
-            move = self.rng.random()
-            if move < 0.25 and self.dividable:
-                text = self.swap()
-            elif move < 0.3:
-                text = self.join()
-            elif move < 0.5:
-                text = self.cross()
-            else:
-                text = self.text()
-            text = self.reword(text, self.rng.uniform(*REPLACED))
-            if len(self.how.split(text)) >= 2 and text not in seen:
+            units = self.moved(self.one(), anywhere=True)
+            text = "".join(units)
+            if len(units) >= 2 and text not in seen:
                 in_vain = 0
                 seen.add(text)
-                drawn.append(text)
+                drawn.append(Drawn(text, self.read.likeness(units)))
+        return drawn
+
+    def draw_pairs(self, count: int, rows: int) -> list[Drawn]:
+        """As `draw`, of pairs of text i and i + `rows`: new texts for one side, each beside the row's other."""
+        seen = {(self.texts[i], self.texts[(i + rows) % (2 * rows)]) for i in range(2 * rows)}
+        drawn, in_vain = list[Drawn](), 0
+        while len(drawn) < count and in_vain < TRIES:
+            in_vain += 1
+            i = self.one()
+            units = self.moved(i, anywhere=False)
+            text, stays = "".join(units), self.texts[(i + rows) % (2 * rows)]
+            if units and (text, stays) not in seen:
+                in_vain = 0
+                seen.add((text, stays))
+                drawn.append(Drawn(text, self.read.likeness(units), i % rows, i // rows))
         return drawn

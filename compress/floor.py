@@ -4,21 +4,23 @@ from types import SimpleNamespace
 
 from compress.costs import Bytes, Flops, total
 
-TOKENS = 128  # at which budgets count, or fewer where the model reads fewer
+TOKENS = 128  # at which budgets hold whatever the texts are, or fewer where the model reads fewer
 
 
-def whole_flops(config: dict) -> int:
-    """FLOPs of one text of the classifier with this config.json, as torch's counter has them: products alone."""
+def whole_flops(config: dict, tokens: int) -> int:
+    """FLOPs of so many tokens in the classifier with this config.json, as torch's counter has them: products alone."""
     layers, width, inner = (_of(config, *names) for names in (("num_hidden_layers", "n_layers"), ("hidden_size", "dim"),
                                                                ("intermediate_size", "hidden_dim")))
-    tokens = tokens_of(config)
     blocks = layers * tokens * width * (8 * width + 4 * tokens + 4 * inner)
     return blocks + 2 * width * (width + classes(config) + tokens * (_embedding_size(config) or 0))
 
 
-def smallest_share(config: dict) -> float:
-    """What a model of one head and no neuron costs, the least that can be asked for: a share of the teacher's FLOPs."""
-    return total(Flops(tokens_of(config), _shape(config)), [1], [0]) / whole_flops(config)
+def smallest_share(config: dict, own: int = TOKENS) -> float:
+    """What a model of one head and no neuron costs, the least that can be asked for: a share of the teacher's FLOPs at TOKENS, and at
+    the texts' own length.
+    """
+    both = {min(tokens, config["max_position_embeddings"]) for tokens in (own, TOKENS)}
+    return max(total(Flops(tokens, _shape(config)), [1], [0]) / whole_flops(config, tokens) for tokens in both)
 
 
 def smallest_mb(config: dict, word_pieces: int) -> float:
@@ -36,14 +38,10 @@ def _shape(config: dict) -> SimpleNamespace:
                            n_layers=_of(config, "num_hidden_layers", "n_layers"), max_position_embeddings=config["max_position_embeddings"])
 
 
-def tokens_of(config: dict) -> int:
-    return min(TOKENS, config["max_position_embeddings"])
-
-
 def _embedding_size(config: dict) -> int | None:
     """The width of the embeddings where they are mapped onto the model's, as ELECTRA's are."""
-    own = config.get("embedding_size")
-    return None if own == _of(config, "hidden_size", "dim") else own
+    own = config["embedding_size"] if config["model_type"] == "electra" else None
+    return None if own == config.get("hidden_size") else own
 
 
 def classes(config: dict) -> int:

@@ -3,23 +3,23 @@
 import json
 from pathlib import Path
 
-from common import checkpoints, cores, facts, measure
+from common import checkpoints, cores, facts, lengths, measure
 from common.checkpoints import Checkpoint
-from common.cli import UserError
-from common.splits import Row
+from common.cli import UserError, say
 from compress import ask, costs, target
 from compress.budget import Budget
+from compress.floor import TOKENS
 from deploy import latency_table
 
 FILE = "structure.json"  # what a pruned model keeps, in layers of what it was pruned from
-TOKENS = 128  # at which FLOPs are counted, or fewer where the model reads fewer
 
 
-def of(args, shape, teacher: Checkpoint, whole: Checkpoint, texts: list[Row]) -> tuple:
+def of(args, shape, teacher: Checkpoint, whole: Checkpoint, tokenizer, corpus) -> tuple:
     """(the goal of --sparsity, --budget or --structure-of for a model of this shape, the checkpoint whose structure it is or None).
 
-    FLOPs are a share of those of `whole`. A speed-up is priced by a table of latencies, measured on `texts` where this run has none yet.
-    Raises UserError for what can't be had.
+    `tokenizer` is that of what is pruned, and counts the training texts' tokens where FLOPs are asked for, which are a share of those of
+    `whole`. A speed-up is priced by a table of latencies, measured on held-out texts where this run has none yet. Raises UserError for
+    what can't be had.
     """
     other = checkpoints.meant(args.run_dir, args.structure_of, args.seed) if args.structure_of and args.prune_epochs else None
     goal: target.Target
@@ -30,7 +30,8 @@ def of(args, shape, teacher: Checkpoint, whole: Checkpoint, texts: list[Row]) ->
     elif args.sparsity:
         goal = target.Sparsities(*args.sparsity)
     else:
-        goal = target.Budgets([_budget(ask.parse_budget(text), shape, teacher, whole, texts, args.run_dir) for text in args.budget])
+        asked = [_budgets(ask.parse_budget(text), args, shape, teacher, whole, tokenizer, corpus) for text in args.budget]
+        goal = target.Budgets([first for first, *_ in asked] + [other for _, *others in asked for other in others])
     try:
         goal.check(shape.heads, shape.ffn, args.importance)
     except ValueError as error:
@@ -46,17 +47,24 @@ def _structure_of(other: Checkpoint) -> target.Structure:
     return target.Structure(**facts.read_json(file))
 
 
-def _budget(asked, shape, teacher: Checkpoint, whole: Checkpoint, texts: list[Row], run_dir) -> Budget:
+def _budgets(asked, args, shape, teacher: Checkpoint, whole: Checkpoint, tokenizer, corpus) -> list[Budget]:
+    """What one --budget asks for; of FLOPs a budget at the length of the texts, and behind it one at that of the report's figures."""
     if asked.kind == "flops":
-        tokens = min(TOKENS, shape.max_position_embeddings)
-        total = measure.flops(measure.countable_twin(whole.path), tokens)
-        return Budget(costs.Flops(tokens, shape), asked.amount, total, f"of the {'teacher' if whole == teacher else 'student'}'s FLOPs")
+        twin = measure.countable_twin(whole.path)
+        most = min(lengths.positions(model.to_dict()) for model in (shape, twin.config))
+        own = min(most, lengths.of_texts(tokenizer, corpus.train, args.max_length))
+        whose = "teacher" if whole == teacher else "student"
+        both = list(dict.fromkeys((own, min(most, TOKENS))))
+        say(f"{asked}: counted at {own} tokens, which {lengths.MOST_TEXTS} % of the training texts don't exceed"
+            + "".join(f", and at {tokens}, as the report counts" for tokens in both[1:]))
+        return [Budget(costs.Flops(tokens, shape), asked.amount, measure.flops(twin, tokens), f"of the {whose}'s FLOPs at {tokens} tokens")
+                for tokens in both]
     if asked.kind == "mb":
-        return Budget(costs.Bytes(shape, shape.vocab_size), asked.amount, 1e6, "MB in 4 bits")
+        return [Budget(costs.Bytes(shape, shape.vocab_size), asked.amount, 1e6, "MB in 4 bits")]
     if checkpoints.is_a_table(teacher.path):
         raise UserError(f"--budget {asked.kind}: {teacher.path} is a file of answers, which has no speed: give flops or mb")
-    table = latency_table.of(shape, teacher, texts, run_dir, cores.usable())["batches"][asked.batch]
-    return Budget(costs.Latency(table), table["teacher"] / asked.amount, 1.0, f"ms at batch {asked.batch}")
+    table = latency_table.of(shape, teacher, corpus.validation.rows, args.run_dir, cores.usable())["batches"][asked.batch]
+    return [Budget(costs.Latency(table), table["teacher"] / asked.amount, 1.0, f"ms at batch {asked.batch}")]
 
 
 def latencies(goal) -> dict:
@@ -71,7 +79,10 @@ def write(structure: target.Structure, folder: Path) -> None:
 
 
 def kept(budgets: list[str], spent: list[target.Spent]) -> dict:
-    """For a manifest: what was asked for and what is spent of it; and by batch the speed-ups that the table of latencies promises."""
+    """For a manifest: what was asked for and what is spent of it; and by batch the speed-ups that the table of latencies promises.
+
+    Of `spent` the first are those of `budgets`, each of its own, as `of` puts them.
+    """
     asked = list(zip(map(ask.parse_budget, budgets), spent, strict=False))
     promised = {budget.batch: budget.amount * ms.asked / ms.spent for budget, ms in asked if budget.kind == "speedup"}
     return {"budgets": [one._asdict() for one in spent]} | ({"predicted_speedup": promised} if promised else {})

@@ -3,6 +3,8 @@
 Shapes: B batch, N tokens, V vocabulary, D width.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx
 import torch
@@ -15,6 +17,7 @@ from deploy import onnx_export
 RUNTIMES_OWN = "com.microsoft"  # the domain of onnxruntime's own operators
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
 BIAS_LEVELS = 2**30  # that a bias may count in the scale of its product, an int32
+SAMPLED = 1024  # rows of an inner tensor that say how well its channels are evened out, or up to twice as many
 WORTH_A_PRODUCT = 0.3  # evening out costs a product at run time: share of the error that it must come below
 
 
@@ -38,9 +41,9 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         if tensor.name in packed:  # ranges are those of what will be computed
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     dense = {node.output[0]: weights[node.input[1]].T if node.op_type == "Gemm" else weights[node.input[1]] for node in maps}  # (in, out)
-    samples = _samples(quantised, sorted({node.input[0] for node in maps}), batches)
-    smoothing = {x: _smoothing(values, np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
-                 for x, values in samples.items()}
+    seen = _seen(quantised, sorted({node.input[0] for node in maps}), batches)
+    smoothing = {x: _smoothing(seen[x], np.concatenate([dense[n.output[0]] for n in maps if n.input[0] == x], axis=1))
+                 for x in seen}
     # onnxruntime 1.23, the first that opens opset 23, lacks its QuantizeLinear: there onnxruntime's own is taken, the same kernel.
     domain = RUNTIMES_OWN if onnx_export.opset_of(model) >= onnx_export.ATTENTION else ""
     if domain:
@@ -58,7 +61,7 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
         x, out = node.input[0], node.output[0]
         read = f"{x}_read"  # a product's own names begin with its output, which may be what another product reads
         if f"{read}_scale" not in constants:  # query, key and value read one rounded input
-            constants[f"{read}_scale"], constants[f"{read}_zero"] = _activation_range(samples[x] / smoothing[x])
+            constants[f"{read}_scale"], constants[f"{read}_zero"] = _activation_range(seen[x], smoothing[x])
             smooth = x
             if (smoothing[x] != 1).any():
                 smooth, constants[f"{read}_smoothing"] = f"{read}_smooth", 1 / smoothing[x]
@@ -114,47 +117,76 @@ def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dic
     graph.initializer.extend(kept + [numpy_helper.from_array(value, name) for name, value in constants.items()])
 
 
-def _samples(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Values that inner tensors (B, N, D) or (tokens, D) take at real tokens of the batches: for each name (tokens, D)."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    session = inference.onnx_session(watched.SerializeToString())
+class _Seen(NamedTuple):
+    """What calibration keeps of an inner tensor: each channel's least and largest value (D,), and a sample of its rows (rows, D)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    sample: np.ndarray
+
+
+def _seen(model: onnx.ModelProto, names: list[str], batches: list[dict[str, np.ndarray]]) -> dict[str, _Seen]:
+    """What inner tensors (B, N, D) or (rows, D) are at real tokens of the batches: ranges of all, and every so many-th row.
+
+    A row is a token's, or where one alone is computed a text's. Of a BERT-base all of them would be 33 MB for each text of 128 tokens.
+    """
+    session = _watching(model, names)
     inputs = [given.name for given in session.get_inputs()]
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    kept: dict[str, list] = {name: [0, None, None, []] for name in names}  # rows so far, low, high, parts of the sample
+    texts, tokens = (sum(int(count) for count in counts) for counts in zip(*map(_rows, batches), strict=True))
     for batch in batches:
         real = batch["attention_mask"].astype(bool)  # (B, N)
         for name, value in zip(names, session.run(names, inference.fed(inputs, batch)), strict=True):
-            seen[name].append(value[real] if value.ndim == 3 else value)
-    return {name: np.concatenate(values) for name, values in seen.items()}
+            rows = value[real] if value.ndim == 3 else value  # (rows, D)
+            done, low, high, sample = kept[name]
+            step = max(1, (texts if len(rows) == _rows(batch)[0] else tokens) // SAMPLED)
+            sample.append(rows[-done % step::step].copy())
+            ends = rows.min(axis=0), rows.max(axis=0)
+            if done:
+                ends = np.minimum(low, ends[0]), np.maximum(high, ends[1])
+            kept[name] = [done + len(rows), *ends, sample]
+    return {name: _Seen(low, high, np.concatenate(sample)) for name, (_, low, high, sample) in kept.items()}
 
 
-def _smoothing(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Divisors s (D,) that even out the channels of `values` (tokens, D) before one range is laid over all: x·W = (x / s)·(s·W).
+def _rows(batch: dict[str, np.ndarray]) -> tuple[int, int]:
+    """(texts, real tokens) of a batch."""
+    return len(batch["attention_mask"]), int(batch["attention_mask"].sum())
+
+
+def _watching(model: onnx.ModelProto, names: list[str]):
+    """A session of the model that gives its inner tensors of these names too."""
+    own = len(model.graph.output)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    session = inference.onnx_session(model.SerializeToString())
+    del model.graph.output[own:]
+    return session
+
+
+def _smoothing(seen: _Seen, weight: np.ndarray) -> np.ndarray:
+    """Divisors s (D,) that even out the channels of what was seen (D,) before one range is laid over all: x·W = (x / s)·(s·W).
 
     In BERT one or two channels are several times larger than the rest and matter, so they can't be clipped; left alone they
     leave the others a quarter of the 256 levels. As in SmoothQuant (Xiao et al. 2023) the size goes into the weights, here
     of these channels only: those above a cap are brought down to it. The cap is the one with the least error of the product
     (as Lin et al. 2023 choose their scales); where that gains little nothing is changed.
     """
-    sample = values[:: max(1, len(values) // 1024)]
-    exact = sample @ weight
-    largest = np.abs(values).max(axis=0)  # (D,)
+    exact = seen.sample @ weight
+    largest = np.maximum(-seen.low, seen.high)  # (D,)
 
     def attempt(cap: float) -> tuple[float, np.ndarray]:
         s = np.maximum(largest / (cap * largest.max() + 1e-12), 1.0).astype(np.float32)
-        scale, zero = _activation_range(values / s)
+        scale, zero = _activation_range(seen, s)
         codes, scales = _weight_codes(weight * s[:, None])
-        rounded = (np.clip(np.rint(sample / s / scale) + zero, 0, 255) - zero) * scale
+        rounded = (np.clip(np.rint(seen.sample / s / scale) + zero, 0, 255) - zero) * scale
         return float(np.square(rounded @ (codes * scales) - exact).mean()), s
 
     plain, (error, s) = attempt(1.0), min((attempt(cap) for cap in (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)), key=lambda found: found[0])
     return s if error < WORTH_A_PRODUCT * plain[0] else plain[1]
 
 
-def _activation_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale float32 () and zero point uint8 () of the range from the least to the largest value, zero included."""
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1e-6)
+def _activation_range(seen: _Seen, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale float32 () and zero point uint8 () of the range from the least to the largest value, divided by s (D,), zero included."""
+    low, high = min(float((seen.low / s).min()), 0.0), max(float((seen.high / s).max()), 1e-6)
     scale = np.float32((high - low) / 255)
     return np.array(scale), np.array(np.uint8(np.rint(-low / scale)))
 

@@ -288,6 +288,7 @@ WRONG = [
     (PRUNE, "--budget", "mb=nan"),
     (PRUNE, "--budget", "speedup=8@8"),
     (PRUNE, "--budget", "flops=.1 5"),
+    (PRUNE, "--budget", "flops=.1 mb=5 flops=.2"),
     (PRUNE, "--tries", "0"),
     (LESSONS, "--augment", "0"),
     (LESSONS, "--preset", "tiny"),

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 
 import hypothesis
 import pytest
+import tokenizers
 import torch
 from conftest import make_sentences, report_of, write_tsv
 from hypothesis import strategies
 
 from common import checkpoints, data, held_out, lineage
 from common.cli import UserError
-from compress import augmentation
+from compress import augmentation, words
 from report import behaviour, tables
 
 HEADER = "sentence\tlabel\n"
@@ -512,42 +513,53 @@ def test_recall_is_shown_where_it_says_more_than_accuracy():
 
 # --- sentences made of texts in other scripts
 
+
+def spelt_in(pieces: list[str], count: int) -> tuple:
+    """What `new_sentences` takes behind the table: of a BERT's tokenizer of these word pieces."""
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    return words.vocabulary(tokenizer), count, 1, words.reader(tokenizer)
+
+
 CHINESE = "这部电影剧情很太真不演员音乐画面好棒妙坏烂差"
 
 
 def test_chinese_sentences_are_made_of_characters():
     rng = random.Random(0)
     texts = ["".join(rng.choices(CHINESE, k=9)) + "，" + "".join(rng.choices(CHINESE, k=4)) for _ in range(300)]
-    pieces = ["[PAD]", "the", "of", "com", *CHINESE, *(f"##{sign}" for sign in CHINESE), "佳", "ア"]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 200, 1)
+    pieces = ["[PAD]", "[UNK]", "the", "of", "com", *CHINESE, *(f"##{sign}" for sign in CHINESE), "佳", "ア"]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), *spelt_in(pieces, 200))
     assert len(set(made)) == 200 and not set(made) & set(texts)
     assert {sign for text in made for sign in text} <= {*CHINESE, "，", "佳"} and any("佳" in text for text in made)
 
 
 def test_russian_sentences_are_made_of_russian_words():
-    words = ["это", "очень", "хороший", "плохой", "фильм", "сюжет", "скучный", "интересный"]
+    spoken = ["это", "очень", "хороший", "плохой", "фильм", "сюжет", "скучный", "интересный"]
     rng = random.Random(0)
-    texts = [" ".join(rng.choices(words[:-1], k=6)) for _ in range(200)]
-    pieces = ["the", "and", "но", "##ый", "και", *words]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), {piece: i for i, piece in enumerate(pieces)}, 100, 1)
-    assert len(made) == 100 and {word for text in made for word in text.split()} <= {*words, "но"}
-    assert any(words[-1] in text for text in made)
+    texts = [" ".join(rng.choices(spoken[:-1], k=6)) for _ in range(200)]
+    pieces = ["[UNK]", "the", "and", "но", "##ый", "και", *spoken]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), *spelt_in(pieces, 100))
+    assert len(made) == 100 and {word for text in made for word in text.split()} <= {*spoken, "но"}
+    assert any(spoken[-1] in text for text in made)
 
 
 def test_latin_texts_of_another_language_are_not_joined_in_english():
-    words = ["der", "Film", "ist", "sehr", "langweilig", "aber", "schön", "gespielt", "und", "kurz"]
+    spoken = ["der", "Film", "ist", "sehr", "langweilig", "aber", "schön", "gespielt", "und", "kurz"]
     rng = random.Random(0)
-    texts = [" ".join(rng.choices(words, k=6)) for _ in range(200)]
-    made = augmentation.new_sentences(texts, [], torch.randn(len(words), 8), {piece: i for i, piece in enumerate(words)}, 200, 1)
-    assert len(made) == 200 and {word for text in made for word in text.split()} <= {*words, ","}
+    texts = [" ".join(rng.choices(spoken, k=6)) for _ in range(200)]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(spoken) + 1, 8), *spelt_in([*spoken, "[UNK]"], 200))
+    assert len(made) == 200 and {word for text in made for word in text.split()} <= {*spoken, ","}
 
 
 @pytest.mark.parametrize("texts", [["หนังดีมาก", "หนังแย่มาก"], ["这部电影", "好电影"], ["a film", "so it is"], ["💯", "👎 👎"]])
 def test_no_sentences_are_made_where_the_vocabulary_has_no_words(texts):
-    pieces = ["[PAD]", "##a", "!", "##หนัง"]
-    assert augmentation.new_sentences(texts, [], torch.randn(4, 8), {piece: i for i, piece in enumerate(pieces)}, 50, 1) == []
+    pieces = ["[UNK]", "##a", "!", "##ый"]
+    assert augmentation.new_sentences(texts, [], torch.randn(4, 8), *spelt_in(pieces, 50)) == []
 
 
 def test_making_sentences_ends_where_no_more_can_be_made():
-    made = augmentation.new_sentences(["film", "good"], [], torch.randn(2, 8), {"film": 0, "good": 1}, 1000, 1)
+    made = augmentation.new_sentences(["film", "good"], [], torch.randn(3, 8), *spelt_in(["film", "good", "[UNK]"], 1000))
     assert 0 < len(made) < 1000 and len(made) == len(set(made))

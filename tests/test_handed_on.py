@@ -1,6 +1,7 @@
 """What a stage hands on to the next: how many tokens are read, the spelling, the seed, the variant; and flags that would change nothing."""
 
 import argparse
+import copy
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 import transformers
 from conftest import REPORT, call_script, load_script, make_sentences, make_tokenizer, manifests, rewrite_manifest, tiny_bert, write_tsv
 
-from common import checkpoints, cli, data, inference, sources
+from common import checkpoints, cli, data, inference, lengths, sources
 
 TEACHER, DISTIL, PRUNE, ROUND, ROUND_AND_TRAIN, EXPORT = ("5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py",
                                                           "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py")
@@ -90,6 +91,18 @@ def test_a_start_of_few_positions_reads_fewer_by_itself(stages, tmp_path):
         answers.append(classifier.classify([LONG]))
         assert classifier.cut_short == 1
     assert abs(answers[0] - answers[1]).max() < 1e-4
+
+
+def test_where_texts_are_long_the_first_model_reads_more_by_itself(tokenizer, capsys):
+    config = transformers.BertConfig(max_position_embeddings=512)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 512
+    short = [text for text, _ in make_sentences(200, ("negative", "positive"), 2)]
+    word = "film "
+    for texts, length in ((short, 128), (short[:100] + [word * n for n in range(101, 201)], 193), (short + [word * 900] * 100, 512)):
+        assert lengths.of_start(None, config, tokenizer, "it", data.Split(texts, [0] * len(texts))) == length
+        assert (f"--max-length {length}: 95 % of the training texts have no more" in capsys.readouterr().out) == (length > 128)
+    assert lengths.of_start(100, config, tokenizer, "it", data.Split([word * 900], [0])) == 100
 
 
 def test_a_students_start_of_fewer_positions_reads_fewer_by_itself(stages, tmp_path):

@@ -246,3 +246,26 @@ def test_bias_of_a_silent_channel_survives_rounding():
     biases = [values[name] * values[name.replace("_codes", "_scale")] for name in values if name.endswith("_bias_codes")]
     silent = [bias[3] for bias in biases if np.isclose(bias[3], 0.7, atol=1e-4)]
     assert len(silent) == len(model.layers())
+
+
+def test_calibration_keeps_the_ranges_of_all_tokens_and_a_sample_of_them(monkeypatch):
+    """However many texts there are: a BERT-base's activations of 256 would be gigabytes."""
+    monkeypatch.setattr(onnx_int8, "SAMPLED", 16)
+    exported = onnx_export.export(tiny_compact())
+    batches = [{name: value.numpy() for name, value in random_batch(2, tokens, seed=tokens).items()} for tokens in range(6, 46)]
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in exported.graph.initializer}
+    names = sorted({node.input[0] for node in exported.graph.node if onnx_int8._is_inner_map(node, weights, exported)})
+    before = exported.SerializeToString()
+    seen = onnx_int8._seen(exported, names, batches)
+    assert exported.SerializeToString() == before, "the file that is quantised has no more outputs than it had"
+    exported.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    session = inference.onnx_session(exported.SerializeToString())
+    every = [dict(zip(names, session.run(names, batch), strict=True)) for batch in batches]
+    counts = set()
+    for name in names:
+        values = np.concatenate([out[name][batch["attention_mask"].astype(bool)] if out[name].ndim == 3 else out[name]
+                                 for out, batch in zip(every, batches, strict=True)])
+        counts.add(len(values))
+        assert np.array_equal(seen[name].low, values.min(0)) and np.array_equal(seen[name].high, values.max(0))
+        assert np.array_equal(seen[name].sample, values[::len(values) // 16]) and 16 <= len(seen[name].sample) < 32
+    assert len(counts) == 2, "rows of tokens, and behind the last attention rows of texts"

@@ -41,6 +41,23 @@ def test_logits_are_those_of_the_padded_forward(heads, neurons, attention):
         assert (model(ids).logits - model(ids, torch.ones_like(ids)).logits).abs().max() == 0
 
 
+@pytest.mark.parametrize(("heads", "neurons"), STRUCTURES)
+def test_batches_that_are_filled_up_to_a_few_shapes_teach_the_same(heads, neurons):
+    def learnt(step: int):
+        model = model_of(heads, neurons)
+        model.tokens_in_steps_of = step
+        seen = []
+        model.layers()[0].output_layer_norm.register_forward_hook(lambda layer, states, out: seen.append(len(out)))
+        logits = model(**ragged()).logits
+        logits.square().sum().backward()
+        return seen[0], logits, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    (tokens, logits, gradients), (filled, same, alike) = learnt(1), learnt(16)
+    assert sum(heads[1:]) == 0 or (tokens, filled) == (38, 48)
+    assert torch.allclose(logits, same, atol=1e-6) and gradients.keys() == alike.keys()
+    assert all(torch.allclose(gradient, alike[name], atol=1e-5) for name, gradient in gradients.items())
+
+
 @pytest.mark.parametrize(("heads", "neurons"), [pytest.param(*STRUCTURES[0], marks=pytest.mark.slow), *STRUCTURES[1:2],
                                                   *(pytest.param(*structure, marks=pytest.mark.slow) for structure in STRUCTURES[2:])])
 def test_exported_logits_are_those_of_the_padded_forward(heads, neurons):

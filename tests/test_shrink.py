@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import (
     REPOSITORY,
@@ -27,7 +28,7 @@ from conftest import (
 )
 
 import compact
-from common import checkpoints, cli, inference, measure, progress, recipes
+from common import checkpoints, cli, inference, lengths, measure, progress, recipes
 from common.steps import Step
 from compress import costs, floor
 from deploy import handover
@@ -111,7 +112,24 @@ def test_flops_of_a_configuration_are_those_that_are_counted(tmp_path):
         model.set_attn_implementation("eager")
         model.save_pretrained(tmp_path / "model")
         config = json.loads((tmp_path / "model/config.json").read_text())
-        assert floor.whole_flops(config) == measure.flops(model.eval(), floor.tokens_of(config))
+        assert floor.whole_flops(config, 64) == measure.flops(model.eval(), 64) > 2 * floor.whole_flops(config, 20)
+
+
+def test_a_budget_that_short_texts_leave_no_room_for_is_refused_before_anything_learns(stages, capsys):
+    """What one token costs counts more where there are few: known once the texts were counted by the teacher's tokenizer."""
+    watched = judge.Judge(stages.run_dir, stages.data_dir, "auto", 42, 0.01)
+    teacher = watched.teacher.path
+    config = json.loads((teacher / "config.json").read_text())
+    tokens = np.array([len(ids) for ids in checkpoints.load_tokenizer(teacher)(watched.corpus.train.texts)["input_ids"]])
+    own = int(np.percentile(tokens, 95, method="higher"))
+    least, short = floor.smallest_share(config), floor.smallest_share(config, own)
+    assert own < 40 and least < 0.9 * short, "of 64 positions"
+    flags = ["--teacher", str(teacher), "--run-dir", str(stages.run_dir), "--flops"]
+    args = shrink.parse_args([*flags, str((least + short) / 2)])
+    shrink.refuse_what_cannot_be(args)
+    with pytest.raises(cli.UserError, match=f"can't be had: .* at {own} tokens, which most of these texts don't exceed"):
+        shrink.look_at_the_texts(args, watched)
+    shrink.look_at_the_texts(shrink.parse_args([*flags, str(1.01 * short)]), watched)
 
 
 def test_a_budget_that_cannot_be_had_is_refused_in_the_first_second(classifier, tmp_path):
@@ -135,11 +153,17 @@ def test_the_least_megabytes_are_those_of_a_model_of_one_head():
     has = model.config
     small = compact.CompactConfig(vocab_size=has.vocab_size, dim=has.hidden_size, n_heads=has.num_attention_heads, n_layers=2,
                                   heads=[1, 0], ffn=[0, 0], max_position_embeddings=has.max_position_embeddings)
-    shape = SimpleNamespace(dim=small.dim, head_dim=small.head_dim, num_labels=2, embedding_rank=None, n_layers=2,
-                            max_position_embeddings=small.max_position_embeddings)
-    price = costs.total(costs.Bytes(shape, small.vocab_size), small.heads, small.ffn)
+    price = costs.total(costs.Bytes(small, small.vocab_size), small.heads, small.ffn)
     assert floor.smallest_mb(has.to_dict(), 10**9) == pytest.approx(price / 1e6)
     assert floor.smallest_mb(has.to_dict(), 0) < price / 1e6
+
+
+def test_more_tokens_than_the_teacher_has_positions_are_refused_in_the_first_second(classifier):
+    for more, wanted in ((65, 2), (64, 0)):
+        code, _, err = call_script(SHRINK, "--teacher", classifier, "--max-length", more, "--preset", "near", "--dry-run")
+        assert code == wanted and (not wanted or err == "error: --max-length 65: the model reads at most 64 tokens\n")
+    edited = json.loads((classifier / "config.json").read_text()) | {"model_type": "roberta", "pad_token_id": 1}
+    assert lengths.positions(edited) == 62, "the first two rows of its positions are for padding"
 
 
 @pytest.mark.parametrize("flags, line", [

@@ -4,6 +4,7 @@
 (list of K float32).
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import checkpoints, recipes
+import compact
+from common import checkpoints, layout, model_files, recipes
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
 from common.classifiers import load_config
 from common.cli import UserError
-from common.data import Collator, Split, inputs, tokenise
+from common.data import TYPES, Collator, Split, inputs, tokenise
 from common.facts import sha256_json
 from common.splits import Row
 from training import precision, soft_labels
@@ -148,13 +150,17 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
 
     `shown` are sentences as `data.tokenise` gives them. Raises UserError where the teacher answers NaN or infinite numbers.
     """
-    model = load_model(teacher.path)
+    model, half = load_model(teacher.path), contextlib.nullcontext()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if hidden_states:
+        half = precision.kept_short(matmul_precision, device.type)
+    else:
+        model = precision.shortened(matmul_precision, _quickest(model, TYPES in shown.column_names))
     model.to(device)
     columns = {name: shown[name][:] for name in shown.column_names}  # a row at a time costs as long as the teacher takes on a GPU
     order = sorted(range(len(shown)), key=lambda i: -len(columns["input_ids"][i]))
     collate = Collator(pad_token_id)
-    with precision.products(matmul_precision, model), precision.kept_short(matmul_precision, device.type):
+    with precision.products(matmul_precision, model), half:
         for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
             rows = order[start:start + BATCH]
             batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
@@ -163,3 +169,13 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
             if not torch.isfinite(out.logits).all():
                 raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
             yield rows, out
+
+
+def _quickest(model, types: bool):
+    """A classifier with the same logits that computes no more than these need, where there is one: two thirds of the time.
+
+    `types` says whether texts come in pairs whose tokens are of two types.
+    """
+    if isinstance(model, compact.CompactForSequenceClassification) or model_files.not_prunable(model.config.to_dict()):
+        return model
+    return layout.compact_of_teacher(model, [model.config.id2label[i] for i in range(model.config.num_labels)], types).eval()

@@ -125,6 +125,7 @@ def register(args: argparse.Namespace, corpus: Corpus) -> Checkpoint:
     (stage.dir / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     _write(rows, logits, stage.dir / FILE)
     stage.metrics |= {"texts": len(rows)}
+    say(f"{path}: answers to {len(rows):,} texts; what learns them cuts longer ones at {asked.max_length} tokens (--max-length says where)")
     return checkpoints.read(stage.publish())
 
 

@@ -170,9 +170,9 @@ class _Stopper(transformers.TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def prepare(seed: int) -> None:
+def prepare(seed: int, matmul_precision: str = "highest") -> None:
     """Of a stage that trains, before anything is computed, a teacher's answers among it: the seed of all random numbers, and memory."""
-    memory.forget_shapes()
+    memory.keep_shapes(0 if matmul_precision == "highest" else precision.SHAPES)
     transformers.set_seed(seed)
 
 
