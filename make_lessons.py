@@ -99,8 +99,8 @@ def main(args):
         new = (augmentation.new_sentences(known.texts, *material) if known.seconds is None else
                augmentation.new_pairs(known.texts, known.seconds, *material))
         if len(new) < wanted:
-            cli.say(f"--augment {args.augment}: {len(new):,} new {sentences.called} can be made of these texts and the teacher's whole words"
-                    + ("; training goes on with these" if new else
+            cli.say(f"--augment {args.augment}: {len(new):,} new {sentences.called} can be made of these texts and the teacher's whole "
+                    "words" + ("; training goes on with these" if new else
                        ", for its vocabulary has next to none of their language; training goes on with the texts alone"))
     shown = data.Split.of([*sentences.rows, *own, *new], sentences.labels + [corpus.task.unknown] * len([*own, *new]))
 
