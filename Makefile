@@ -7,6 +7,7 @@
 # make frontier those and smaller budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
+# make sets    near and max on the sets that stand in DATA_DIR, a directory each, into runs/sets/
 # make box     the best max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
@@ -33,7 +34,7 @@ PRECISE := --matmul-precision $(MATMUL)
 SHRINK := $(PY) shrink.py $(if $(SOURCE),--source $(SOURCE)) $(if $(value DATA_DIR),--data=$(call quote,DATA_DIR)) \
   $(if $(value TEACHER),--teacher=$(call quote,TEACHER)) $(PRECISE)
 
-.PHONY: help fast full presets frontier bench ablation box test test-all test-long chaos shape
+.PHONY: help fast full presets frontier bench ablation sets box test test-all test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -65,6 +66,9 @@ bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	  neural_compressor_int8=runs/peers/neural-compressor/bin/python
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(DATA)
 	$(PY) -m bench.growth . runs/bench/training_speed.json $(PRECISE) $(DATA)
+
+sets: .venv/.installed
+	$(PY) -m bench.sets $(call quote,DATA_DIR) runs/sets runs/sets/results $(PRECISE)
 
 ablation: .venv/.installed
 	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(DATA)

@@ -1,6 +1,15 @@
 """A model's card: what it is, what it was made from and by, what it is worth and where it ends. All of it from figures, none typed."""
 
 LIMITS = "It repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people."
+CONFIG = 'json.load(open(os.path.join(folder, "config.json"), encoding="utf-8"))'
+SAID = {  # by task: Python that says what the logits of texts say
+    "single_label": f"""print([{CONFIG}["id2label"][str(i)] for i in logits.argmax(-1)])
+""",
+    "multi_label": f"""config = {CONFIG}
+print([[config["id2label"][str(i)] for i in (row > config["thresholds"]).nonzero()[0]] for row in logits])
+""",
+    "regression": """print(logits[:, 0].tolist())
+"""}
 
 
 def kept(structure: dict) -> str:
@@ -10,26 +19,38 @@ def kept(structure: dict) -> str:
 
 def made_from(dataset: dict) -> str:
     """The data, as a manifest names them."""
-    return f"Made from {dataset['train']:,} training sentences ({dataset['source']}, sha256 {dataset['sha256'][:16]}) by"
+    what = "pairs" if dataset.get("pairs") else "sentences"
+    return f"Made from {dataset['train']:,} training {what} ({dataset['source']}, sha256 {dataset['sha256'][:16]}) by"
 
 
-def example(folder: str, text: str = "put a text of yours here") -> str:
-    """Python that classifies with onnxruntime and transformers alone; `folder` is an expression for the directory of the model."""
+def example(folder: str, text: str = "put a text of yours here", task: str = "single_label", second: str | None = None) -> str:
+    """Python that answers with onnxruntime and transformers alone; `folder` is an expression for the directory of the model.
+
+    `second` is the second text, of a model that reads pairs.
+    """
+    texts = f"[{text!r}]" + ("" if second is None else f", [{second!r}]")
     return f"""import json, os, onnxruntime, transformers
 
 folder = {folder}
 tokenizer, session = transformers.AutoTokenizer.from_pretrained(folder), onnxruntime.InferenceSession(os.path.join(folder, "model.onnx"))
-logits = session.run(["logits"], dict(tokenizer([{text!r}], truncation=True, padding=True, return_tensors="np")))[0]
-print([json.load(open(os.path.join(folder, "config.json"), encoding="utf-8"))["id2label"][str(i)] for i in logits.argmax(-1)])
-"""
+logits = session.run(["logits"], dict(tokenizer({texts}, truncation=True, padding=True, return_tensors="np")))[0]
+{SAID[task]}"""
+
+
+def example_of(folder: str, dataset: dict) -> str:
+    """The `example` for a model of this data set, as a manifest describes it."""
+    second = "and the second one here" if dataset.get("pairs") else None
+    return example(folder, task=dataset.get("task", "single_label"), second=second)
 
 
 def of_shrunk(figures: dict) -> str:
     """The card of what `shrink.py` hands over: {name, command, commit, dataset, labels, structure, verdict, table}."""
-    labels = ", ".join(f"`{label}`" for label in figures["labels"])
+    labels, task = ", ".join(f"`{label}`" for label in figures["labels"]), figures["dataset"].get("task", "single_label")
+    gives = {"single_label": f"one of the labels {labels}", "multi_label": f"any of the labels {labels}", "regression": "a score"}[task]
+    read = "two texts" if figures["dataset"].get("pairs") else "a text"
     return f"""# {figures['dataset']['name']}, *{figures['name']}*
 
-Gives a text one of the labels {labels}. Pruned from a fine-tuned classifier, which taught it; `model.onnx` is int8, for onnxruntime.
+Gives {read} {gives}. Pruned from a fine-tuned classifier, which taught it; `model.onnx` is int8, for onnxruntime.
 
 {figures['table']}
 
@@ -40,12 +61,12 @@ Gives a text one of the labels {labels}. Pruned from a fine-tuned classifier, wh
 Use, here in this directory (or run `example.py`):
 
 ```python
-{example('"."')}```
+{example_of('"."', figures["dataset"])}```
 
 {made_from(figures['dataset'])}
 
     {figures['command']}    # at {(figures['commit'] or 'no commit')[:12]}
 
 Limits: checkpoints, and where a loss was allowed the size too, were chosen on the held-out sentences; the dev sentences were only
-counted. What is no text of this kind gets a label too. {LIMITS}
+counted. What is no text of this kind gets an answer too. {LIMITS}
 """

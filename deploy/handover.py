@@ -23,7 +23,7 @@ def write(export: Checkpoint, folder: Path, figures: dict) -> None:
     shutil.copytree(export.path, fresh)
     (fresh / "README.md").write_text(card.of_shrunk(figures), encoding="utf-8")
     (fresh / "card.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace")
-    (fresh / "example.py").write_text(card.example(HERE), encoding="utf-8")
+    (fresh / "example.py").write_text(card.example_of(HERE, figures["dataset"]), encoding="utf-8")
     if folder.exists():
         os.rename(folder, old)
     os.rename(fresh, folder)
