@@ -177,7 +177,7 @@ def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = ())
     if text is None and not pairs and len(names) == 1:
         return names[0], None
     looks = {name: look(table.column(name)) for name in names}
-    words = {name: "text" if kind == "label" and any(isinstance(cell, str) for cell in table.column(name)) else kind
+    words = {name: "text" if kind in ("label", "constant") and any(isinstance(cell, str) for cell in table.column(name)) else kind
              for name, kind in looks.items()}  # of few rows texts look like labels
     text, pair = _texts(table, looks if "text" in looks.values() else words, Wanted(text, pair))
     if (pair is not None) != pairs:
