@@ -238,6 +238,8 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
     shipped, final = judge.shipped(name), files.read(args.run_dir / "final_report.json")
     before, after = (before_after.figures(checkpoint, judge.corpus, args.run_dir, final) for checkpoint in (judge.before, shipped))
     verdict = claims.verdict(judge.claim(name), before_after.JUDGED)
+    if judge.before != judge.teacher:
+        verdict += " Before is the student that learnt the file's answers whole: the file itself answers no other texts."
     minutes = max(time.monotonic() - began, judge.seconds([target.name for target in made])) / 60
     shape = json.loads((shipped.path / "config.json").read_text(encoding="utf-8"))
     handover.write(shipped, args.run_dir / "compressed", {

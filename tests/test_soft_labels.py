@@ -197,5 +197,6 @@ def test_a_file_of_answers_goes_the_whole_way(sentences, labelled_by_others, ber
     assert "holds a file's answers" in next(skip["reason"] for skip in report["skipped"] if skip["key"] == "teacher")
     card = (run / "compressed/README.md").read_text()
     assert "--soft-labels answers.tsv" in card and "--unlabelled mine.txt" in card
+    assert "Before is the student that learnt the file's answers" in card
     budget = manifests(run)["pruned", "flops.5"][1]["metrics"]["budgets"][0]
     assert budget["name"].startswith("of the student's FLOPs at ") and budget["spent"] <= 0.5
