@@ -7,7 +7,7 @@ or a file of answers, answers each once; its logits are what students, pruned mo
     python make_lessons.py [--fast] [--preset near]        teacher_model + training texts -> models/lessons_<ts>/lessons.parquet
 
 Presets that learn from the same lessons share them. Three minutes on two cores for the whole of SST-2 and a teacher of six layers 384
-wide, and two hours for the two million texts that are made of it; half a minute with --fast on the package sentences.
+wide, and thirty times as long where thirty texts are made of each; half a minute with --fast on the package sentences.
 """
 
 import random
