@@ -362,7 +362,7 @@ def test_figures_are_those_of_the_very_files(handed, pipeline):
     figures = json.loads((run_dir / "compressed/card.json").read_text(encoding="utf-8"))
     rows = {row["key"]: row for row in json.loads((run_dir / "final_report.json").read_text(encoding="utf-8"))["models"]}
     for side, key in (("before", "teacher"), ("after", "pruned_qkd_onnx_int8")):
-        assert figures[side]["dev"] == {name: rows[key][name] for name in ("accuracy", "ci95")}
+        assert figures[side]["dev"] == {name: rows[key][name] for name in ("score", "accuracy", "ci95")}
         assert figures[side]["size_mb"] == rows[key]["size_mb"] and figures[side]["peak_rss_mb"] == rows[key]["peak_rss_mb"]
         assert figures[side]["latency_ms"] == {batch: rows[key]["latency_ms"][batch]["p50"] for batch in ("1", "32")}
     assert figures["command"] == "python shrink.py --data made-up --preset published --fast --seed 42"
