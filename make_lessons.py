@@ -7,7 +7,7 @@ pruned models and quantised ones learn (Hinton et al. 2015).
     python make_lessons.py [--fast] [--preset near]        teacher_model + training texts -> models/lessons_<ts>/lessons.parquet
 
 Presets that learn from the same lessons share them. Three minutes on two cores for the whole of SST-2 and a teacher of six layers 384
-wide, and thirty times as long where thirty texts are made of each; half a minute with --fast on the package sentences.
+wide, and in proportion more where texts are made up; half a minute with --fast on the package sentences.
 """
 
 import sys
