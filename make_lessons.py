@@ -10,6 +10,7 @@ Presets that learn from the same lessons share them. Three minutes on two cores 
 wide, and in proportion more where texts are made up; half a minute with --fast on the package sentences.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -22,9 +23,10 @@ LEAST = 200_000  # texts that are made where they are asked for by the training 
 
 def made_up(text: str) -> int | str:
     """How many texts are to be made: a count, or as many for each training text, as in 30x."""
-    if text.endswith("x"):
-        return f"{cli.count(text[:-1])}x"
-    return cli.count(text)
+    number = text.removesuffix("x")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of texts nor, as 30x is, one for each training text")
+    return cli.count(text) if number == text else f"{cli.count(number)}x"
 
 
 def parse_args(argv=None):
