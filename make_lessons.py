@@ -7,9 +7,10 @@ or a file of answers, answers each once; its logits are what students, pruned mo
     python make_lessons.py [--fast] [--preset near]        teacher_model + training texts -> models/lessons_<ts>/lessons.parquet
 
 Presets that learn from the same lessons share them. Three minutes on two cores for the whole of SST-2 and a teacher of six layers 384
-wide, and thirty times as long where thirty texts are made of each; half a minute with --fast on the package sentences.
+wide, and in proportion more where texts are made up; half a minute with --fast on the package sentences.
 """
 
+import argparse
 import random
 import sys
 from pathlib import Path
@@ -23,9 +24,10 @@ LEAST = 200_000  # texts that are made where they are asked for by the training 
 
 def made_up(text: str) -> int | str:
     """How many texts are to be made: a count, or as many for each training text, as in 30x."""
-    if text.endswith("x"):
-        return f"{cli.count(text[:-1])}x"
-    return cli.count(text)
+    number = text.removesuffix("x")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a number of texts nor, as 30x is, one for each training text")
+    return cli.count(text) if number == text else f"{cli.count(number)}x"
 
 
 def parse_args(argv=None):

@@ -123,6 +123,7 @@ def test_so_many_for_each_training_text(stages, tmp_path):
         make.main(make.parse_args(list(map(str, flags))))
         assert manifests(run.run_dir)["lessons", "augmented"][1]["metrics"]["made_up"] == made
     assert "--augment" in refused(run, MAKE, "--augment", "0x")
+    assert "'30y' is neither a number of texts" in refused(run, MAKE, "--augment", "30y")
 
 
 def test_fewer_than_asked_is_said(stages, tmp_path, monkeypatch):
