@@ -39,7 +39,9 @@ def as_pruned(args, learnt: dict):
 
 def main(args):
     import compact
-    from common import checkpoints, classifiers, data, distillation, inspection, lengths
+    from common import checkpoints, data, distillation, inspection
+    from common.architectures import classifiers
+    from common.texts import lengths
     from compress import qat
     from training import lessons, teacher_cache
     from training.trainer import StageTrainer, fit, make_trainer, prepare

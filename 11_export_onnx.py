@@ -64,7 +64,8 @@ def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: b
 
 
 def main(args):
-    from common import checkpoints, data, lengths, lineage
+    from common import checkpoints, data, lineage
+    from common.texts import lengths
 
     # --- 1. load
     if args.checkpoint:
@@ -99,7 +100,8 @@ def in_both_forms(path: Path, opset: int):
 
 def export(args, source, precision: str, corpus) -> None:
     """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
-    from common import checkpoints, lengths
+    from common import checkpoints
+    from common.texts import lengths
 
     # What decides this file: not which others are made beside it. What its source handed on it keeps.
     decides = {"seed": source.manifest["seed"], "max_length": lengths.read_by(source), "opset": args.opset}

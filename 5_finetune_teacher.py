@@ -41,8 +41,10 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, classifiers, data, encoders, families, hub, inspection, lengths, sources, spelling
+    from common import checkpoints, data, hub, inspection, sources
+    from common.architectures import classifiers, encoders, families, spelling
     from common.tasks import Regression, SingleLabel
+    from common.texts import lengths
     from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load

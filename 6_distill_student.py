@@ -45,7 +45,9 @@ def parse_args(argv=None):
 
 def main(args):
     import compact
-    from common import checkpoints, classifiers, data, distillation, encoders, inspection, layout, lengths, sources, spelling
+    from common import checkpoints, data, distillation, inspection, sources
+    from common.architectures import classifiers, encoders, layout, spelling
+    from common.texts import lengths
     from training import lessons, teacher_cache
     from training.trainer import StageTrainer, fit, make_trainer, prepare
 

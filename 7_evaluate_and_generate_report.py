@@ -50,7 +50,8 @@ def main(args):
     import torch
     from tqdm import tqdm
 
-    from common import checkpoints, cores, data, facts, inference, labels, lengths, lineage, measure, provenance
+    from common import checkpoints, cores, data, facts, inference, lineage, measure, provenance
+    from common.texts import labels, lengths
     from report import answers, files
 
     # --- 1. load: the data, and the checkpoints that belong together

@@ -77,7 +77,9 @@ def main(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, inspection, layout, lengths, measure
+    from common import checkpoints, data, distillation, distributed, inspection, measure
+    from common.architectures import layout
+    from common.texts import lengths
     from compress import schedule, search, surgery
     from compress.gates import Gates
     from compress.target import Structure

@@ -31,7 +31,8 @@ def main(args):
     from bitsandbytes.functional import quantize_4bit
 
     import compact
-    from common import checkpoints, data, inspection, lengths
+    from common import checkpoints, data, inspection
+    from common.texts import lengths
     from compact import nf4
 
     def pack_by_bitsandbytes(weight) -> nf4.Packed:

@@ -35,7 +35,8 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import data, hub, model_files, sources
+    from common import data, hub, sources
+    from common.architectures import model_files
 
     for flag, named in (("--teacher-id", args.teacher_id), ("--student-id", args.student_id)):
         if not model_files.is_id(named):

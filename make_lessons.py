@@ -56,9 +56,11 @@ def parse_args(argv=None):
 def main(args):
     import numpy as np
 
-    from common import checkpoints, classifiers, data, distributed, lengths, unlabelled
-    from common.columns import Wanted
+    from common import checkpoints, data, distributed
+    from common.architectures import classifiers
     from common.facts import sha256_file
+    from common.texts import lengths, unlabelled
+    from common.texts.columns import Wanted
     from compress import augmentation, words
     from training import lessons, precision, soft_labels
     from training.trainer import prepare

@@ -156,7 +156,7 @@ def floors(args) -> tuple[float, float]:
 
 def positions(args) -> float:
     """Tokens that the teacher reads at most; any number where it isn't on this disk or doesn't say."""
-    from common import lengths
+    from common.texts import lengths
 
     file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
     try:
@@ -189,7 +189,8 @@ def refuse_what_cannot_be(args) -> None:
 
 def look_at_the_texts(args, judge) -> None:
     """Raises UserError for what these texts' own length leaves no room for: known once there is a teacher, before anything learns."""
-    from common import checkpoints, lengths
+    from common import checkpoints
+    from common.texts import lengths
 
     own = plan.why_not_pruned(args.teacher, args.soft_labels) is None
     folder = judge.teacher.path if own else begins_as(args)

@@ -21,7 +21,8 @@ def random_teacher(teacher, width: int, label_names: list[str], folder: Path) ->
     """Writes a BERT classifier of `width` with random weights and the depth, labels and tokenizer of `teacher`."""
     import transformers
 
-    from common import checkpoints, encoders
+    from common import checkpoints
+    from common.architectures import encoders
 
     known = encoders.load_config(teacher.path)
     names = dict(enumerate(label_names))
@@ -35,7 +36,8 @@ def random_teacher(teacher, width: int, label_names: list[str], folder: Path) ->
 
 
 def main(args) -> None:
-    from common import checkpoints, encoders
+    from common import checkpoints
+    from common.architectures import encoders
 
     corpus = finished.corpus(args)
     teacher = checkpoints.find(args.run_dir, "teacher")

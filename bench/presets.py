@@ -81,7 +81,8 @@ def predictions(corpus, teacher, run_dir: Path, threads: int):
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from common import checkpoints, layout
+    from common import checkpoints
+    from common.architectures import layout
     from compress import costs
     from deploy import latency_table
 

@@ -23,7 +23,8 @@ WARMUP = 0.06
 
 def tokenised(taught):
     """Lessons in the teacher's spelling, with a collator that knows its answers."""
-    from common import checkpoints, data, lengths
+    from common import checkpoints, data
+    from common.texts import lengths
     from training import teacher_cache
 
     tokenizer = checkpoints.load_tokenizer(taught.teacher.path)

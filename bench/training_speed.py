@@ -65,7 +65,8 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
     import torch.nn.functional as F
 
-    from common import checkpoints, data, layout
+    from common import checkpoints, data
+    from common.architectures import layout
     from compress.gates import Gates
     from training import lessons, teacher_cache
 
@@ -98,7 +99,9 @@ def main(args) -> None:
 
     import torch
 
-    from common import checkpoints, data, encoders, lengths
+    from common import checkpoints, data
+    from common.architectures import encoders
+    from common.texts import lengths
 
     torch.set_num_threads(cores.usable())
     corpus = finished.corpus(args)

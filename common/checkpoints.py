@@ -22,7 +22,7 @@ from typing import Any
 from common import distributed, provenance
 from common.cli import UserError, say, trusts_code, warn
 from common.facts import a_number, a_time, has_form, is_sealed, read_json, sealed, sha256_file, sha256_json
-from common.labels import listed
+from common.texts.labels import listed
 
 SCHEMA = 2  # since 2 a manifest holds its own hash; those of 1 are still read
 IN_THE_BOX = provenance.REPOSITORY / "pretrained"  # models that came with the code: no stage on this machine made them

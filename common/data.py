@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common import columns, held_out, hub, labels, parsing, parts, splits, tables
+from common import hub
 from common.cli import UserError, say
-from common.columns import Roles, Wanted
 from common.facts import has_form, read_json, sha256_file, sha256_json
-from common.held_out import hold_out as hold_out
-from common.labels import MOST_CLASSES as MOST_CLASSES
-from common.phrases import phrases_inside as phrases_inside
-from common.splits import Split
 from common.tasks import SingleLabel, Task
+from common.texts import columns, held_out, labels, parsing, parts, splits, tables
+from common.texts.columns import Roles, Wanted
+from common.texts.held_out import hold_out as hold_out
+from common.texts.labels import MOST_CLASSES as MOST_CLASSES
+from common.texts.phrases import phrases_inside as phrases_inside
+from common.texts.splits import Split
 
 TOGETHER = 50_000  # sentences that are tokenised at once: of each the tokenizer keeps some six kilobytes until then
 TYPES = "token_type_ids"

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from common import model_files
+from common.architectures import model_files
 from common.cli import UserError, say, trusts_code
 from common.facts import read_json, sha256_file
-from common.labels import listed
 from common.sources import fresh, note, write_tsv
+from common.texts.labels import listed
 
 PROBE_S = 10  # the hub answers within this, or counts as out of reach
 STEERING = ("HF_ENDPOINT", "HF_TOKEN", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cores, lengths, tasks
+from common import checkpoints, cores, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
-from common.splits import Row
+from common.texts import lengths
+from common.texts.splits import Row
 
 ONNX_FILE = "model.onnx"
 SMALL = 4e6  # multiply-adds a token, below which a model is: `near` has 2.4 million, an unpruned BERT of 6 layers, 384 wide, 10.6

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import checkpoints, cli, lengths, provenance
+from common import checkpoints, cli, provenance
 from common.facts import sha256_json
-from common.splits import Row, as_text
 from common.tasks import Task
+from common.texts import lengths
+from common.texts.splits import Row, as_text
 
 TURN = 8  # sentences or batches that a model answers before the next model's turn
 REST_S = 0.02  # between turns: a runtime's threads spin on for a while after an answer, on cores that the next model needs
@@ -107,7 +108,7 @@ def structure(twin) -> dict:
 
     Raises ValueError for a model of none of the families, and neither compact.
     """
-    from common import families
+    from common.architectures import families
 
     if not families.has_known_layers(twin.config):
         raise ValueError(f"a '{twin.config.model_type}': of an architecture that can't be pruned heads and neurons aren't counted")

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from common import cli, hub, model_files, recipes
+from common import cli, hub, recipes
+from common.architectures import model_files
 from common.checkpoints import TABLE
 from common.facts import read_json
 from common.steps import Step

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from common import model_files
+from common.architectures import model_files
 from common.cli import UserError, say
 from common.facts import read_json, sha256_file, sha256_json
 

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from common import checkpoints, cores, facts, lengths, measure
+from common import checkpoints, cores, facts, measure
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
+from common.texts import lengths
 from compress import ask, costs, target
 from compress.budget import Budget
 from compress.floor import TOKENS

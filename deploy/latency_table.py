@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import checkpoints, cli, distributed, facts, provenance
-from common.splits import Row
+from common.texts.splits import Row
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 8, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
 SENTENCES = 256  # sentences that are timed: of fewer batches of 32 the longest sentences decide

@@ -14,7 +14,8 @@ import onnx
 import torch
 from transformers import DistilBertConfig
 
-from common import families, lengths
+from common.architectures import families
+from common.texts import lengths
 from compact.modeling_compact import CompactConfig, EmptyAttention
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file

@@ -7,9 +7,9 @@ from scipy.special import softmax
 
 from common import measure
 from common.data import Corpus
-from common.labels import listed
-from common.splits import as_text
 from common.tasks import SingleLabel
+from common.texts.labels import listed
+from common.texts.splits import as_text
 from report import behaviour, claims
 
 OF_CLASSES = ("accuracy", "mcnemar_p", "f1", "recall", "ece", "changed")  # of one class a text alone

@@ -8,7 +8,7 @@ import torch
 from conftest import random_batch, tiny_bert, tiny_distilbert
 
 import compact
-from common import encoders, layout
+from common.architectures import encoders, layout
 from common.cli import UserError
 
 

@@ -9,8 +9,10 @@ from conftest import random_batch
 from torch import nn
 
 import compact
-from common import encoders, families, inference, layout, lengths, model_files
+from common import inference
+from common.architectures import encoders, families, layout, model_files
 from common.cli import UserError
+from common.texts import lengths
 from compress import costs, factorisation, floor, surgery, vocabulary, width
 from deploy import onnx_export, onnx_int8
 

@@ -8,7 +8,8 @@ from conftest import call_script, listing, manifests, run_script, tiny_bert, wri
 from test_families import NARROW, tiny
 from test_vocabulary_kinds import byte_level, unigram
 
-from common import checkpoints, encoders, inference, spelling
+from common import checkpoints, inference
+from common.architectures import encoders, spelling
 from common.cli import UserError
 
 NAMES = ("negative", "positive")
@@ -62,7 +63,8 @@ def test_a_teacher_of_another_family_goes_the_whole_way(name, sentences, tokeniz
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_pruned_begins_as_its_teacher_on_real_tokens(name, sentences, tokenizer, tmp_path):
     """Registered by stage 5: its answers in torch, padded or not, are those of what stage 8 begins with, its vocabulary cut too."""
-    from common import data, layout
+    from common import data
+    from common.architectures import layout
     from compress import vocabulary
 
     given = teacher(name, tmp_path / "given", tokenizer)
@@ -170,7 +172,8 @@ def test_pairs_are_told_apart_from_the_table_to_the_file(tokenizer, tmp_path):
     import onnx
 
     import compact
-    from common import data, inspection, layout
+    from common import data, inspection
+    from common.architectures import layout
     from deploy import onnx_export
 
     bert = tiny("bert", vocab_size=len(tokenizer), num_labels=2, pad_token_id=tokenizer.pad_token_id, id2label=dict(enumerate(NAMES)))

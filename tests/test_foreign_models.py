@@ -9,8 +9,10 @@ import torch
 from conftest import call_script, listing, load_script, run_script, tiny_bert, tiny_distilbert, write_data
 from safetensors.torch import load_file, save_file
 
-from common import data, encoders, lengths, model_files, spelling
+from common import data
+from common.architectures import encoders, model_files, spelling
 from common.cli import UserError
+from common.texts import lengths
 
 TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
 NAMES = ["negative", "positive"]

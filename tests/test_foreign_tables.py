@@ -19,8 +19,9 @@ import torch
 from conftest import make_sentences, report_of, write_tsv
 from hypothesis import strategies
 
-from common import checkpoints, data, held_out, lineage
+from common import checkpoints, data, lineage
 from common.cli import UserError
+from common.texts import held_out
 from compress import augmentation, words
 from report import behaviour, tables
 

@@ -10,7 +10,8 @@ import pytest
 import transformers
 from conftest import REPORT, call_script, load_script, make_sentences, make_tokenizer, manifests, rewrite_manifest, tiny_bert, write_tsv
 
-from common import checkpoints, cli, data, inference, lengths, sources
+from common import checkpoints, cli, data, inference, sources
+from common.texts import lengths
 
 TEACHER, DISTIL, PRUNE, ROUND, ROUND_AND_TRAIN, EXPORT = ("5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py",
                                                           "9_quantize_pruned_model.py", "10_qat_kd_4bit.py", "11_export_onnx.py")

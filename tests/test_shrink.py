@@ -28,8 +28,9 @@ from conftest import (
 )
 
 import compact
-from common import checkpoints, cli, inference, lengths, measure, progress, recipes
+from common import checkpoints, cli, inference, measure, progress, recipes
 from common.steps import Step
+from common.texts import lengths
 from compress import costs, floor
 from deploy import handover
 from report import claims, judge

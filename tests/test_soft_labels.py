@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from conftest import call_script, load_script, make_sentences, manifests, run_script, tiny_bert, write_data
 
-from common import checkpoints, columns, data, unlabelled
+from common import checkpoints, data
 from common.cli import UserError
 from common.tasks import MultiLabel, Regression, SingleLabel
+from common.texts import columns, unlabelled
 from training import lessons, soft_labels
 
 NAMES = ("negative", "positive")

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import strategies
 
-from common import columns, headers, tables
 from common.cli import UserError
+from common.texts import columns, headers, tables
 
 fuzzed = hypothesis.settings(max_examples=150, deadline=None, database=None, derandomize=True,
                              suppress_health_check=list(hypothesis.HealthCheck))

@@ -15,13 +15,14 @@ import torch
 from tqdm import tqdm
 
 import compact
-from common import checkpoints, layout, model_files, recipes
+from common import checkpoints, recipes
+from common.architectures import layout, model_files
+from common.architectures.classifiers import load_config
 from common.checkpoints import Checkpoint, load_model, load_tokenizer
-from common.classifiers import load_config
 from common.cli import UserError
 from common.data import TYPES, Collator, Split, inputs, tokenise
 from common.facts import sha256_json
-from common.splits import Row
+from common.texts.splits import Row
 from training import precision, soft_labels
 
 FILE = "lessons.parquet"

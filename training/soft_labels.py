@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, columns, labels, lengths, tables, targets, unlabelled
+from common import checkpoints
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
-from common.columns import Wanted
 from common.data import Corpus
 from common.facts import sha256_file
-from common.splits import Row, Split
-from common.tables import Table
 from common.tasks import MultiLabel, Regression, SingleLabel, Task
-from common.tsv import shown
+from common.texts import columns, labels, lengths, tables, targets, unlabelled
+from common.texts.columns import Wanted
+from common.texts.splits import Row, Split
+from common.texts.tables import Table
+from common.texts.tsv import shown
 
 FILE = "answers.parquet"
 SUM = 0.01  # by which a row's probabilities may miss 1: they were rounded

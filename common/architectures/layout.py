@@ -6,10 +6,11 @@ import torch
 import transformers
 
 import compact
-from common import checkpoints, families, lineage, model_files
+from common import checkpoints, lineage
+from common.architectures import families, model_files
+from common.architectures.encoders import labels
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
-from common.encoders import labels
 from common.facts import read_json
 
 NEGLIGIBLE = 1e-6  # of a variance: hidden states differ by less than 1e-5 then

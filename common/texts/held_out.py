@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from common.cli import UserError, say
-from common.phrases import phrases_inside
-from common.splits import Split, classes_of
 from common.tasks import SingleLabel
+from common.texts.phrases import phrases_inside
+from common.texts.splits import Split, classes_of
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_FROM = 4  # whole sentences of a class from which on one is held out: at most a quarter of them

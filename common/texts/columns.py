@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common import tsv
 from common.cli import DATA_FLAGS, UserError, say
-from common.headers import LABEL_NAMES, NUMBERS, PAIR_NAMES, TEXT_NAMES, plain
-from common.tables import Table
+from common.texts import tsv
+from common.texts.headers import LABEL_NAMES, NUMBERS, PAIR_NAMES, TEXT_NAMES, plain
+from common.texts.tables import Table
 
 CELLS = 5_000  # that are looked at
 SENTENCE, LABEL = "sentence", "label"  # as GLUE's tables call them

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import tsv
 from common.cli import UserError
-from common.headers import has_header, known
-from common.tsv import Row, shown
+from common.texts import tsv
+from common.texts.headers import has_header, known
+from common.texts.tsv import Row, shown
 
 DELIMITERS = ",;\t|"
 ROWS_BELOW = 1_000  # in which a first row's cells are looked for

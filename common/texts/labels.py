@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from common.cli import UserError, say
-from common.tsv import decoded, shown, visible
+from common.texts.tsv import decoded, shown, visible
 
 MOST_CLASSES = 1000
 MOST_DIGITS = 100  # a float has 17, a database's key 20

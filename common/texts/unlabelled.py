@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from common import columns, tables, tsv
 from common.cli import UserError, say
-from common.columns import Wanted
 from common.data import Corpus
-from common.splits import Row, unordered
+from common.texts import columns, tables, tsv
+from common.texts.columns import Wanted
+from common.texts.splits import Row, unordered
 
 
 def read(path: Path, wanted: Wanted, pairs: bool) -> list[Row]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from statistics import median
 
-from common.tsv import Row, header
+from common.texts.tsv import Row, header
 
 ROWS = 2_000  # that are looked at
 NUMBERS = re.compile(r"\s*([-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(\s*[,;|]\s*\d+)*|nan|[-+]?inf(inity)?)\s*", re.IGNORECASE)  # or several

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.cli import say
-from common.labels import listed
 from common.tasks import MultiLabel, Regression, SingleLabel, Task
+from common.texts.labels import listed
 
 CHARACTERS_A_WORD = 20  # more than any language's words have on average
 Row = str | tuple[str, str]

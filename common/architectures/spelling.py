@@ -12,10 +12,10 @@ import transformers
 from tokenizers import Tokenizer
 
 from common import checkpoints
+from common.architectures.families import FAMILIES, knows_types
 from common.cli import UserError, say
 from common.facts import read_json
-from common.families import FAMILIES, knows_types
-from common.lengths import counted_from_padding
+from common.texts.lengths import counted_from_padding
 
 OF_BERT = {f"{kind}Tokenizer{fast}": made for fast in ("", "Fast") for kind, made in (
     ("Bert", transformers.BertTokenizer), ("DistilBert", transformers.DistilBertTokenizer), ("Electra", transformers.BertTokenizer))}

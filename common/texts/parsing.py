@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from common import labels, targets
 from common.cli import UserError
-from common.columns import Roles, texts
-from common.parts import Parts
-from common.splits import Split
-from common.tables import Table
-from common.targets import Cell
 from common.tasks import MultiLabel, Regression, SingleLabel, Task
+from common.texts import labels, targets
+from common.texts.columns import Roles, texts
+from common.texts.parts import Parts
+from common.texts.splits import Split
+from common.texts.tables import Table
+from common.texts.targets import Cell
 
 
 def names_of_classes(parts: Parts, roles: Roles, file: Path | None) -> list[str] | None:

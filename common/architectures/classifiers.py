@@ -13,13 +13,14 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from common import data, encoders, families, inspection, model_files
+from common import data, inspection
+from common.architectures import encoders, families, model_files
 from common.checkpoints import TABLE
 from common.cli import UserError, say, trusts_code, warn
 from common.facts import read_json
-from common.lengths import UNLIMITED
-from common.splits import Row, Split, as_text
 from common.tasks import Task
+from common.texts.lengths import UNLIMITED
+from common.texts.splits import Row, Split, as_text
 
 # What a configuration says of how it is kept, or what else a model is to give: none of it decides what it answers.
 NOT_OF_THE_MODEL = ("auto_map", "custom_pipelines", "architectures", "dtype", "torch_dtype", "transformers_version", "return_dict",

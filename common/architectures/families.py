@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 import compact
-from common import lengths
+from common.texts import lengths
 
 OF_BERT = {  # BERT's name -> DistilBERT's, inside one layer
     "attention.self.query": "attention.q_lin",

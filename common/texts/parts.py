@@ -4,11 +4,11 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from common import tables
 from common.cli import UserError, say
-from common.columns import Roles, Wanted, choose, same, unlabelled
-from common.tables import Table
-from common.tsv import shown
+from common.texts import tables
+from common.texts.columns import Roles, Wanted, choose, same, unlabelled
+from common.texts.tables import Table
+from common.texts.tsv import shown
 
 NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "development"), "test": ("test", "testing")}
 Parts = dict[str, list[Table]]

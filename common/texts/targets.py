@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Sequence
 
-from common import labels
 from common.cli import UserError
-from common.columns import Roles
-from common.headers import NUMBERS
-from common.tables import Table
 from common.tasks import MultiLabel, Regression, SingleLabel
-from common.tsv import shown, visible
+from common.texts import labels
+from common.texts.columns import Roles
+from common.texts.headers import NUMBERS
+from common.texts.tables import Table
+from common.texts.tsv import shown, visible
 
 SEPARATORS = "|;,"
 TRUTHS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0}

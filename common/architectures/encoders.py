@@ -8,10 +8,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 
-from common import families, lengths, model_files
+from common.architectures import families, model_files
 from common.cli import UserError, say
-from common.labels import normal
 from common.tasks import Regression, SingleLabel, Task
+from common.texts import lengths
+from common.texts.labels import normal
 
 BODY = re.compile(r"((bert|distilbert|roberta|electra)\.)?(embeddings|embeddings_project|encoder|transformer|pooler)\.")  # of any head
 SHOWN = 3  # of many names of weights
