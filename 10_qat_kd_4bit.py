@@ -39,7 +39,7 @@ def as_pruned(args, learnt: dict):
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, inspection
+    from common import checkpoints, data, distillation, inspection, opening, publishing
     from common.architectures import classifiers
     from common.texts import lengths
     from compress import qat
@@ -55,16 +55,16 @@ def main(args):
         checkpoints.same_data(source, corpus.facts)
     taught = lessons.read(args.run_dir, answered)
     teacher = taught.teacher
-    model = checkpoints.load_model(pruned.path)
+    model = opening.load_model(pruned.path)
     length = lengths.trained_on(args.max_length, [pruned, answered, teacher], model.config, classifiers.load_config(teacher.path))
     args = as_pruned(cli.replaced(args, max_length=length), pruned.manifest["args"])
     args = cli.replaced(args, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
-    stage = checkpoints.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher, answered],
+    stage = publishing.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher, answered],
                               variant=pruned.variant)
     if stage.done:
         return
     prepare(args.seed, args.matmul_precision)
-    tokenizer = checkpoints.load_tokenizer(pruned.path)
+    tokenizer = opening.load_tokenizer(pruned.path)
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
     validation = data.tokenise(tokenizer, corpus.validation, args.max_length)
     layers = teacher_cache.paired_layers(pruned, model.config, teacher, args.hidden_weight)
@@ -92,7 +92,7 @@ def main(args):
     # --- 5. save
     stage.metrics |= inspection.judged(corpus.task, packed, validation, collator)
     compact.save(packed, stage.dir)
-    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
+    opening.save_tokenizer(tokenizer, stage.dir, args.max_length)
     target = stage.publish()
     sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (pruned.path, target)]
     cli.say(f"pruned_qkd: {sizes[0]:.1f} -> {sizes[1]:.1f} MB, held-out {corpus.task.metric_name} {stage.validation:.4f} "

@@ -91,16 +91,16 @@ def main(args):
 @functools.lru_cache(maxsize=1)
 def in_both_forms(path: Path, opset: int):
     """A checkpoint as a torch model and as an ONNX graph of it, with which either precision begins."""
-    from common import checkpoints
+    from common import opening
     from deploy import onnx_export
 
-    model = checkpoints.load_model(path)
-    return model, onnx_export.export(model, opset, pairs=checkpoints.gives_types(checkpoints.load_tokenizer(path)))
+    model = opening.load_model(path)
+    return model, onnx_export.export(model, opset, pairs=opening.gives_types(opening.load_tokenizer(path)))
 
 
 def export(args, source, precision: str, corpus) -> None:
     """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
-    from common import checkpoints
+    from common import checkpoints, opening, publishing
     from common.texts import lengths
 
     # What decides this file: not which others are made beside it. What its source handed on it keeps.
@@ -109,7 +109,7 @@ def export(args, source, precision: str, corpus) -> None:
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
     name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
-    stage = checkpoints.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
+    stage = publishing.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
     if stage.done:
         return
 
@@ -126,7 +126,7 @@ def export(args, source, precision: str, corpus) -> None:
     config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
     (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     torch_model, model = in_both_forms(source.path, args.opset)
-    checkpoints.save_tokenizer(checkpoints.load_tokenizer(source.path), stage.dir, asked.max_length)
+    opening.save_tokenizer(opening.load_tokenizer(source.path), stage.dir, asked.max_length)
     stage.metrics["onnxruntime"] = f">={onnx_export.OLDEST_RUNTIME[onnx_export.opset_of(model)]}"
     corpus.check_labels(torch_model.config.id2label, source.path)
     onnx.save(model, stage.dir / inference.ONNX_FILE)

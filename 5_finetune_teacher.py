@@ -41,7 +41,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    from common import checkpoints, data, hub, inspection, sources
+    from common import data, hub, inspection, opening, publishing, sources
     from common.architectures import classifiers, encoders, families, spelling
     from common.tasks import Regression, SingleLabel
     from common.texts import lengths
@@ -70,7 +70,7 @@ def main(args):
     if args.model is not None and not isinstance(corpus.task, Regression):
         order = encoders.match_classes(model, corpus.label_names, named, classifiers.map_onto_classes if foreign else None)
     model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})
-    stage = checkpoints.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
+    stage = publishing.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                               decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {})
                               | (classifiers.code(start) if args.model is not None else {}))
     if stage.done:
@@ -90,7 +90,7 @@ def main(args):
     model.save_pretrained(stage.dir)
     if "code" in stage.asked:
         classifiers.keep_code(start, stage.dir)
-    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
+    opening.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     if args.model is not None and isinstance(corpus.task, SingleLabel):
         inspection.warn_of_a_poor_teacher(model, validation, collator, corpus.label_names, order)

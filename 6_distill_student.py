@@ -45,7 +45,7 @@ def parse_args(argv=None):
 
 def main(args):
     import compact
-    from common import checkpoints, data, distillation, inspection, sources
+    from common import checkpoints, data, distillation, inspection, opening, publishing, sources
     from common.architectures import classifiers, encoders, layout, spelling
     from common.texts import lengths
     from training import lessons, teacher_cache
@@ -70,19 +70,19 @@ def main(args):
         cli.say(f"{unlike}: the student reads texts in its own, and learns logits alone")
         args = cli.replaced(args, hidden_weight=0.0)
     else:
-        tokenizer = checkpoints.load_tokenizer(teacher.path)
+        tokenizer = opening.load_tokenizer(teacher.path)
     layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
     prepare(args.seed, args.matmul_precision)
     student = encoders.load_classifier(start, corpus.label_names)
     if layers_taken:
-        student = layout.student_of(student, layers_taken, corpus.label_names, types=checkpoints.gives_types(tokenizer))
+        student = layout.student_of(student, layers_taken, corpus.label_names, types=opening.gives_types(tokenizer))
     student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed,
                                                                    teacher))
     checkpoints.same_data(taught.checkpoint, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
                                                             classifiers.load_config(teacher.path)))
-    stage = checkpoints.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
+    stage = publishing.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
                               link="student_model", decides={"start": sources.identity(start)})
     if stage.done:
         return
@@ -106,7 +106,7 @@ def main(args):
     # --- 4. save
     stage.metrics |= inspection.judged(corpus.task, student, validation, collator) | ({teacher_cache.UNLIKE: True} if unlike else {})
     compact.save(student, stage.dir)
-    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
+    opening.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()
     cli.say(f"student: {student.num_parameters():,} parameters, held-out {corpus.task.metric_name} {stage.validation:.4f} "
             + (f"(its teacher: {teacher.validation:.4f})" if teacher.validation is not None else "(its teacher is a file of answers)"))

@@ -77,7 +77,7 @@ def main(args):
     import torch
 
     import compact
-    from common import checkpoints, data, distillation, distributed, inspection, measure
+    from common import checkpoints, data, distillation, distributed, inspection, measure, opening, publishing
     from common.architectures import layout
     from common.texts import lengths
     from compress import schedule, search, surgery
@@ -94,15 +94,15 @@ def main(args):
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
-    model, tokenizer = checkpoints.load_model(source.path), checkpoints.load_tokenizer(source.path)
+    model, tokenizer = opening.load_model(source.path), opening.load_tokenizer(source.path)
     if not isinstance(model, compact.CompactForSequenceClassification):
-        model = layout.compact_of_teacher(model, corpus.label_names, types=checkpoints.gives_types(tokenizer))
+        model = layout.compact_of_teacher(model, corpus.label_names, types=opening.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
     plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
     whole = layout.begun_as(args.run_dir, source, taught.teacher)
     goal, other = goals.of(args, plan.shape, taught.teacher, whole, tokenizer, corpus)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
-    stage = checkpoints.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
+    stage = publishing.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
                               decides=goals.latencies(goal))
     if stage.done:
         return
@@ -215,7 +215,7 @@ def main(args):
                                     "tried": [{**each.structure._asdict(), "kl": each.kl} for each in tried]},
                       **goals.kept(args.budget or [], asked.spent(masks)), **teacher_cache.unlike(source)}
     compact.save(small, stage.dir)
-    checkpoints.save_tokenizer(tokenizer, stage.dir, args.max_length)
+    opening.save_tokenizer(tokenizer, stage.dir, args.max_length)
     goals.write(Structure.of(masks), stage.dir)
     made = checkpoints.verify(stage.publish())
     cli.say(f"pruned: {measure.before_and_after(source, made, corpus.task.metric_name)}")

@@ -31,7 +31,7 @@ def main(args):
     from bitsandbytes.functional import quantize_4bit
 
     import compact
-    from common import checkpoints, data, inspection
+    from common import checkpoints, data, inspection, opening, publishing
     from common.texts import lengths
     from compact import nf4
 
@@ -52,11 +52,11 @@ def main(args):
         variant = source.variant
         length = lengths.kept(args.max_length, source)
         of_source = cli.replaced(args, seed=source.manifest["seed"], max_length=length)  # its own, since nothing is trained
-        stage = checkpoints.begin(of_source, name, prefix, corpus.facts, [source], variant=variant, link=link)
+        stage = publishing.begin(of_source, name, prefix, corpus.facts, [source], variant=variant, link=link)
         if stage.done:
             continue
-        tokenizer = checkpoints.load_tokenizer(source.path)
-        model = checkpoints.load_model(source.path)
+        tokenizer = opening.load_tokenizer(source.path)
+        model = opening.load_model(source.path)
         if model.config.model_type == "distilbert":
             model = compact.from_distilbert(model)
 
@@ -68,7 +68,7 @@ def main(args):
         collate = data.Collator(tokenizer.pad_token_id)
         stage.metrics |= inspection.judged(corpus.task, packed, validation, collate)
         compact.save(packed, stage.dir)
-        checkpoints.save_tokenizer(tokenizer, stage.dir, length)
+        opening.save_tokenizer(tokenizer, stage.dir, length)
         reloaded = compact.CompactForSequenceClassification.from_pretrained(stage.dir)
         gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
         if not gap <= 0:

@@ -56,7 +56,7 @@ def parse_args(argv=None):
 def main(args):
     import numpy as np
 
-    from common import checkpoints, data, distributed
+    from common import checkpoints, data, distributed, opening, publishing
     from common.architectures import classifiers
     from common.facts import sha256_file
     from common.texts import lengths, unlabelled
@@ -80,7 +80,7 @@ def main(args):
     elif isinstance(args.augment, str):
         args = cli.replaced(args, augment=max(LEAST, int(args.augment[:-1]) * len(sentences)))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], classifiers.load_config(teacher.path)))
-    stage = checkpoints.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant,
+    stage = publishing.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant,
                               decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)
     if stage.done:
         return
@@ -96,8 +96,8 @@ def main(args):
     wanted = max(0, (args.augment or 0) - len(own))
     if wanted:
         known = data.Split.of([*sentences.rows, *own], [])
-        table = checkpoints.load_model(teacher.path).get_input_embeddings().weight.detach()
-        tokenizer = checkpoints.load_tokenizer(teacher.path).backend_tokenizer
+        table = opening.load_model(teacher.path).get_input_embeddings().weight.detach()
+        tokenizer = opening.load_tokenizer(teacher.path).backend_tokenizer
         material = (list(data.phrases_inside(known.every_text)), table, words.vocabulary(tokenizer), wanted, args.seed,
                     words.reader(tokenizer))
         new = (augmentation.new_sentences(known.texts, *material) if known.seconds is None else

@@ -189,12 +189,12 @@ def refuse_what_cannot_be(args) -> None:
 
 def look_at_the_texts(args, judge) -> None:
     """Raises UserError for what these texts' own length leaves no room for: known once there is a teacher, before anything learns."""
-    from common import checkpoints
+    from common import opening
     from common.texts import lengths
 
     own = plan.why_not_pruned(args.teacher, args.soft_labels) is None
     folder = judge.teacher.path if own else begins_as(args)
-    tokenizer = checkpoints.load_tokenizer(folder)
+    tokenizer = opening.load_tokenizer(folder)
     args.known = folder, lengths.of_texts(tokenizer, judge.corpus.train, lengths.read_by(judge.teacher))
     refuse_what_cannot_be(args)
 

@@ -84,7 +84,7 @@ class Judge:
 
 def rounded_to(bits: int, pruned, judge: Judge, work: Path, flags: list) -> dict[str, dict]:
     """{way: its figures} of a pruned checkpoint at `bits`, without and with training through the rounding (stage 10)."""
-    from common import checkpoints
+    from common import checkpoints, opening
     from compact import nf4
 
     folder = work / f"{bits}-bits"  # a run of its own: to stage 10 the grid is always the same
@@ -92,7 +92,7 @@ def rounded_to(bits: int, pruned, judge: Judge, work: Path, flags: list) -> dict
                        before=f"from bench import ablation; ablation.use_grid({bits}); ")
     own = nf4.levels
     use_grid(bits)
-    model = checkpoints.load_model(pruned.path)
+    model = opening.load_model(pruned.path)
     size = {"size_mb": megabytes(model, bits)}
     trained = next(c for c in checkpoints.published(folder) if c.parent_key("pruned") == pruned.key)
     found = {"PTQ": judge(pruned, model.packed_twin()) | size, "QKD": judge(trained) | size}

@@ -21,7 +21,7 @@ def random_teacher(teacher, width: int, label_names: list[str], folder: Path) ->
     """Writes a BERT classifier of `width` with random weights and the depth, labels and tokenizer of `teacher`."""
     import transformers
 
-    from common import checkpoints
+    from common import opening
     from common.architectures import encoders
 
     known = encoders.load_config(teacher.path)
@@ -32,7 +32,7 @@ def random_teacher(teacher, width: int, label_names: list[str], folder: Path) ->
         label2id={name: i for i, name in names.items()})
     transformers.set_seed(0)
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    checkpoints.load_tokenizer(teacher.path).save_pretrained(folder)
+    opening.load_tokenizer(teacher.path).save_pretrained(folder)
 
 
 def main(args) -> None:

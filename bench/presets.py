@@ -50,10 +50,10 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
     import onnx
 
     from bench import peer
-    from common import checkpoints, inference
+    from common import checkpoints, inference, opening
     from deploy import onnx_export, onnx_int8
 
-    model = checkpoints.load_model(teacher.path)
+    model = opening.load_model(teacher.path)
     fused = peer.fused_onnx(model, folder)
     opened = {}
     for kind in ("dynamic", "static"):
@@ -81,12 +81,12 @@ def predictions(corpus, teacher, run_dir: Path, threads: int):
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    from common import checkpoints
+    from common import opening
     from common.architectures import layout
     from compress import costs
     from deploy import latency_table
 
-    shape = layout.compact_of_teacher(checkpoints.load_model(teacher.path), corpus.label_names).config
+    shape = layout.compact_of_teacher(opening.load_model(teacher.path), corpus.label_names).config
     with ProcessPoolExecutor(1, get_context("spawn")) as own:
         batches = own.submit(latency_table.of, shape, teacher, corpus.validation.texts, run_dir, threads).result()["batches"]
     return lambda kept: {batch: rows["teacher"] / costs.total(costs.Latency(rows), kept["heads"], kept["ffn"])

@@ -26,11 +26,11 @@ def renew(folder: Path, code: dict):
     import onnx
 
     import compact
-    from common import checkpoints, facts, inference, measure
+    from common import checkpoints, facts, inference, measure, opening
     from deploy import onnx_export
 
     old = checkpoints.verify(folder)
-    tokenizer = checkpoints.load_tokenizer(folder)
+    tokenizer = opening.load_tokenizer(folder)
     manifest = old.manifest | {"renewed": code}
     if (folder / inference.ONNX_FILE).is_file():
         config = onnx_export.configuration(json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -39,7 +39,7 @@ def renew(folder: Path, code: dict):
         manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={onnx_export.OLDEST_RUNTIME[opset]}"}
     else:
         compact.save_code(folder)
-    checkpoints.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
+    opening.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
     files = {name: folder / name for name in sorted({*old.manifest["files"], *(path.name for path in folder.glob("tokenizer*.json"))})}
     manifest["files"] = {name: {"bytes": path.stat().st_size, "sha256": facts.sha256_file(path)} for name, path in files.items()}
     (folder / "stage.json").write_text(json.dumps(facts.sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -23,11 +23,11 @@ WARMUP = 0.06
 
 def tokenised(taught):
     """Lessons in the teacher's spelling, with a collator that knows its answers."""
-    from common import checkpoints, data
+    from common import data, opening
     from common.texts import lengths
     from training import teacher_cache
 
-    tokenizer = checkpoints.load_tokenizer(taught.teacher.path)
+    tokenizer = opening.load_tokenizer(taught.teacher.path)
     train = data.tokenise(tokenizer, taught.sentences, lengths.read_by(taught.checkpoint), numbered=True)
     return train, teacher_cache.TeacherCollator(tokenizer.pad_token_id, taught.logits)
 

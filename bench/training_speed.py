@@ -65,12 +65,12 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
     import torch.nn.functional as F
 
-    from common import checkpoints, data
+    from common import data, opening
     from common.architectures import layout
     from compress.gates import Gates
     from training import lessons, teacher_cache
 
-    model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
+    model, tokenizer = opening.load_model(teacher.path), opening.load_tokenizer(teacher.path)
     train = data.tokenise(tokenizer, sentences, longest, numbered=True)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

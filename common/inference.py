@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cores, tasks
+from common import checkpoints, cores, opening, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
 from common.texts import lengths
 from common.texts.splits import Row
@@ -134,7 +134,7 @@ class TorchClassifier(Classifier):
             torch.set_num_threads(threads)
         self.process = os.getpid()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = checkpoints.open_model(checkpoint.path).to(self.device)
+        self.model = opening.open_model(checkpoint.path).to(self.device)
         if hasattr(self.model, "open_table"):
             self.model.open_table()
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import checkpoints, cli, provenance
+from common import checkpoints, cli, opening, provenance
 from common.facts import sha256_json
 from common.tasks import Task
 from common.texts import lengths
@@ -73,7 +73,7 @@ def countable_twin(path: Path):
 
     It counts neither 4-bit layers nor, on CPU, fused attention.
     """
-    model = checkpoints.open_model(path, attn_implementation="eager")
+    model = opening.open_model(path, attn_implementation="eager")
     if hasattr(model, "full_precision_twin"):
         model = model.full_precision_twin()
         model.open_table()

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY, environment, load_script, run_script
 
 from bench import pretrained
-from common import checkpoints, data, inference
+from common import checkpoints, data, inference, publishing
 from report import figures
 
 
@@ -52,7 +52,7 @@ def test_the_card_says_what_its_files_are(box):
     ["--preset", "near", "--start", "max-taught", "--prune-epochs", "0", "--lr", "1e-4", "--alpha", "1:0.5"]], ids=" ".join)
 def test_the_cards_commands_are_those_that_were_given(flags):
     given = load_script("8_pruning_with_finetuning.py").parse_args([*flags, "--seed", "2"])
-    recorded = {name: value for name, value in vars(given).items() if name not in checkpoints.NOT_IN_KEY} | {"variant": given.variant}
+    recorded = {name: value for name, value in vars(given).items() if name not in publishing.NOT_IN_KEY} | {"variant": given.variant}
     recorded = json.loads(json.dumps(recorded, default=str))
     made = checkpoints.Checkpoint(None, {"stage": "pruned", "variant": given.variant, "seed": 2, "args": recorded})
     command = pretrained.typed(made, given.start, given.structure_of).split()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import rewrite_manifest
 
-from common import checkpoints, facts
+from common import checkpoints, facts, opening, publishing
 from common.cli import UserError
 from common.facts import sha256_file
 from report import files
@@ -25,7 +25,7 @@ def arguments(run_dir: Path, **more):
 
 
 def begun(run_dir: Path, name="teacher", parents=(), dataset=DATASET, decides=None, **more):
-    return checkpoints.begin(
+    return publishing.begin(
         arguments(run_dir, **more), name, f"prefix_{name}", dataset, list(parents), link=f"{name}_link", decides=decides
     )
 
@@ -174,7 +174,7 @@ def test_a_file_that_changed_or_went_is_found_out(tmp_path):
         lambda: checkpoints.verify(checkpoint.path),
         lambda: checkpoints.find(tmp_path, "teacher"),
         lambda: checkpoints.find(tmp_path, "teacher", checkpoint.path),
-        lambda: checkpoints.load_model(checkpoint.path),
+        lambda: opening.load_model(checkpoint.path),
     ):
         with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
             attempt()

@@ -8,7 +8,7 @@ from conftest import call_script, listing, manifests, run_script, tiny_bert, wri
 from test_families import NARROW, tiny
 from test_vocabulary_kinds import byte_level, unigram
 
-from common import checkpoints, inference
+from common import checkpoints, inference, opening
 from common.architectures import encoders, spelling
 from common.cli import UserError
 
@@ -75,8 +75,8 @@ def test_what_is_pruned_begins_as_its_teacher_on_real_tokens(name, sentences, to
     classifier = inference.open_classifier(registered)
     theirs = classifier.classify(texts)
     assert abs(theirs - [classifier.classify([text])[0] for text in texts]).max() <= 1e-4 and theirs.std(0).min() > 0.1
-    spelled = checkpoints.load_tokenizer(registered)
-    student = layout.compact_of_teacher(checkpoints.load_model(registered), list(NAMES)).eval()
+    spelled = opening.load_tokenizer(registered)
+    student = layout.compact_of_teacher(opening.load_model(registered), list(NAMES)).eval()
     whole = data.spelling(spelled)
     kept = vocabulary.keep_pieces(whole, data.piece_counts(spelled, texts), 1.0)
     vocabulary.cut_table(student, kept)
@@ -157,10 +157,10 @@ def test_types_are_given_where_tokenizer_and_model_know_them(tokenizer, tmp_path
         config = encoders.load_config(given)
         for pairs in (False, True):
             found = spelling.load(given, config, [], pairs=pairs)
-            assert checkpoints.gives_types(found) == (knows and pairs)
-            checkpoints.save_tokenizer(found, tmp_path / f"{kind}{pairs}", 32)
+            assert opening.gives_types(found) == (knows and pairs)
+            opening.save_tokenizer(found, tmp_path / f"{kind}{pairs}", 32)
             config.save_pretrained(tmp_path / f"{kind}{pairs}")
-            opened = checkpoints.load_tokenizer(tmp_path / f"{kind}{pairs}")
+            opened = opening.load_tokenizer(tmp_path / f"{kind}{pairs}")
             assert ("token_type_ids" in opened("a film", "a lovely film")) == (knows and pairs)
 
 
@@ -185,7 +185,7 @@ def test_pairs_are_told_apart_from_the_table_to_the_file(tokenizer, tmp_path):
     dataset, collate = data.tokenise(found, pairs, 32), data.Collator(found.pad_token_id)
     with torch.no_grad():
         theirs = bert(**found(pairs.texts, pairs.seconds, truncation=True, max_length=32, padding=True, return_tensors="pt")).logits
-    student = layout.compact_of_teacher(bert, list(NAMES), types=checkpoints.gives_types(found))
+    student = layout.compact_of_teacher(bert, list(NAMES), types=opening.gives_types(found))
     for model in (bert, student):
         assert (inspection.answers(model, dataset, collate) - theirs).abs().max() <= 1e-4
     untold = inspection.answers(layout.compact_of_teacher(bert, list(NAMES)), dataset, collate)
@@ -196,7 +196,7 @@ def test_pairs_are_told_apart_from_the_table_to_the_file(tokenizer, tmp_path):
     config = onnx_export.configuration(json.loads((tmp_path / "torch/config.json").read_text()))
     (tmp_path / "onnx/config.json").write_text(json.dumps(config))
     for kind, opened in (("torch", inference.TorchClassifier), ("onnx", inference.OnnxClassifier)):
-        checkpoints.save_tokenizer(found, tmp_path / kind, 32)
+        opening.save_tokenizer(found, tmp_path / kind, 32)
         classifier = opened(checkpoints.Checkpoint(tmp_path / kind, {"stage": kind, "args": {"max_length": 32}}))
         assert abs(classifier.classify(pairs.rows, batch_size=3) - theirs.numpy()).max() <= 1e-4 and classifier.cut_short == 1
         assert abs(classifier.logits(classifier.encode(["a film"])) - classifier.classify(["a film"])).max() <= 1e-5

@@ -353,13 +353,13 @@ def test_a_berts_own_code_is_left_behind(place, fine_tuned, tmp_path, monkeypatc
 
 def test_no_code_runs_from_a_directory_that_passes_for_a_checkpoint(place, fine_tuned, tmp_path, monkeypatch):
     import compact
-    from common import checkpoints
+    from common import opening
 
     folder, ran = fine_tuned(), tmp_path / "ran"
     hostile(folder, ran)
     edit(folder / "config.json", model_type="mybert")
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    for open_it in (compact.load, checkpoints.load_tokenizer):
+    for open_it in (compact.load, opening.load_tokenizer):
         with pytest.raises(ValueError, match="custom code"):
             open_it(folder)
     assert not ran.exists()
@@ -428,11 +428,11 @@ def ids(folder: Path, texts: list[str]) -> list[list[list[int]]]:
     """What transformers' tokenizer and the tokenizers library make of texts, from the same directory."""
     from tokenizers import Tokenizer
 
-    from common import checkpoints
+    from common import opening
 
     plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
     plain.no_truncation()
-    return [checkpoints.load_tokenizer(folder)(texts)["input_ids"], [encoding.ids for encoding in plain.encode_batch(texts)]]
+    return [opening.load_tokenizer(folder)(texts)["input_ids"], [encoding.ids for encoding in plain.encode_batch(texts)]]
 
 
 SPELLINGS = {

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from conftest import REPORT, call_script, load_script, make_sentences, make_tokenizer, manifests, rewrite_manifest, tiny_bert, write_tsv
 
-from common import checkpoints, cli, data, inference, sources
+from common import checkpoints, cli, data, inference, opening, publishing, sources
 from common.texts import lengths
 
 TEACHER, DISTIL, PRUNE, ROUND, ROUND_AND_TRAIN, EXPORT = ("5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py",
@@ -165,7 +165,7 @@ def test_a_mended_tokenizer_is_another_start(stages, tmp_path):
         mended.write_text(mended.read_text().replace(f'"{name}": true', f'"{name}": false'))
     code, out, err = call_script(TEACHER, *flags)
     assert code == 0 and "published" in out, err
-    newest = checkpoints.load_tokenizer(run.run_dir / "teacher_model")
+    newest = opening.load_tokenizer(run.run_dir / "teacher_model")
     assert newest.unk_token_id in newest("A Lovely film")["input_ids"]
 
 
@@ -203,8 +203,8 @@ def test_every_flag_is_in_the_key_or_has_a_reason_not_to_be(pipeline, monkeypatc
     load_script(script).parse_args([])
     asked = set(manifests(pipeline.run_dir)[made, "plain" if made == "lessons" else "published"][1]["args"])
     unseen = {"fast"} if script == EXPORT else set()  # there it is a note alone
-    assert len(flags) > 8 and flags - asked - unseen <= set(checkpoints.NOT_IN_KEY)
-    assert all(reason.strip() for reason in checkpoints.NOT_IN_KEY.values())
+    assert len(flags) > 8 and flags - asked - unseen <= set(publishing.NOT_IN_KEY)
+    assert all(reason.strip() for reason in publishing.NOT_IN_KEY.values())
 
 
 # --- seed and variant
@@ -317,12 +317,12 @@ def test_the_tokenizers_own_length_bounds_the_usual_one_alone(stages, tmp_path):
     run = stages.copy(tmp_path / "run")
     start = tmp_path / "start"
     shutil.copytree(run.run_dir / "bert-local", start)
-    tokenizer = checkpoints.load_tokenizer(start)
-    checkpoints.save_tokenizer(tokenizer, start, 20)
+    tokenizer = opening.load_tokenizer(start)
+    opening.save_tokenizer(tokenizer, start, 20)
     code, out, err = of(run, TEACHER, "--init", start, *BRIEF)
     assert code == 0 and "--max-length 20: " in out and read_length(run, "teacher") == 20, err
     code, out, err = of(run, TEACHER, "--init", start, *BRIEF, "--max-length", 32)
     assert code == 0 and "cuts at 20 by itself" in out
     newest = checkpoints.read(run.run_dir / "teacher_model")
-    assert newest.manifest["args"]["max_length"] == 32 and data.spelling(checkpoints.load_tokenizer(newest.path))["truncation"][
+    assert newest.manifest["args"]["max_length"] == 32 and data.spelling(opening.load_tokenizer(newest.path))["truncation"][
         "max_length"] == 32

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_compact
 
-from common import checkpoints, cli, inference
+from common import checkpoints, cli, inference, opening
 from common.facts import sealed
 from compress import budget, costs
 from deploy import latency_table, onnx_export, onnx_int8
@@ -42,7 +42,7 @@ def test_more_is_never_faster(table):
 @pytest.mark.slow
 def test_what_is_timed_has_the_products_of_what_ships(stages):
     """The runtime has other kernels for maps without a bias, as those of a fresh model are once zeros have left the graph."""
-    pruned = checkpoints.load_model(stages.checkpoint("pruned"))
+    pruned = opening.load_model(stages.checkpoint("pruned"))
     opened = inference.open_classifier(stages.checkpoint("teacher"), 1)
     texts = ["a fine film", "dull"]
     ships = onnx_int8.quantise(onnx_export.export(pruned), [opened.encode([text]) for text in texts])

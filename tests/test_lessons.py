@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, call_script, environment, load_script, make_sentences, manifests, rewrite_manifest, run_script, write_tsv
 
-from common import checkpoints, cli, data, distillation, tasks
+from common import checkpoints, cli, data, distillation, opening, tasks
 from compress import augmentation
 from training import lessons
 
@@ -47,7 +47,7 @@ def test_every_training_text_is_there_with_its_label_and_the_teachers_answer(sta
     assert taught.logits.shape == (len(corpus.train), 2) and taught.logits.dtype == np.float32
     teacher = stages.checkpoint("teacher")
     assert taught.teacher.path == teacher and [parent["stage"] for parent in manifest["parents"]] == ["teacher"]
-    model, tokenizer = checkpoints.load_model(teacher), checkpoints.load_tokenizer(teacher)
+    model, tokenizer = opening.load_model(teacher), opening.load_tokenizer(teacher)
     for index in (0, 7, len(corpus.train) - 1):
         with torch.no_grad():
             out = model(**tokenizer(taught.sentences.texts[index], return_tensors="pt"))
@@ -84,7 +84,7 @@ def test_made_up_texts_have_no_label_and_the_loss_leaves_them_out(stages, tmp_pa
     assert "30 of them made up" in out
     from training.teacher_cache import TeacherCollator
 
-    tokenizer = checkpoints.load_tokenizer(taught.teacher.path)
+    tokenizer = opening.load_tokenizer(taught.teacher.path)
     train = data.tokenise(tokenizer, taught.sentences, 48, numbered=True)
     batch = TeacherCollator(tokenizer.pad_token_id, taught.logits)([train[known - 1], train[known], train[known + 1]])
     assert torch.equal(batch["teacher_logits"], torch.from_numpy(taught.logits[known - 1:known + 2]))

@@ -16,7 +16,7 @@ from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment,
 from test_errors import DISTIL, LESSONS, PRUNE, QAT, TEACHER, refused
 
 import compact
-from common import checkpoints, facts, inference, inspection, obstacles
+from common import checkpoints, facts, inference, inspection, obstacles, opening
 from common.cli import UserError
 from deploy import onnx_export
 from report import files, tables
@@ -289,7 +289,7 @@ def test_a_budget_just_above_the_least_is_had_and_one_below_is_refused_before_an
     assert "can't be had" in line
     code, _, err = call_script(PRUNE, *run.flags(PRUNE), "--epochs", 0.2, "--prune-epochs", 0.2, "--budget", f"flops={least}")
     assert code == 0, err
-    assert sum(checkpoints.load_model(run.checkpoint("pruned")).config.heads) == 1
+    assert sum(opening.load_model(run.checkpoint("pruned")).config.heads) == 1
 
 
 def test_how_long_a_training_takes_is_said_once_where_it_takes_long(monkeypatch, capsys, tmp_path):
@@ -325,12 +325,12 @@ def test_a_tokenizer_that_cuts_at_the_left_is_turned_round_and_it_is_said(stages
         made = checkpoints.find(run.run_dir, "teacher").path
         text = "lovely film " + "dull story " * 60
         read = inference.open_classifier(made)
-        trained = checkpoints.load_tokenizer(made)(text, truncation=True, max_length=read.max_length)["input_ids"]
-        assert trained == read.spelt([text])[0] == checkpoints.load_tokenizer(made)(text)["input_ids"][:read.max_length - 1] + trained[-1:]
+        trained = opening.load_tokenizer(made)(text, truncation=True, max_length=read.max_length)["input_ids"]
+        assert trained == read.spelt([text])[0] == opening.load_tokenizer(made)(text)["input_ids"][:read.max_length - 1] + trained[-1:]
     older = shutil.copytree(made, tmp_path / "older")  # of code that kept the side
     file = older / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"truncation_side": "left"}), encoding="utf-8")
-    assert checkpoints.load_tokenizer(older)(text, truncation=True, max_length=read.max_length)["input_ids"] == trained
+    assert opening.load_tokenizer(older)(text, truncation=True, max_length=read.max_length)["input_ids"] == trained
 
 
 def test_a_cut_is_counted_though_the_library_names_no_overflow(stages):

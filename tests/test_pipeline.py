@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of
 
-from common import checkpoints, data, inference
+from common import checkpoints, data, inference, opening
 from common.facts import sha256_file
 from report import claims
 
@@ -112,8 +112,8 @@ def test_pruning_cut_what_was_asked(stages):
     # 30 % of 8 heads and 20 % of 96 neurons, rounded down; two layers of the four remain in the student.
     assert sum(config["heads"]) == 8 - 2 and sum(config["ffn"]) == 96 - 19
     assert min(config["heads"]) >= 1 and min(config["ffn"]) >= 8
-    model = checkpoints.load_model(stages.checkpoint("pruned"))
-    student = checkpoints.load_model(stages.checkpoint("distilled"))
+    model = opening.load_model(stages.checkpoint("pruned"))
+    student = opening.load_model(stages.checkpoint("distilled"))
     assert student.num_parameters() - model.num_parameters() == 2 * (3 * 8 * 33 + 8 * 32) + 19 * (33 + 32)
     assert (stages.checkpoint("pruned") / "model.safetensors").stat().st_size < (
         stages.checkpoint("distilled") / "model.safetensors"
@@ -122,7 +122,7 @@ def test_pruning_cut_what_was_asked(stages):
 
 @pytest.mark.parametrize("stage", ["pruned_ptq", "pruned_qkd"])
 def test_quantised_weights_are_small_and_on_the_grid(stages, stage):
-    model, before = (checkpoints.load_model(stages.checkpoint(s)) for s in (stage, "pruned"))
+    model, before = (opening.load_model(stages.checkpoint(s)) for s in (stage, "pruned"))
     assert model.config.weight_bits == 4 and (model.config.heads, model.config.ffn) == (before.config.heads, before.config.ffn)
     for _, _, module in model.quantisable():
         assert module.codes.dtype == torch.uint8 and not hasattr(module, "weight")
@@ -134,7 +134,7 @@ def test_quantised_weights_are_small_and_on_the_grid(stages, stage):
 def test_qat_trained_the_weights_and_ptq_only_rounded(stages):
     from compact.nf4 import unpack_rows
 
-    models = {s: checkpoints.load_model(stages.checkpoint(s)) for s in ("pruned", "pruned_ptq", "pruned_qkd")}
+    models = {s: opening.load_model(stages.checkpoint(s)) for s in ("pruned", "pruned_ptq", "pruned_qkd")}
     ptq, qkd, pruned = (dict(models[s].named_parameters()) for s in ("pruned_ptq", "pruned_qkd", "pruned"))
     assert all(torch.equal(p, pruned[name]) for name, p in ptq.items()), "PTQ must leave biases, norms and the head alone"
     assert all(not torch.equal(p, pruned[name]) for name, p in qkd.items()), "QAT trains them all"
@@ -151,7 +151,7 @@ def test_sparsity_zero_cuts_nothing(stages, tmp_path):
     flags = (*run.flags("8_pruning_with_finetuning.py"), "--sparsity", 0, 0, "--prune-epochs", 0.2, "--epochs", 0.2)
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
     assert code == 0, err
-    model, student = checkpoints.load_model(run.checkpoint("pruned")), checkpoints.load_model(run.checkpoint("distilled"))
+    model, student = opening.load_model(run.checkpoint("pruned")), opening.load_model(run.checkpoint("distilled"))
     assert model.config.heads == [4, 4] and model.config.ffn == [48, 48]
     assert model.num_parameters() == student.num_parameters() and "26,274 -> 26,274 parameters" in out.replace(
         f"{student.num_parameters():,}", "26,274"
@@ -225,7 +225,7 @@ def test_accuracies_are_the_models_own(pipeline):
     rows, answers = rows_of(pipeline), {}
     for key in ("distilled", "pruned_qkd"):
         path = pipeline.run_dir / rows[key]["path"]
-        model, tokenizer = checkpoints.load_model(path), checkpoints.load_tokenizer(path)
+        model, tokenizer = opening.load_model(path), opening.load_tokenizer(path)
         with torch.no_grad():
             answers[key] = [int(model(**tokenizer(t, return_tensors="pt", return_token_type_ids=False)).logits.argmax()) for t in dev.texts]
         right = sum(a == b for a, b in zip(answers[key], dev.labels, strict=True))
@@ -382,7 +382,7 @@ def test_pruned_vocabulary_ships_with_its_model(three_classes):
     rows = rows_of(three_classes)
     cut = [key for key in rows if key.endswith("@deep")]
     for key, row in rows.items():
-        tokenizer = checkpoints.load_tokenizer(three_classes.run_dir / row["path"])
+        tokenizer = opening.load_tokenizer(three_classes.run_dir / row["path"])
         assert row["structure"]["vocab"] == len(tokenizer)
         assert (row["respelled"] > 0) == (key in cut)
     assert rows["pruned@deep"]["structure"]["vocab"] < rows["pruned"]["structure"]["vocab"]

@@ -18,7 +18,7 @@ import torch
 import transformers
 from conftest import REPOSITORY, call_script, environment, load_script, tiny_bert
 
-from common import checkpoints, cli, cores, inference, provenance, sources, streams
+from common import checkpoints, cli, cores, inference, provenance, publishing, sources, streams
 from common.obstacles import obstacle
 from common.tasks import SingleLabel
 from training.trainer import StageTrainer, make_trainer
@@ -98,7 +98,7 @@ def test_a_path_that_is_no_text_is_refused_before_any_work(tmp_path):
 def test_a_manifest_keeps_a_name_that_is_no_text(tmp_path):
     args = SimpleNamespace(run_dir=tmp_path, seed=1, mode="fast", force=False)
     dataset = {"name": "caf\udce9 评论", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
-    stage = checkpoints.begin(args, "teacher", "finetuned_teacher", dataset, [])
+    stage = publishing.begin(args, "teacher", "finetuned_teacher", dataset, [])
     (stage.dir / "model.safetensors").write_bytes(b"weights")
     assert checkpoints.verify(stage.publish()).manifest["dataset"] == dataset
 
@@ -248,9 +248,9 @@ def test_a_screen_that_is_named_but_not_there_is_not_asked_for():
 DATASET = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 3, "validation": 1, "dev": 2}
 
 
-def begun(run_dir: Path) -> checkpoints.Stage:
+def begun(run_dir: Path) -> publishing.Stage:
     args = SimpleNamespace(run_dir=run_dir, seed=1, mode="fast", force=False)
-    return checkpoints.begin(args, "teacher", "finetuned_teacher", DATASET, [], link="teacher_model")
+    return publishing.begin(args, "teacher", "finetuned_teacher", DATASET, [], link="teacher_model")
 
 
 def another_process(run_dir: Path, before: str = "") -> subprocess.CompletedProcess:
@@ -260,9 +260,9 @@ def another_process(run_dir: Path, before: str = "") -> subprocess.CompletedProc
 import sys; {before}
 from pathlib import Path
 from types import SimpleNamespace
-from common import checkpoints, cli, provenance
+from common import checkpoints, cli, provenance, publishing
 args = SimpleNamespace(**{args} | dict(run_dir=Path({str(run_dir)!r})))
-cli.run(lambda _: print(checkpoints.begin(args, "teacher", "finetuned_teacher", {DATASET}, []).done is not None), None)
+cli.run(lambda _: print(publishing.begin(args, "teacher", "finetuned_teacher", {DATASET}, []).done is not None), None)
 """
     return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, env=environment(),
                           cwd=REPOSITORY)
@@ -271,13 +271,13 @@ cli.run(lambda _: print(checkpoints.begin(args, "teacher", "finetuned_teacher", 
 def test_nobody_claims_what_is_being_published(tmp_path, monkeypatch):
     stage, others = begun(tmp_path), []
     (stage.dir / "model.safetensors").write_bytes(b"weights")
-    real = checkpoints.sealed
+    real = publishing.sealed
 
     def sealed(facts):  # behind the hashes, before the renaming
         others.append(another_process(tmp_path))
         return real(facts)
 
-    monkeypatch.setattr(checkpoints, "sealed", sealed)
+    monkeypatch.setattr(publishing, "sealed", sealed)
     stage.publish()
     assert "another process is at work" in one_line(others[0])
     assert another_process(tmp_path).stdout.splitlines()[-1] == "True", "and afterwards it is found"
@@ -287,14 +287,14 @@ def test_nobody_claims_what_is_being_published(tmp_path, monkeypatch):
 def test_what_another_process_publishes_while_we_wait_is_not_made_again(tmp_path, monkeypatch):
     stage = begun(tmp_path)
     (stage.dir / "model.safetensors").write_bytes(b"weights")
-    real, looks = checkpoints.published, []
+    real, looks = publishing.published, []
 
     def published(run_dir):
         looks.append(run_dir)
         return real(run_dir) if len(looks) > 1 else []
 
     target = stage.publish()
-    monkeypatch.setattr(checkpoints, "published", published)
+    monkeypatch.setattr(publishing, "published", published)
     assert begun(tmp_path).done.path == target and [path.name for path in (tmp_path / "models").glob(".*")] == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import REPORT, REPORT_FLAGS, call_script, load_script, manifests, rows_of, tiny_compact
 
-from common import checkpoints, cores, data, measure
+from common import checkpoints, cores, data, measure, opening
 from common.facts import sealed
 from compact import nf4
 from compress import costs
@@ -22,10 +22,10 @@ def test_budget_in_flops_is_met_by_the_model_that_ships(stages, tmp_path):
              "--embedding-rank", 8)
     code, out, err = call_script("8_pruning_with_finetuning.py", *flags)
     assert code == 0, err
-    made = checkpoints.load_model(run.checkpoint("pruned"))
+    made = opening.load_model(run.checkpoint("pruned"))
     assert (made.config.dim, made.get_input_embeddings().embedding_dim) == (24, 8)
     texts = lessons.read(run.run_dir, lessons.find(run.run_dir, None, "plain", 42)).sentences.texts
-    tokens = [len(ids) for ids in checkpoints.load_tokenizer(run.checkpoint("teacher"))(texts)["input_ids"]]
+    tokens = [len(ids) for ids in opening.load_tokenizer(run.checkpoint("teacher"))(texts)["input_ids"]]
     own = int(np.percentile(tokens, 95, method="higher"))
     assert own < 40 and f"counted at {own} tokens, which 95 % of the training texts don't exceed, and at 64" in out
     counted = {(s, n): measure.flops(measure.countable_twin(run.checkpoint(s)), n)
@@ -65,10 +65,10 @@ def test_preset_prunes_the_teacher_itself_on_sentences_made_for_it(stages, tmp_p
     assert manifest["parents"][1]["key"] == manifests(run.run_dir)["lessons", "augmented"][1]["key"]
     assert manifest["args"]["budget"] == ["flops=0.3"], "the flag's, not the preset's"
     assert {each["asked"] for each in manifest["metrics"]["budgets"]} == {0.3}
-    small, teacher = checkpoints.load_model(path), checkpoints.load_model(run.checkpoint("teacher"))
+    small, teacher = opening.load_model(path), opening.load_model(run.checkpoint("teacher"))
     assert small.config.n_layers == teacher.config.num_hidden_layers
-    rows = checkpoints.load_tokenizer(run.checkpoint("teacher")).get_vocab()
-    kept = checkpoints.load_tokenizer(path).get_vocab()
+    rows = opening.load_tokenizer(run.checkpoint("teacher")).get_vocab()
+    kept = opening.load_tokenizer(path).get_vocab()
     frozen, whole = (model.get_input_embeddings().weight.detach() for model in (small, teacher))
     whole = whole[[rows[piece] for piece in sorted(kept, key=kept.get)]]
     assert torch.equal(frozen, nf4.unpack(nf4.pack(whole), tuple(whole.shape))), "--freeze-embeddings"
@@ -178,7 +178,7 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     (near_path, near), (max_path, last) = made["pruned", "near"], made["pruned", "max"]
     assert [p["key"] for p in last["parents"]] == [near["key"], *(p["key"] for p in near["parents"])]
     assert (near["metrics"]["passes"], last["metrics"]["passes"]) == (1, 2)
-    shapes = [checkpoints.load_model(path).config for path in (near_path, max_path)]
+    shapes = [opening.load_model(path).config for path in (near_path, max_path)]
     assert all(a >= b for kind in ("heads", "ffn") for a, b in zip(*(getattr(s, kind) for s in shapes), strict=True))
     assert shapes[0].vocab_size == shapes[1].vocab_size
     whole = measure.flops(measure.countable_twin(run.checkpoint("teacher")), 64)
@@ -192,7 +192,7 @@ def test_one_preset_goes_on_from_another(stages, tmp_path):
     assert code == 0 and "tried" not in out, err
     again_path, again = manifests(run.run_dir)["pruned", "max"]
     assert again["parents"][0]["key"] == last["key"] and again["metrics"]["passes"] == 3
-    before, after = (checkpoints.load_model(path) for path in (max_path, again_path))
+    before, after = (opening.load_model(path) for path in (max_path, again_path))
     assert (before.config.heads, before.config.ffn) == (after.config.heads, after.config.ffn)
     assert (max_path / "structure.json").read_bytes() == (again_path / "structure.json").read_bytes()
     assert not torch.equal(before.classifier.weight, after.classifier.weight), "it learnt on"

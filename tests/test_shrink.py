@@ -28,7 +28,7 @@ from conftest import (
 )
 
 import compact
-from common import checkpoints, cli, inference, measure, progress, recipes
+from common import checkpoints, cli, inference, measure, opening, progress, recipes
 from common.steps import Step
 from common.texts import lengths
 from compress import costs, floor
@@ -121,7 +121,7 @@ def test_a_budget_that_short_texts_leave_no_room_for_is_refused_before_anything_
     watched = judge.Judge(stages.run_dir, stages.data_dir, "auto", 42, 0.01)
     teacher = watched.teacher.path
     config = json.loads((teacher / "config.json").read_text())
-    tokens = np.array([len(ids) for ids in checkpoints.load_tokenizer(teacher)(watched.corpus.train.texts)["input_ids"]])
+    tokens = np.array([len(ids) for ids in opening.load_tokenizer(teacher)(watched.corpus.train.texts)["input_ids"]])
     own = int(np.percentile(tokens, 95, method="higher"))
     least, short = floor.smallest_share(config), floor.smallest_share(config, own)
     assert own < 40 and least < 0.9 * short, "of 64 positions"

@@ -9,7 +9,7 @@ from conftest import call_script, load_script, manifests, rewrite_manifest
 from test_errors import refused
 from test_resume import end, start
 
-from common import checkpoints
+from common import checkpoints, opening
 from compress import schedule
 from compress.gates import Gates
 from training import teacher_cache
@@ -29,7 +29,7 @@ def pruned(run, *flags, variant: str = "published"):
 def structure(checkpoint) -> dict:
     """What is written for others, after a look that it is the model's own."""
     written = json.loads((checkpoint.path / "structure.json").read_text())
-    config = checkpoints.load_model(checkpoint.path).config
+    config = opening.load_model(checkpoint.path).config
     assert [heads for heads, neurons in zip(written["heads"], written["neurons"], strict=True) if heads or neurons] == config.heads
     return written
 

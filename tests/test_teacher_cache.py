@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoints, cli, data
+from common import checkpoints, cli, data, opening
 from training import lessons, teacher_cache
 
 
@@ -40,7 +40,7 @@ def test_teachers_cache_comes_in_parts(lessons_of, texts, tmp_path, monkeypatch)
     more = hidden(21)
     assert len(before) == 2 and len(parts()) == 3 and before.items() <= parts().items(), "the first two parts are found again"
     teacher = lessons_of([], []).teacher
-    model, tokenizer = checkpoints.load_model(teacher.path), checkpoints.load_tokenizer(teacher.path)
+    model, tokenizer = opening.load_model(teacher.path), opening.load_tokenizer(teacher.path)
 
     def told(index):
         with torch.no_grad():
@@ -92,7 +92,7 @@ def test_damaged_states_are_asked_for_again(lessons_of, texts, tmp_path, capsys)
 
 def test_states_beyond_half_precision_are_refused(lessons_of, tmp_path, monkeypatch):
     said = lessons_of(["a film"], [0])
-    model = checkpoints.load_model(said.teacher.path)
+    model = opening.load_model(said.teacher.path)
     with torch.no_grad():
         model.bert.encoder.layer[0].output.LayerNorm.bias.fill_(1e5)
     monkeypatch.setattr(lessons, "load_model", lambda path: model)

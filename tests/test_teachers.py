@@ -10,7 +10,7 @@ from conftest import call_script, listing, load_script, manifests, run_script, w
 from safetensors.torch import load_file, save_file
 from test_vocabulary_kinds import byte_level, unigram
 
-from common import checkpoints, inference, measure
+from common import checkpoints, inference, measure, opening
 
 NAMES = ("negative", "positive")
 TEACHER, LESSONS, STUDENT, PRUNE, QAT, EXPORT, REPORT = (
@@ -99,7 +99,7 @@ def test_what_cannot_be_pruned_is_distilled_and_that_is_pruned(kind, sentences, 
     tokens = int(budget["name"].removeprefix("of the student's FLOPs at ").removesuffix(" tokens"))
     whole, small = (measure.flops(measure.countable_twin(made[stage]), tokens) for stage in ("distilled", "pruned"))
     assert budget["spent"] == pytest.approx(small / whole, rel=1e-3) and small <= whole / 2
-    pieces = {stage: set(checkpoints.load_tokenizer(made[stage]).get_vocab()) for stage in ("teacher", "distilled", "pruned")}
+    pieces = {stage: set(opening.load_tokenizer(made[stage]).get_vocab()) for stage in ("teacher", "distilled", "pruned")}
     assert pieces["pruned"] <= pieces["distilled"] != pieces["teacher"]
     assert "hidden" not in "".join((made[stage] / "training_log.json").read_text() for stage in ("distilled", "pruned", "pruned_qkd"))
     answers = run_script("predict.py", "--run-dir", run, "--json", "a lovely film").stdout

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import make_sentences, random_batch, tiny_bert, tiny_compact, tiny_distilbert
 
-from common import checkpoints, data, tasks
+from common import data, publishing, tasks
 from common.cli import UserError
 from training.trainer import WHOLE, StageTrainer, _Stopper, fit, last_whole, make_trainer, set_dropout
 
@@ -42,7 +42,7 @@ def begin(run_dir, **more):
         }
         | more
     )
-    return args, checkpoints.begin(args, "teacher", "finetuned_teacher", DATASET, [])
+    return args, publishing.begin(args, "teacher", "finetuned_teacher", DATASET, [])
 
 
 def trainer_of(run_dir, tokenizer, epochs=4.0, kill_at=None, seen=None, **more):

@@ -18,10 +18,11 @@ import compact
 from common import checkpoints, recipes
 from common.architectures import layout, model_files
 from common.architectures.classifiers import load_config
-from common.checkpoints import Checkpoint, load_model, load_tokenizer
+from common.checkpoints import Checkpoint
 from common.cli import UserError
 from common.data import TYPES, Collator, Split, inputs, tokenise
 from common.facts import sha256_json
+from common.opening import load_model, load_tokenizer
 from common.texts.splits import Row
 from training import precision, soft_labels
 

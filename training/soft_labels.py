@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints
+from common import checkpoints, publishing
 from common.checkpoints import Checkpoint
 from common.cli import UserError, say
 from common.data import Corpus
@@ -119,7 +119,7 @@ def register(args: argparse.Namespace, corpus: Corpus) -> Checkpoint:
     rows, logits = read(path, Wanted.of(args), corpus.task, corpus.train.seconds is not None)
     asked = argparse.Namespace(run_dir=args.run_dir, mode=args.mode, force=args.force, seed=args.seed,
                                max_length=args.max_length or lengths.USUAL)
-    stage = checkpoints.begin(asked, "teacher", "soft_labels", corpus.facts, [], link="teacher_model", decides={"start": identity(path)})
+    stage = publishing.begin(asked, "teacher", "soft_labels", corpus.facts, [], link="teacher_model", decides={"start": identity(path)})
     if stage.done:
         return stage.done
     config = {"model_type": checkpoints.TABLE, "id2label": dict(enumerate(corpus.label_names)), "problem_type": corpus.task.in_config}

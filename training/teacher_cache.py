@@ -19,10 +19,11 @@ import torch
 from common import distributed, tasks
 from common.architectures.classifiers import load_config
 from common.architectures.layout import hidden_layers_to_match
-from common.checkpoints import Checkpoint, load_tokenizer
+from common.checkpoints import Checkpoint
 from common.cli import UserError, say, warn
 from common.data import Collator, Split, tokenise
 from common.facts import is_sealed, read_json, sealed, sha256_file, sha256_json
+from common.opening import load_tokenizer
 from common.texts.splits import Row
 from training import precision
 from training.lessons import PART, Lessons, ask

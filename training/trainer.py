@@ -18,9 +18,9 @@ import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common import data, distributed, progress
-from common.checkpoints import Stage
 from common.cli import UserError, say
 from common.data import length_grouped_order, lengths
+from common.publishing import Stage
 from common.tasks import Task
 from training import memory, precision
 

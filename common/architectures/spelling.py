@@ -11,7 +11,7 @@ from pathlib import Path
 import transformers
 from tokenizers import Tokenizer
 
-from common import checkpoints
+from common import checkpoints, opening
 from common.architectures.families import FAMILIES, knows_types
 from common.cli import UserError, say
 from common.facts import read_json
@@ -73,7 +73,7 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
         say(f"{named}: its tokenizer.json spells otherwise than a {own_class.__name__}, and stays as it is")
     _give_padding(tokenizer, config, named)
     types = tokenizer.backend_tokenizer.encode(*("a", "a") if pairs else ("a",)).type_ids  # of some kinds a single text has several too
-    checkpoints.give_inputs(tokenizer, types=knows_types(config) and any(types))
+    opening.give_inputs(tokenizer, types=knows_types(config) and any(types))
     _check_length(tokenizer, named)
     if _cuts_at_the_left(folder):
         say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
@@ -90,7 +90,7 @@ def of_a_teacher(teacher: Path, tokenizer, rows: int, texts: list[str], named: s
     """In what a student's start reads other tokens than the teacher at a checkpoint, in a line; None where it reads the same."""
     if checkpoints.is_a_table(teacher):
         return f"{teacher} is a file of answers, and has no vocabulary"
-    return another_vocabulary(tokenizer, rows, checkpoints.load_tokenizer(teacher), texts, named, teacher)
+    return another_vocabulary(tokenizer, rows, opening.load_tokenizer(teacher), texts, named, teacher)
 
 
 def another_vocabulary(tokenizer, rows: int, teachers, texts: list[str], named: str | Path, teacher: str | Path) -> str | None:
