@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("quantisation-aware training")
-    group.add_argument("--pruned", type=cli.path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
-    group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None, help="the lessons to learn from; else the pruned one's own")
+    group.add_argument("--pruned", type=forms.path, metavar="DIR", default=None, help="the pruned checkpoint; else the variant's newest")
+    group.add_argument("--lessons", type=forms.path, metavar="DIR", default=None, help="lessons to learn from; else the pruned one's")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     parser.distillation_flags(None)
     parser.training_flags(epochs=(1, 1), lr=3e-5, from_lessons=True)
@@ -60,7 +60,7 @@ def main(args):
     args = as_pruned(cli.replaced(args, max_length=length), pruned.manifest["args"])
     args = cli.replaced(args, seed=pruned.manifest["seed"] if args.seed is None else args.seed)
     stage = publishing.begin(args, "pruned_qkd", f"pruned_qkd4bit_{args.mode}", corpus.facts, [pruned, teacher, answered],
-                              variant=pruned.variant)
+                             variant=pruned.variant)
     if stage.done:
         return
     prepare(args.seed, args.matmul_precision)

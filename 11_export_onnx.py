@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch's label
 
@@ -25,13 +25,13 @@ AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch'
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("export")
-    group.add_argument("--checkpoint", type=cli.path, nargs="+", metavar="DIR", default=None,
+    group.add_argument("--checkpoint", type=forms.path, nargs="+", metavar="DIR", default=None,
                        help="what to export; else the newest pruned_qkd (else pruned_ptq, pruned) of --variant "
                             "and the distilled student it came from")
     group.add_argument("--variant", default="published", help="the operating point whose newest lineage is exported")
     group.add_argument("--from-pruned", action="store_true", help="export the pruned model itself, though a 4-bit one was made of it")
     group.add_argument("--precision", choices=["fp32", "int8", "both"], default="both", help="of the weights in the file")
-    group.add_argument("--calibration-sentences", type=cli.count, default=256, metavar="N",
+    group.add_argument("--calibration-sentences", type=forms.count, default=256, metavar="N",
                        help="training sentences that set the int8 ranges")
     group.add_argument("--table-bits", type=int, choices=[8, 4], default=8, help="of embedding tables in an int8 file; 4 is the NF4 grid")
     group.add_argument("--map-bits", type=int, choices=[8, 4], default=8,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 TRAINING = ("--epochs", "--train-sentences", "--lr", "--batch-size", "--weight-decay", "--warmup", "--evals-per-epoch", "--patience",
             "--matmul-precision")
@@ -28,7 +28,7 @@ def parse_args(argv=None):
     group.add_argument("--model", metavar="PATH_OR_ID", default=None,
                        help="a fine-tuned classifier to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
-    group.add_argument("--init", type=cli.path, metavar="DIR", default=None, help="the pretrained encoder; else DIR is RUN_DIR/bert-local")
+    group.add_argument("--init", type=forms.path, metavar="DIR", default=None, help="pretrained encoder; else DIR is RUN_DIR/bert-local")
     parser.training_flags(epochs=(2, 2), lr=5e-5)
     args = parser.parse(argv)
     parser.refuse_idle(("--revision", args.model is None or os.path.isdir(args.model), "but on a hub id that --model gives"),
@@ -71,8 +71,8 @@ def main(args):
         order = encoders.match_classes(model, corpus.label_names, named, classifiers.map_onto_classes if foreign else None)
     model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})
     stage = publishing.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
-                              decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {})
-                              | (classifiers.code(start) if args.model is not None else {}))
+                             decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {})
+                             | (classifiers.code(start) if args.model is not None else {}))
     if stage.done:
         return
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)

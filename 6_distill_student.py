@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, recipes
+from common import cli, forms, recipes
 
 
 def layer_list(text: str) -> list[int] | str:
@@ -29,9 +29,9 @@ def parse_args(argv=None):
     group = parser.add_argument_group("student")
     group.add_argument("--preset", dest="variant", choices=recipes.read(), default="published",
                        help="the operating point that the student is the start of: it learns from its lessons, and with its recipe's flags")
-    group.add_argument("--lessons", type=cli.path, metavar="DIR", default=None,
+    group.add_argument("--lessons", type=forms.path, metavar="DIR", default=None,
                        help="the lessons it learns from; else the newest of the preset's and of the newest teacher")
-    group.add_argument("--init", type=cli.path, metavar="DIR", default=None,
+    group.add_argument("--init", type=forms.path, metavar="DIR", default=None,
                        help="pretrained encoder to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
     group.add_argument("--layers", type=layer_list, metavar="all|I,J,…", default=None,
                        help="layers of the encoder to take; else every other")
@@ -83,7 +83,7 @@ def main(args):
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
                                                             classifiers.load_config(teacher.path)))
     stage = publishing.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
-                              link="student_model", decides={"start": sources.identity(start)})
+                             link="student_model", decides={"start": sources.identity(start)})
     if stage.done:
         return
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)

@@ -17,17 +17,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("report")
-    group.add_argument("--threads", type=cli.threads, default=None, help="threads of one answer on CPU; else torch's own choice")
-    parser.preset(group, "--repeats", type=cli.count, full=5, fast=2, help="times that each sentence is timed; its median counts")
-    parser.preset(group, "--sentences", type=cli.count, full=320, fast=64, help="dev sentences that are timed (all are classified)")
+    group.add_argument("--threads", type=forms.threads, default=None, help="threads of one answer on CPU; else torch's own choice")
+    parser.preset(group, "--repeats", type=forms.count, full=5, fast=2, help="times that each sentence is timed; its median counts")
+    parser.preset(group, "--sentences", type=forms.count, full=320, fast=64, help="dev sentences that are timed (all are classified)")
     group.add_argument("--title", default=None, help="the report's title; else it names the data set")
-    group.add_argument("--output-dir", type=cli.path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
+    group.add_argument("--output-dir", type=forms.path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
                        help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
     args = parser.parse(argv)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, recipes
+from common import cli, forms, recipes
 from compress import ask
 
 WARM_UP = 0.1  # share of the pruning steps in which nothing closes yet
@@ -32,28 +32,28 @@ def parse_args(argv=None):
     group = parser.add_argument_group("pruning")
     group.add_argument("--preset", "--variant", dest="variant", choices=recipes.having("prune"), default="published",
                        help="the operating point: sets flags as recipes.toml says, and what it makes is known by its name")
-    group.add_argument("--name", type=cli.name, default=None, help="what it makes is known by this name instead of the preset's")
-    group.add_argument("--start", type=cli.named, default="student", metavar="teacher|student|NAME|DIR",
+    group.add_argument("--name", type=forms.name, default=None, help="what it makes is known by this name instead of the preset's")
+    group.add_argument("--start", type=forms.named, default="student", metavar="teacher|student|NAME|DIR",
                        help="what is pruned: the teacher itself, the newest student, the newest pruned model of a name, a checkpoint")
-    group.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="texts with the teacher's answers; else the preset's")
-    group.add_argument("--sparsity", type=cli.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
+    group.add_argument("--lessons", type=forms.path, default=None, metavar="DIR", help="texts with a teacher's answers; else the preset's")
+    group.add_argument("--sparsity", type=forms.fraction, nargs=2, default=None, metavar=("HEADS", "NEURONS"), help="shares to cut")
     group.add_argument("--budget", type=ask.budget, action=ask.Together, nargs="+", default=None, metavar="WHAT=…",
                        help="instead, what may be left: flops=.1 (of the teacher's, at the texts' own length and at 128 tokens), mb=5 (in "
                             "4 bits), speedup=24@32 (int8 ONNX against the teacher in torch, at batch 32 or 1); several hold together")
-    group.add_argument("--structure-of", type=cli.named, default=None, metavar="NAME|DIR",
+    group.add_argument("--structure-of", type=forms.named, default=None, metavar="NAME|DIR",
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
-    group.add_argument("--tries", type=cli.count, default=1, metavar="N", help="structures of a budget that are tried by short recoveries")
+    group.add_argument("--tries", type=forms.count, default=1, metavar="N", help="structures of a budget, tried by short recoveries")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
                        help="what scores heads and neurons; else l2+kd_grad, under a budget kd_grad")
-    parser.preset(group, "--prune-epochs", type=cli.passes_or_none, full=1.0, fast=1.0, help="epochs of pruning; 0: the model learns on")
-    group.add_argument("--prune-to", type=cli.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
-    group.add_argument("--prune-lr", type=cli.positive, default=None, help="peak learning rate of these epochs; else --lr")
-    group.add_argument("--first-layers", type=cli.count, default=None, metavar="N", help="prune its first N layers, the others go at once")
-    group.add_argument("--prune-vocab", type=cli.weight, default=None, metavar="COVERAGE",
+    parser.preset(group, "--prune-epochs", type=forms.passes_or_none, full=1.0, fast=1.0, help="epochs of pruning; 0: the model learns on")
+    group.add_argument("--prune-to", type=forms.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
+    group.add_argument("--prune-lr", type=forms.positive, default=None, help="peak learning rate of these epochs; else --lr")
+    group.add_argument("--first-layers", type=forms.count, default=None, metavar="N", help="prune its first N layers; others go at once")
+    group.add_argument("--prune-vocab", type=forms.weight, default=None, metavar="COVERAGE",
                        help="cut word pieces too: keep those that cover this share of the lessons' pieces, and single characters")
-    group.add_argument("--spare-pieces", type=cli.not_negative_count, default=0, metavar="N", help="and N more, for words to come")
-    group.add_argument("--hidden-width", type=cli.count, default=None, metavar="D", help="keep the D channels that the answer feels most")
-    group.add_argument("--embedding-rank", type=cli.count_or_share, default=None, metavar="R",
+    group.add_argument("--spare-pieces", type=forms.not_negative_count, default=0, metavar="N", help="and N more, for words to come")
+    group.add_argument("--hidden-width", type=forms.count, default=None, metavar="D", help="keep the D channels that the answer feels most")
+    group.add_argument("--embedding-rank", type=forms.count_or_share, default=None, metavar="R",
                        help="keep R numbers of each word piece (below 1: a share of the model's width), and one map onto that width")
     group.add_argument("--freeze-embeddings", action=argparse.BooleanOptionalAction, default=False,
                        help="round the embedding tables to 4 bits and leave them so: seldom words keep what the teacher knew of them")
@@ -103,7 +103,7 @@ def main(args):
     goal, other = goals.of(args, plan.shape, taught.teacher, whole, tokenizer, corpus)
     parents = {parent.key: parent for parent in (source, taught.teacher, taught.checkpoint, other) if parent}
     stage = publishing.begin(args, "pruned", "pruning_with_finetuning", corpus.facts, list(parents.values()), variant=args.variant,
-                              decides=goals.latencies(goal))
+                             decides=goals.latencies(goal))
     if stage.done:
         return
     prepare(args.seed, args.matmul_precision)
@@ -182,10 +182,7 @@ def main(args):
         knows = source if checkpoints.is_a_table(taught.teacher.path) else taught.teacher  # which has no answers to these
         answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
             knows, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
-        gates = Gates.attach(judged := copy.deepcopy(model))
-        for batch in judges:
-            gates.observe_curvature(judged, batch, args.seed)
-        structures = search.candidates(gates.scores("curvature", judged, torch.Generator()), goal.budgets, args.tries)
+        structures = search.candidates(search.felt(model, judges, args.seed), goal.budgets, args.tries)
         rounds, cuts = math.ceil(math.log2(len(structures))), {}
         brief = SEARCHED * (args.prune_epochs + args.epochs) / (len(structures) * max(1, rounds))
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("quantisation")
-    group.add_argument("--pruned", type=cli.path, metavar="DIR", default=None, help="the pruned checkpoint; else the newest of the variant")
-    group.add_argument("--student", type=cli.path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's own")
+    group.add_argument("--pruned", type=forms.path, metavar="DIR", default=None, help="the pruned checkpoint; else the variant's newest")
+    group.add_argument("--student", type=forms.path, metavar="DIR", default=None, help="the distilled checkpoint; else the pruned one's")
     group.add_argument("--variant", default="published", help="the operating point whose pruned checkpoint is taken")
     parser.seeds_flag(group)
     return parser.inheriting(parser.parse(argv), "--pruned")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli
+from common import cli, forms
 
 MOST_ROWS = 1000  # each takes a third of an inch of the picture
 FIELDS = (
@@ -25,7 +25,7 @@ FIELDS = (
 
 def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
-    parser.add_argument("paths", nargs="*", type=cli.path, metavar="PATH",
+    parser.add_argument("paths", nargs="*", type=forms.path, metavar="PATH",
                         help="final_report.json files and checkpoint directories; else RUN_DIR/final_report.json and the links "
                              "teacher_model, student_model, models/distilled_quantized_student")
     args = parser.parse(argv)

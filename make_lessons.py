@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, recipes
+from common import cli, forms, recipes
 
 LEAST = 200_000  # texts that are made where they are asked for by the training text: a small set's students need so many to learn at all
 
@@ -27,7 +27,7 @@ def made_up(text: str) -> int | str:
     number = text.removesuffix("x")
     if not number.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is neither a number of texts nor, as 30x is, one for each training text")
-    return cli.count(text) if number == text else f"{cli.count(number)}x"
+    return forms.count(text) if number == text else f"{forms.count(number)}x"
 
 
 def parse_args(argv=None):
@@ -35,14 +35,14 @@ def parse_args(argv=None):
     group = parser.add_argument_group("lessons")
     group.add_argument("--preset", dest="variant", choices=recipes.read(), default="published",
                        help="the operating point that is to learn from them: its recipe says how many are made up")
-    group.add_argument("--teacher", type=cli.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
+    group.add_argument("--teacher", type=forms.path, metavar="DIR", default=None, help="the teacher's checkpoint; else the newest")
     parser.sentences_flag(group)
     group.add_argument("--augment", type=made_up, default=None, metavar="N|Nx",
                        help="N more texts, made of the training texts and the teacher's words, which nobody but the teacher labels; "
                             f"30x: thirty for each training text, and {LEAST:,} at least; else as many as the recipe says")
-    group.add_argument("--unlabelled", type=cli.path, metavar="FILE", default=None,
+    group.add_argument("--unlabelled", type=forms.path, metavar="FILE", default=None,
                        help="texts of one's own that nobody labelled, one a line of a .txt, or a table's; they come before made-up ones")
-    group.add_argument("--soft-labels", type=cli.path, metavar="FILE", default=None,
+    group.add_argument("--soft-labels", type=forms.path, metavar="FILE", default=None,
                        help="instead of a teacher, its answers: a table of texts with a column of probabilities a class, called as the "
                             "class is, or one column of lists")
     cli.precision_flag(group)
@@ -81,7 +81,7 @@ def main(args):
         args = cli.replaced(args, augment=max(LEAST, int(args.augment[:-1]) * len(sentences)))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], classifiers.load_config(teacher.path)))
     stage = publishing.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant,
-                              decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)
+                             decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)
     if stage.done:
         return
     prepare(args.seed, args.matmul_precision)

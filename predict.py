@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, streams
+from common import cli, forms, streams
 
 STAGES = ["pruned_qkd", "pruned_ptq", "pruned", "distilled", "distilled_ptq", "teacher"]  # the most compressed lineage first
 RUNTIMES = ["_onnx_int8", "_onnx", ""]  # of each, what a CPU runs fastest
@@ -33,15 +33,15 @@ BATCHES_AT_ONCE = 32  # read, sorted by length and answered together: bounds mem
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --file or standard input")
-    parser.add_argument("--file", type=cli.named, default=None, help="texts, one a line, UTF-8; a pipe too; - is standard input")
-    parser.add_argument("--checkpoint", type=cli.path, metavar="DIR", default=None,
+    parser.add_argument("--file", type=forms.named, default=None, help="texts, one a line, UTF-8; a pipe too; - is standard input")
+    parser.add_argument("--checkpoint", type=forms.path, metavar="DIR", default=None,
                         help="a checkpoint or an ONNX directory; else the newest in RUN_DIR of the first stage there is of "
                              f"{', '.join(STAGES)}: "
                              "its int8 ONNX export before its fp32 one before the torch model, the published variant before others; "
                              "where nothing was trained yet, pretrained/sst2-max, a model of film reviews")
-    parser.add_argument("--run-dir", type=cli.path, default=Path("."), metavar="DIR", help="where models/ stands")
-    parser.add_argument("--batch-size", type=cli.count, default=32, metavar="TEXTS", help="texts a batch; answers don't depend on it")
-    parser.add_argument("--threads", type=cli.threads, default=None, metavar="N", help="CPU threads; else the runtime's own choice")
+    parser.add_argument("--run-dir", type=forms.path, default=Path("."), metavar="DIR", help="where models/ stands")
+    parser.add_argument("--batch-size", type=forms.count, default=32, metavar="TEXTS", help="texts a batch; answers don't depend on it")
+    parser.add_argument("--threads", type=forms.threads, default=None, metavar="N", help="CPU threads; else the runtime's own choice")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of tab-separated columns")
     args = parser.parse_args(argv)
     if args.texts and args.file:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, hub, plan, recipes
+from common import cli, forms, hub, plan, recipes
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
 
@@ -36,12 +36,12 @@ def speedup(text: str) -> tuple[float, int]:
     times, at, batch = text.partition("@")
     if batch not in (("1", "32") if at else ("",)):
         raise argparse.ArgumentTypeError(f"{text}: speeds are known at batch 1 and 32, as in 20@32")
-    return cli.positive(times), int(batch or 1)
+    return forms.positive(times), int(batch or 1)
 
 
 def points(text: str) -> float:
     """Points of accuracy, of which there are a hundred."""
-    value = cli.positive(text)
+    value = forms.positive(text)
     if value >= 100:
         raise argparse.ArgumentTypeError(f"{text} points are all there are: give fewer")
     return value
@@ -49,25 +49,25 @@ def points(text: str) -> float:
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("--teacher", type=cli.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
-    parser.add_argument("--soft-labels", type=cli.path, metavar="FILE",
+    parser.add_argument("--teacher", type=forms.named, metavar="DIR", help="your fine-tuned classifier, or a hub's id; else one is made")
+    parser.add_argument("--soft-labels", type=forms.path, metavar="FILE",
                         help="instead, answers: a table of texts with a column of probabilities a class, called as the class is")
-    parser.add_argument("--unlabelled", type=cli.path, metavar="FILE", help="texts of your own without labels, to learn from as well")
-    parser.add_argument("--init", type=cli.path, metavar="DIR",
+    parser.add_argument("--unlabelled", type=forms.path, metavar="FILE", help="texts of your own without labels, to learn from as well")
+    parser.add_argument("--init", type=forms.path, metavar="DIR",
                         help="the pretrained encoder from which a student starts, where there is one; else the teacher, or a fetched one")
     cli.data_flags(parser, "data")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--preset", choices=recipes.read(), nargs="+", default=[], help="an operating point of recipes.toml, or several")
-    group.add_argument("--flops", type=cli.share, metavar="SHARE", help="this share of the teacher's FLOPs")
-    group.add_argument("--mb", type=cli.positive, metavar="MB", help="so many megabytes in 4 bits")
+    group.add_argument("--flops", type=forms.share, metavar="SHARE", help="this share of the teacher's FLOPs")
+    group.add_argument("--mb", type=forms.positive, metavar="MB", help="so many megabytes in 4 bits")
     group.add_argument("--speedup", type=speedup, metavar="TIMES[@BATCH]", help="so many times as fast as the teacher in torch")
     group.add_argument("--within", type=points, metavar="POINTS",
                        help=f"the smallest that is no more than so many points worse; without any of these {WITHIN:g} point")
     parser.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to try it")
-    parser.add_argument("--seed", type=cli.seed, default=42, help="of everything: teacher, lessons, structure, order")
-    parser.add_argument("--run-dir", type=cli.path, metavar="DIR", default=None, help="where everything goes; else runs/<name>")
+    parser.add_argument("--seed", type=forms.seed, default=42, help="of everything: teacher, lessons, structure, order")
+    parser.add_argument("--run-dir", type=forms.path, metavar="DIR", default=None, help="where everything goes; else runs/<name>")
     parser.add_argument("--source", choices=["auto", "hub", "package"], default="auto", help="where models and data come from")
-    parser.add_argument("--max-length", type=cli.tokens, metavar="TOKENS", help="longer texts are cut here")
+    parser.add_argument("--max-length", type=forms.tokens, metavar="TOKENS", help="longer texts are cut here")
     cli.precision_flag(parser)
     cli.trust_flag(parser)
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores
+from common import cli, cores, forms
 from compress.costs import NF4_BYTES
 
 SPARSITY = 0.7  # of heads, and of neurons
@@ -161,7 +161,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where the results go")
-    parser.add_argument("--train-sentences", type=cli.count, default=4000, metavar="N", help="training sentences that each run learns from")
+    parser.add_argument("--train-sentences", type=forms.count, default=4000, metavar="N", help="training sentences of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of each run")
     cli.precision_flag(parser)
     cli.run(main, parser.parse_args())

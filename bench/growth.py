@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores
+from common import cli, cores, forms
 
 HEAD_WIDTH = 32
 PASSES = 0.1  # epochs of pruning, and of recovery: what a step takes doesn't depend on how many come
@@ -68,7 +68,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "FILE", "the JSON file that gets the rows")
-    parser.add_argument("--widths", type=cli.count, nargs="+", default=[384, 768], help="hidden widths, multiples of 32")
-    parser.add_argument("--shares", type=cli.share, nargs="+", default=[0.125, 0.25, 0.5, 1.0], help="of the training set")
+    parser.add_argument("--widths", type=forms.count, nargs="+", default=[384, 768], help="hidden widths, multiples of 32")
+    parser.add_argument("--shares", type=forms.share, nargs="+", default=[0.125, 0.25, 0.5, 1.0], help="of the training set")
     cli.precision_flag(parser)
     cli.run(main, parser.parse_args())

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench import finished
 from bench.presets import PRESETS, seeds_of
-from common import cli, cores, lineage
+from common import cli, cores, forms, lineage
 
 LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
           "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
@@ -235,7 +235,7 @@ def draw(rows: list[dict], path: Path) -> None:
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where the results go")
     parser.add_argument("--python", nargs="*", default=[], metavar="KIND=PYTHON", help="the interpreter of a peer's own venv")
-    parser.add_argument("--sentences", type=cli.count, default=160, help="dev sentences that are timed")
-    parser.add_argument("--repeats", type=cli.count, default=3, help="times that each is")
-    parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
+    parser.add_argument("--sentences", type=forms.count, default=160, help="dev sentences that are timed")
+    parser.add_argument("--repeats", type=forms.count, default=3, help="times that each is")
+    parser.add_argument("--threads", type=forms.count, default=None, help="threads that one answer may use; else the machine's cores")
     cli.run(main, parser.parse_args())

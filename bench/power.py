@@ -10,7 +10,7 @@ margin itself must be called none in at most 5 % of the sets. Seconds.
 from pathlib import Path
 
 from bench import finished
-from common import cli
+from common import cli, forms
 
 LOSSES, DIFFERING, SEEDS = (0.0, 0.0025, 0.005, 0.01), (0.02, 0.04, 0.08), (1, 3)
 RIGHT = 0.9  # of the baseline's answers
@@ -56,7 +56,7 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = cli.Parser(__doc__)
     parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file to write")
-    parser.add_argument("--sentences", type=cli.count, default=872)
-    parser.add_argument("--tries", type=cli.count, default=2000)
+    parser.add_argument("--sentences", type=forms.count, default=872)
+    parser.add_argument("--tries", type=forms.count, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     cli.run(main, parser.parse_args())

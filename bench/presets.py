@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores, lineage
+from common import cli, cores, forms, lineage
 
 PRESETS = ("near", "balanced", "max")
 
@@ -23,9 +23,9 @@ PRESETS = ("near", "balanced", "max")
 def arguments(doc: str, metavar: str, output: str) -> cli.Parser:
     """What is measured, and how often."""
     parser = finished.parser(doc, metavar, output)
-    parser.add_argument("--sentences", type=cli.count, default=256, help="dev sentences that are timed")
-    parser.add_argument("--repeats", type=cli.count, default=5, help="times that each is")
-    parser.add_argument("--threads", type=cli.count, default=None, help="threads that one answer may use; else the machine's cores")
+    parser.add_argument("--sentences", type=forms.count, default=256, help="dev sentences that are timed")
+    parser.add_argument("--repeats", type=forms.count, default=5, help="times that each is")
+    parser.add_argument("--threads", type=forms.count, default=None, help="threads that one answer may use; else the machine's cores")
     return parser
 
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from bench import finished, tfidf
-from common import cli
+from common import cli, forms
 
 # Several files of one part are laid out as shrink.py reads them: {part: which files}.
 LAID_OUT = {"similarity": {"test": ("2014-images", "2013-headlines"), "train": ("2012", "2013-FNWN", "2014-deft", "2014-headlines",
@@ -26,7 +26,7 @@ def parse_args():
     parser.add_argument("output", type=Path, metavar="OUTPUT_DIR", help="the JSON files and the table")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS, help="which")
     parser.add_argument("--presets", nargs="+", default=["near", "max"], help="operating points of recipes.toml")
-    parser.add_argument("--seed", type=cli.seed, default=1, help="of everything")
+    parser.add_argument("--seed", type=forms.seed, default=1, help="of everything")
     cli.precision_flag(parser)
     return parser.parse_args()
 

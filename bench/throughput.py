@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores
+from common import cli, cores, forms
 
 SIDE = 2048  # of the square matrices whose product says what the machine can do
 
@@ -109,6 +109,6 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "FILE", "the JSON file to write")
     parser.add_argument("--variant", default="max", help="the operating point")
-    parser.add_argument("--sentences", type=cli.count, default=10_000, help="training sentences that are answered")
-    parser.add_argument("--repeats", type=cli.count, default=3, help="times that each model answers all of them")
+    parser.add_argument("--sentences", type=forms.count, default=10_000, help="training sentences that are answered")
+    parser.add_argument("--repeats", type=forms.count, default=3, help="times that each model answers all of them")
     cli.run(main, parser.parse_args())

@@ -14,7 +14,7 @@ import math
 import time
 
 from bench import finished
-from common import cli
+from common import cli, forms
 
 SCORED = 32  # batches whose gradients score the weights
 TEMPERATURE = 1.0  # as in stage 8's presets
@@ -141,11 +141,11 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where model.onnx goes")
-    parser.add_argument("--target-flops", type=cli.share, default=0.099, help="share of the teacher's FLOPs that may stay")
-    parser.add_argument("--epochs", type=cli.positive, default=3.9, help="passes over the sentences")
-    parser.add_argument("--batch-size", type=cli.count, default=128, help="sentences a step")
-    parser.add_argument("--lr", type=cli.positive, default=3e-4, help="peak learning rate")
-    parser.add_argument("--lessons", type=cli.path, default=None, metavar="DIR", help="the lessons; else the newest augmented ones")
+    parser.add_argument("--target-flops", type=forms.share, default=0.099, help="share of the teacher's FLOPs that may stay")
+    parser.add_argument("--epochs", type=forms.positive, default=3.9, help="passes over the sentences")
+    parser.add_argument("--batch-size", type=forms.count, default=128, help="sentences a step")
+    parser.add_argument("--lr", type=forms.positive, default=3e-4, help="peak learning rate")
+    parser.add_argument("--lessons", type=forms.path, default=None, metavar="DIR", help="the lessons; else the newest augmented ones")
     parser.add_argument("--seed", type=int, default=1)
     cli.precision_flag(parser)
     cli.run(main, parser.parse_args())

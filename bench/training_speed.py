@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from bench import finished
-from common import cli, cores
+from common import cli, cores, forms
 
 EPOCHS = 3  # stage 8's default: one of pruning, two of recovery
 TOKENS = 128
@@ -25,8 +25,8 @@ TOKENS = 128
 
 def parse_args():
     parser = finished.parser(__doc__, "FILE", "the JSON file to write")
-    parser.add_argument("--batch-size", type=cli.count, default=32, help="sentences a step")
-    parser.add_argument("--steps", type=cli.count, default=24, help="steps a way, all timed; the first three of each go before, untimed")
+    parser.add_argument("--batch-size", type=forms.count, default=32, help="sentences a step")
+    parser.add_argument("--steps", type=forms.count, default=24, help="steps a way, all timed; the first three of each go before, untimed")
     return parser.parse_args()
 
 

@@ -4,22 +4,17 @@ import argparse
 import errno
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import cores, distributed, recipes, streams
+from common import cores, distributed, forms, recipes, streams
 from common.obstacles import obstacle
 
 # Fetches code from a hub and runs it: bitsandbytes does so unasked where it is installed, and a foreign model's configuration may ask.
 NOT_TO_BE_IMPORTED: dict[str, Any] = {"kernels": None}  # an import then ends as if it weren't installed, which both take well
-MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, nor lasts any machine
-LAST_SEED = 2**32 - 1  # as numpy has it
-THREADS_A_CORE = 8
-MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
 DATA_FLAGS = {f"--{name.replace('_', '-')}": name for name in ("text_column", "pair_column", "label_column", "task")}
 TRUST = "TRUST_A_TEACHERS_CODE"  # in the environment, for the processes that a stage starts
 FAST_SENTENCES = 6000  # --fast learns from so many at most, whatever the set: minutes on two cores
@@ -31,145 +26,6 @@ class UserError(Exception):
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
-
-
-def fraction(text: str) -> float:
-    """A share in [0, 1), e.g. a sparsity."""
-    value = float(text)
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1)")
-    return value
-
-
-def share(text: str) -> float:
-    """A share in (0, 1], e.g. of FLOPs that may stay."""
-    value = float(text)
-    if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is outside (0, 1]")
-    return value
-
-
-def weight(text: str) -> float:
-    """A share in [0, 1], e.g. the weight of a loss term."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
-    return value
-
-
-def name(text: str) -> str:
-    """What files and rows can be called: letters, digits, '.', '_' and '-'."""
-    if not re.fullmatch(r"[\w.-]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is more than letters, digits, '.', '_' and '-'")
-    if text.startswith((".", "-")):
-        raise argparse.ArgumentTypeError(f"'{text}' begins with '{text[0]}': a name begins with a letter, a digit or '_'")
-    return text
-
-
-def positive(text: str) -> float:
-    """A number above zero."""
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
-    return value
-
-
-def named(text: str) -> str:
-    """A name that isn't empty, as that of a shell's variable is that isn't set."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the name is empty")
-    return text
-
-
-def path(text: str) -> Path:
-    """A path; an empty one would be taken for the directory that one works in."""
-    return Path(named(text))
-
-
-def seed(text: str) -> int:
-    """A whole number that numpy's generators take."""
-    value = int(text)
-    if not 0 <= value <= LAST_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0…{LAST_SEED}")
-    return value
-
-
-def threads(text: str) -> int:
-    """A whole number of one or more, within reason: threads without a core wait for each other, and a thousand stop a machine."""
-    value, usable = count(text), cores.usable()
-    if value > THREADS_A_CORE * usable:
-        raise argparse.ArgumentTypeError(f"{text} are too many for {usable} core{'s' if usable > 1 else ''}: {usable} or fewer are fastest")
-    return value
-
-
-def temperature(text: str) -> float:
-    """A softmax's temperature: beyond these bounds soft targets are hard, or all alike."""
-    value = float(text)
-    if not 0.01 <= value <= 1000.0:
-        raise argparse.ArgumentTypeError(f"{text} is outside [0.01, 1000]")
-    return value
-
-
-def span(kind: Callable[[str], float]) -> Callable[[str], tuple[float, float]]:
-    """Of `START:END`, or one number for both, the two numbers, each of `kind`."""
-    def parse(text: str) -> tuple[float, float]:
-        start, colon, end = text.partition(":")
-        return kind(start), kind(end if colon else start)
-
-    return parse
-
-
-def passes(text: str) -> float:
-    """Epochs: a number above zero, and no typing error."""
-    value = positive(text)
-    if value > MOST_EPOCHS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_EPOCHS:,} passes over the training set")
-    return value
-
-
-def passes_or_none(text: str) -> float:
-    """As `passes`, or zero."""
-    return passes(text) if not_negative(text) else 0.0
-
-
-def not_negative(text: str) -> float:
-    """Zero or a number above it."""
-    value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not zero or a number above it")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number of one or more."""
-    value = int(text)
-    if not 1 <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of one or more" + (f", up to {MOST:,}" if value > MOST else ""))
-    return value
-
-
-def count_or_share(text: str) -> float:
-    """A whole number of one or more, or a share in (0, 1)."""
-    value = positive(text)
-    if value > 1 and value != int(value):
-        raise argparse.ArgumentTypeError(f"{text} is neither a whole number nor a share below 1")
-    return value
-
-
-def tokens(text: str) -> int:
-    """A whole number of three or more: two are the marks at a sentence's ends."""
-    value = int(text)
-    if value < 3:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of three or more (two are the marks at a sentence's ends)")
-    return value
-
-
-def not_negative_count(text: str) -> int:
-    """A whole number, or zero."""
-    value = int(text)
-    if not 0 <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not zero or a whole number above it" + (f", up to {MOST:,}" if value > MOST else ""))
-    return value
 
 
 class Parser(argparse.ArgumentParser):
@@ -195,12 +51,12 @@ class StageParser(Parser):
         self._typed: set[str] = set()
         shared = self.add_argument_group("shared by all stages")
         shared.add_argument("--fast", action="store_true", help="the short recipe: minutes instead of hours, to iterate")
-        shared.add_argument("--seed", type=seed, default=42, help="seed of initialisation, batches and dropout")
-        shared.add_argument("--run-dir", type=path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
+        shared.add_argument("--seed", type=forms.seed, default=42, help="seed of initialisation, batches and dropout")
+        shared.add_argument("--run-dir", type=forms.path, default=Path("."), metavar="DIR", help="where models/ and the rest stand")
         shared.add_argument("--source", choices=["auto", "hub", "package"], default="auto",
                             help="where models and data come from; auto asks the hub for at most 10 seconds")
         data_flags(shared)
-        shared.add_argument("--max-length", type=tokens, default=None, metavar="TOKENS",
+        shared.add_argument("--max-length", type=forms.tokens, default=None, metavar="TOKENS",
                             help="longer sentences are cut here; else where they were for the model that it goes on from, and of the first "
                                  "model at 128, at more where many texts are longer, or fewer where it reads fewer")
         trust_flag(shared)
@@ -214,16 +70,16 @@ class StageParser(Parser):
         """
         group = self.add_argument_group("training")
         over = "the lessons" if from_lessons else "the training set"
-        self.preset(group, "--epochs", type=passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over {over}")
+        self.preset(group, "--epochs", type=forms.passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over {over}")
         if not from_lessons:
             self.sentences_flag(group)
-        group.add_argument("--lr", type=positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")
-        group.add_argument("--batch-size", type=count, default=batch_size, metavar="SENTENCES", help="sentences a step")
-        group.add_argument("--weight-decay", type=weight, default=0.01, help="AdamW's decoupled weight decay")
-        group.add_argument("--warmup", type=weight, default=0.06, metavar="SHARE", help="share of the steps with a rising learning rate")
-        group.add_argument("--evals-per-epoch", type=count, default=4, metavar="N",
+        group.add_argument("--lr", type=forms.positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")
+        group.add_argument("--batch-size", type=forms.count, default=batch_size, metavar="SENTENCES", help="sentences a step")
+        group.add_argument("--weight-decay", type=forms.weight, default=0.01, help="AdamW's decoupled weight decay")
+        group.add_argument("--warmup", type=forms.weight, default=0.06, metavar="SHARE", help="share of steps with a rising learning rate")
+        group.add_argument("--evals-per-epoch", type=forms.count, default=4, metavar="N",
                            help="looks at the held-out split an epoch; the weights of the best one are published")
-        group.add_argument("--patience", type=not_negative_count, default=6, metavar="N",
+        group.add_argument("--patience", type=forms.not_negative_count, default=6, metavar="N",
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         precision_flag(group)
         self.seeds_flag(group)
@@ -231,7 +87,7 @@ class StageParser(Parser):
 
     def sentences_flag(self, group) -> None:
         """--train-sentences, for whatever reads the training set."""
-        self.preset(group, "--train-sentences", type=count, full=None, fast=FAST_SENTENCES, metavar="N",
+        self.preset(group, "--train-sentences", type=forms.count, full=None, fast=FAST_SENTENCES, metavar="N",
                     help="learn from a random N of the training sentences only")
 
     def distillation_flags(self, defaults: tuple[str, str] | None, *, moves: bool = False):
@@ -242,22 +98,22 @@ class StageParser(Parser):
         """
         group = self.add_argument_group("distillation")
         metavar, through = ("START:END", ", from the first step of pruning to where sparsity is reached") if moves else (None, "")
-        kinds = [span(kind) if moves else kind for kind in (temperature, weight)]
+        kinds = [forms.span(kind) if moves else kind for kind in (forms.temperature, forms.weight)]
         theirs = "" if defaults else "; else what the model that it goes on from ended with"
         temperature_of, alpha_of = defaults or (None, None)
         group.add_argument("--temperature", type=kinds[0], default=temperature_of, metavar=metavar,
                            help=f"T of the soft targets{through}{theirs}")
         group.add_argument("--alpha", type=kinds[1], default=alpha_of, metavar=metavar,
                            help=f"weight of the soft targets{through}; 1 − alpha is the labels'{theirs}")
-        group.add_argument("--hidden-weight", type=not_negative, default=1.0 if defaults else None,
+        group.add_argument("--hidden-weight", type=forms.not_negative, default=1.0 if defaults else None,
                            help=f"weight of the hidden-state loss; 0 leaves it out{theirs}")
-        group.add_argument("--dropout", type=fraction, default=None, metavar="SHARE",
+        group.add_argument("--dropout", type=forms.fraction, default=None, metavar="SHARE",
                            help="dropout while it learns" + (theirs or "; else the model's own"))
         return group
 
     def seeds_flag(self, group) -> None:
         """--seeds, which `run` heeds."""
-        group.add_argument("--seeds", dest="n_seeds", type=count, default=1, metavar="N",
+        group.add_argument("--seeds", dest="n_seeds", type=forms.count, default=1, metavar="N",
                            help="make it N times, of the seeds SEED, SEED + 1, …, each from its own seed's parents where there are such; "
                                 "the report then gives their mean and spread")
 
@@ -280,8 +136,9 @@ class StageParser(Parser):
                 setattr(args, name, short if args.fast else full)
         args.mode = "fast" if args.fast else "full"
         last = args.seed + getattr(args, "n_seeds", 1) - 1
-        if last > LAST_SEED:
-            self.error(f"--seed {args.seed} --seeds {args.n_seeds}: the last would be {last}, beyond {LAST_SEED}: begin with a smaller one")
+        if last > forms.LAST_SEED:
+            self.error(f"--seed {args.seed} --seeds {args.n_seeds}: the last would be {last}, beyond {forms.LAST_SEED}: begin with a "
+                       "smaller one")
         untold = object()
         told = self.parse_args(argv, argparse.Namespace(**{action.dest: untold for action in self._actions}))
         self._typed = {name for name, value in vars(told).items() if value is not untold}
@@ -328,13 +185,13 @@ def replaced(args: argparse.Namespace, **values) -> argparse.Namespace:
 
 def data_flags(group, dest: str = "data_dir") -> None:
     """--data, whose value is called `dest`, and what its columns are, for whatever reads texts."""
-    group.add_argument("--data", "--data-dir", dest=dest, type=path, metavar="FILE_OR_DIR_OR_ID", default=None,
+    group.add_argument("--data", "--data-dir", dest=dest, type=forms.path, metavar="FILE_OR_DIR_OR_ID", default=None,
                        help="own data: a directory of train and dev (or validation and test) as .tsv, .csv, .jsonl or .parquet, with or "
                             "without labels.txt; one such file; a set of the hub, OWNER/NAME:CONFIG; else RUN_DIR/sst2_data")
-    group.add_argument("--text-column", type=named, metavar="NAME", default=None,
+    group.add_argument("--text-column", type=forms.named, metavar="NAME", default=None,
                        help="where the text stands, or the first of two; else guessed, and said. Columns without a header are 1, 2, …")
-    group.add_argument("--pair-column", type=named, metavar="NAME", default=None, help="where the second of two texts stands")
-    group.add_argument("--label-column", type=named, metavar="NAME", default=None,
+    group.add_argument("--pair-column", type=forms.named, metavar="NAME", default=None, help="where the second of two texts stands")
+    group.add_argument("--label-column", type=forms.named, metavar="NAME", default=None,
                        help="where the label stands; NAME,NAME,… where each label has a column of 0 and 1")
     group.add_argument("--task", choices=["single_label", "multi_label", "regression"], default=None,
                        help="one class of several, any number of labels, or a score; else the labels tell")

@@ -4,6 +4,7 @@ Neither the scores nor the loss when cut say which structure recovers best, and 
 short recovery of each does. L layers, U units in a block.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from compress.budget import Budget, keep_worthiest, spent
+from compress.gates import Gates
 from compress.target import Structure
 
 PRICES = (0, 1 / 32, 1 / 8, 1 / 2, 2)  # of a block beside its units, as a share of what the budgets have for blocks
@@ -24,6 +26,14 @@ class Tried(NamedTuple):
 
     structure: Structure
     kl: list[float]
+
+
+def felt(model, batches: list[dict[str, torch.Tensor]], seed: int) -> list[torch.Tensor]:
+    """Importance scores (U,) of all blocks before anything is learnt: how much the logits of these batches feel each gate's closing."""
+    gates = Gates.attach(judged := copy.deepcopy(model))
+    for batch in batches:
+        gates.observe_curvature(judged, batch, seed)
+    return gates.scores("curvature", judged, torch.Generator())
 
 
 def candidates(scores: list[torch.Tensor], budgets: list[Budget], count: int) -> list[Structure]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from conftest import REPOSITORY, Pipeline, environment, heed_interrupts, make_run, make_tokenizer, manifests, run_script, tiny_bert
 
 from bench import finished
-from common import checkpoints, cli, inference
+from common import checkpoints, cli, forms, inference
 from training import teacher_cache
 
 SCRIPTS = {"teacher": "5_finetune_teacher.py", "lessons": "make_lessons.py", "distilled": "6_distill_student.py",
@@ -228,10 +228,10 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = cli.Parser(__doc__)
     parser.add_argument("output", type=Path, metavar="FILE", help="the JSON file with what was tried and how it ended")
-    parser.add_argument("--kills", type=cli.count, default=100)
-    parser.add_argument("--signals", type=cli.count, default=20)
-    parser.add_argument("--full-disks", type=cli.count, default=20)
-    parser.add_argument("--cases", type=cli.count, default=10_000)
-    parser.add_argument("--flips", type=cli.count, default=500)
+    parser.add_argument("--kills", type=forms.count, default=100)
+    parser.add_argument("--signals", type=forms.count, default=20)
+    parser.add_argument("--full-disks", type=forms.count, default=20)
+    parser.add_argument("--cases", type=forms.count, default=10_000)
+    parser.add_argument("--flips", type=forms.count, default=500)
     parser.add_argument("--seed", type=int, default=0)
     cli.run(main, parser.parse_args())

@@ -28,7 +28,7 @@ from conftest import (
 )
 
 import compact
-from common import checkpoints, cli, inference, measure, opening, progress, recipes
+from common import checkpoints, cli, forms, inference, measure, opening, progress, recipes
 from common.steps import Step
 from common.texts import lengths
 from compress import costs, floor
@@ -94,7 +94,7 @@ def test_a_run_is_named_by_what_decides_it(classifier, tmp_path):
     names = {name(*flags) for flags in ASKED} | {name("--data", tmp_path / "a"), name("--data", tmp_path / "b")}
     assert len(names) == len(ASKED) + 2
     assert name("--speedup", "20@32") == "speedup20-32" and name("--flops", ".1") == "flops.1"
-    assert all(cli.name(given) for given in names)
+    assert all(forms.name(given) for given in names)
 
 
 def test_dry_run_prints_commands_to_paste_and_does_nothing(tmp_path, classifier):
