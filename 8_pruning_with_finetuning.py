@@ -1,8 +1,8 @@
 """Stage 4: prune heads and FFN neurons while the teacher keeps teaching, cut them out, recover.
 
 KGSP (knowledge-guided structured pruning) scores heads and neurons by their weights and by how much the distillation loss feels their
-gates; MSP (multi-structure pruning) ranks them together, by sparsities, or so that a budget holds. Of several structures of one budget a
-short recovery of each says which is best. Sparsity then follows the cubic schedule of Zhu & Gupta (2017), while T and alpha fall:
+gates; MSP (multi-structure pruning) ranks them together, by sparsities, or so that a budget holds; of several structures short recoveries
+say which is best. Sparsity follows the cubic schedule of Zhu & Gupta (2017), while T and alpha fall:
 
     find a structure -> warm up -> prune (s = s_f·(1 − (1 − t)³)) -> cut (zeros leave the file) -> recover (the small model trains on)
 
@@ -94,9 +94,8 @@ def main(args):
     taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
     for parent in (source, taught.checkpoint):
         checkpoints.same_data(parent, corpus.facts)
-    model, tokenizer = opening.load_model(source.path), opening.load_tokenizer(source.path)
-    if not isinstance(model, compact.CompactForSequenceClassification):
-        model = layout.compact_of_teacher(model, corpus.label_names, types=opening.gives_types(tokenizer))
+    tokenizer = opening.load_tokenizer(source.path)
+    model = layout.compact_of_teacher(opening.load_model(source.path), corpus.label_names, types=opening.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
     plan = reshape.plan(args, model.config, tokenizer, taught.sentences.every_text)
     whole = layout.begun_as(args.run_dir, source, taught.teacher)

@@ -74,8 +74,10 @@ def student_of(encoder, layers: list[int], label_names: list[str], types: bool =
 def compact_of_teacher(teacher, label_names: list[str], types: bool = False) -> compact.CompactForSequenceClassification:
     """A fine-tuned classifier of one of the families as a compact model with all its layers: its logits are the teacher's.
 
-    Without `types` they are for texts whose tokens are all of the first type, as single ones are.
+    Without `types` they are for texts whose tokens are all of the first type, as single ones are. One that is compact stays itself.
     """
+    if isinstance(teacher, compact.CompactForSequenceClassification):
+        return teacher
     family = families.of(teacher.config)
     if teacher.config.model_type == "distilbert":
         return compact.from_distilbert(teacher)
