@@ -51,9 +51,8 @@ def main(args):
     pruned = checkpoints.find(args.run_dir, "pruned", args.pruned, args.variant, args.seed)
     answered = checkpoints.parent(args.run_dir, pruned, "lessons", args.lessons, "--lessons")
     lessons.same_teacher(answered, pruned)
-    for source in (pruned, answered):
-        checkpoints.same_data(source, corpus.facts)
-    taught = lessons.read(args.run_dir, answered)
+    checkpoints.same_data(pruned, corpus.facts)
+    taught = lessons.read(args.run_dir, answered, corpus.facts)
     teacher = taught.teacher
     model = opening.load_model(pruned.path)
     length = lengths.trained_on(args.max_length, [pruned, answered, teacher], model.config, classifiers.load_config(teacher.path))

@@ -77,9 +77,8 @@ def main(args):
     if layers_taken:
         student = layout.student_of(student, layers_taken, corpus.label_names, types=opening.gives_types(tokenizer))
     student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
-    taught = lessons.read(args.run_dir, answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed,
-                                                                   teacher))
-    checkpoints.same_data(taught.checkpoint, corpus.facts)
+    answered = answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed, teacher)
+    taught = lessons.read(args.run_dir, answered, corpus.facts)
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
                                                             classifiers.load_config(teacher.path)))
     stage = publishing.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],

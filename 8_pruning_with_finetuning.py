@@ -91,9 +91,9 @@ def main(args):
     corpus = data.load(args)
     source = lessons.learnt(args.run_dir, args.start, args.seed, recipes.read()[args.preset].lessons)
     layout.refuse_unprunable(source.path)
-    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source))
-    for parent in (source, taught.checkpoint):
-        checkpoints.same_data(parent, corpus.facts)
+    checkpoints.same_data(source, corpus.facts)
+    found = lessons.find(args.run_dir, args.lessons, recipes.read()[args.preset].lessons, args.seed, source)
+    taught = lessons.read(args.run_dir, found, corpus.facts)
     tokenizer = opening.load_tokenizer(source.path)
     model = layout.compact_of_teacher(opening.load_model(source.path), corpus.label_names, types=opening.gives_types(tokenizer))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [source, taught.checkpoint], model.config))
@@ -178,9 +178,8 @@ def main(args):
     # --- 3. find a structure: candidates of the same budget, by what the logits feel of each gate; short recoveries say which is best
     asked, tried = goal, []
     if args.tries > 1:
-        knows = source if checkpoints.is_a_table(taught.teacher.path) else taught.teacher  # which has no answers to these
         answers = torch.from_numpy(distributed.by_the_first(lambda: lessons.answers(
-            knows, corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
+            taught.answers_others(source), corpus.held_out.rows, args.max_length, stage.work("answers"), args.matmul_precision)))
         structures = search.candidates(search.felt(model, judges, args.seed), goal.budgets, args.tries)
         rounds, cuts = math.ceil(math.log2(len(structures))), {}
         brief = SEARCHED * (args.prune_epochs + args.epochs) / (len(structures) * max(1, rounds))

@@ -72,9 +72,8 @@ def main(args) -> None:
     transformers.set_seed(args.seed)
     keep_freed_memory()
     corpus = finished.corpus(args)
-    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, "augmented", args.seed))
+    taught = lessons.read(args.run_dir, lessons.find(args.run_dir, args.lessons, "augmented", args.seed), corpus.facts)
     teacher = taught.teacher
-    checkpoints.same_data(taught.checkpoint, corpus.facts)
     conditions = finished.conditions(corpus, torch.get_num_threads())
     train, collate = tokenised(taught)
     lengths = data.lengths(train)

@@ -40,6 +40,10 @@ class Lessons:
     logits: np.ndarray
     teacher: Checkpoint
 
+    def answers_others(self, source: Checkpoint) -> Checkpoint:
+        """Who can answer texts that aren't among these: the teacher, or where that is a file of answers what learnt from it, `source`."""
+        return source if checkpoints.is_a_table(self.teacher.path) else self.teacher
+
 
 # --- reading and writing
 
@@ -89,10 +93,12 @@ def same_teacher(lessons: Checkpoint, model: Checkpoint) -> None:
                         "teacher (python make_lessons.py --teacher DIR)")
 
 
-def read(run_dir: Path, checkpoint: Checkpoint) -> Lessons:
-    """What a checkpoint holds. Raises UserError where its teacher is gone."""
+def read(run_dir: Path, checkpoint: Checkpoint, dataset: dict | None = None) -> Lessons:
+    """What a checkpoint holds. Raises UserError where its teacher is gone, and where it was made from other data than `dataset`."""
     import pyarrow.parquet
 
+    if dataset is not None:
+        checkpoints.same_data(checkpoint, dataset)
     table = pyarrow.parquet.read_table(checkpoint.path / FILE)
     logits = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     seconds = table["second"].to_pylist() if "second" in table.column_names else None
