@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from common import cli, forms, hub, plan, recipes
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
+from deploy import feasible
 
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --within goes down
 WITHIN = 1.0  # points that are allowed where nothing else is said
@@ -114,7 +115,7 @@ def default_name(args) -> str:
 
 def searched(args) -> list[Target]:
     """The budgets of --within, each model made from the one before, as far as the teacher has so much to give."""
-    least, _ = floors(args)
+    least, _ = feasible.floors(args)
     found = [of_flops(share) for share in SHARES if share > least]
     return found[:1] + [replace(target, start=larger.name) for larger, target in itertools.pairwise(found)]
 
@@ -128,43 +129,6 @@ def whole_plan(args) -> list[Step]:
 
 # --- before the first step
 
-def begins_as(args) -> Path:
-    """The directory of what is pruned: the teacher, what it is fine-tuned from, or where it can't be pruned what a student starts from."""
-    if plan.why_not_pruned(args.teacher, args.soft_labels) is None:
-        return Path(args.teacher or args.run_dir / "bert-local")
-    fetched = args.run_dir / "distilbert-local"
-    return args.init or (fetched if fetched.is_dir() else args.run_dir / "bert-local")
-
-
-def floors(args) -> tuple[float, float]:
-    """The least share of FLOPs and the least megabytes of what is pruned, the teacher or the student in its place; zeros where it isn't on
-    this disk.
-
-    FLOPs at 128 tokens, from the first second on; and at the texts' own length as soon as that is known.
-    """
-    from compress import floor
-
-    folder, tokens = args.known or (begins_as(args), floor.TOKENS)
-    file = folder / "config.json"
-    spare = recipes.read()[BASE].flags["prune"].get("spare-pieces", 0)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        return floor.smallest_share(config, tokens), floor.smallest_mb(config, spare)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, ZeroDivisionError):  # stage 5 says what is wrong with it
-        return 0.0, 0.0
-
-
-def positions(args) -> float:
-    """Tokens that the teacher reads at most; any number where it isn't on this disk or doesn't say."""
-    from common.texts import lengths
-
-    file = Path(args.teacher or args.run_dir / "bert-local") / "config.json"
-    try:
-        return lengths.positions(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # stage 5 says what is wrong with it
-        return math.inf
-
-
 def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
     if args.data and not os.path.lexists(args.data):
@@ -174,9 +138,9 @@ def refuse_what_cannot_be(args) -> None:
             raise cli.UserError(f"{file} is no file: give a table of texts")
     if args.init and not any(plan.distils(args, target) for target in targets(args) or searched(args)):
         raise cli.UserError("--init is what a student starts from, and there is none here: the teacher itself is pruned; leave it out")
-    if args.max_length and args.max_length > (longest := positions(args)):
+    if args.max_length and args.max_length > (longest := feasible.positions(args)):
         raise cli.UserError(f"--max-length {args.max_length}: the model reads at most {longest} tokens")
-    least, least_mb = floors(args)
+    least, least_mb = feasible.floors(args)
     if args.mb and args.mb <= least_mb:  # what the texts use of the vocabulary comes on top, and stage 8 knows how much
         raise cli.UserError(f"--mb {args.mb:g} can't be had: one head and nothing else of this teacher takes {least_mb:.2f} MB or more")
     if args.flops and args.flops <= least:
@@ -193,7 +157,7 @@ def look_at_the_texts(args, judge) -> None:
     from common.texts import lengths
 
     own = plan.why_not_pruned(args.teacher, args.soft_labels) is None
-    folder = judge.teacher.path if own else begins_as(args)
+    folder = judge.teacher.path if own else feasible.begins_as(args)
     tokenizer = opening.load_tokenizer(folder)
     args.known = folder, lengths.of_texts(tokenizer, judge.corpus.train, lengths.read_by(judge.teacher))
     refuse_what_cannot_be(args)

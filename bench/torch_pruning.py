@@ -63,7 +63,7 @@ def main(args) -> None:
     from tqdm import tqdm
 
     from bench import peer
-    from common import checkpoints, data, distillation, measure
+    from common import data, distillation, measure
     from deploy import onnx_export
     from training import lessons, precision
     from training.trainer import keep_freed_memory, set_dropout
