@@ -18,6 +18,7 @@ from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -90,6 +91,22 @@ def write_data(folder: Path, classes: tuple[str, ...], n_train: int = 500, n_dev
     rows = make_sentences(n_train + n_dev, classes, seed)
     write_tsv(folder / "train.tsv", rows[:n_train])
     write_tsv(folder / "dev.tsv", rows[n_train:])
+    return folder
+
+
+def corpus_of(folder):
+    """A directory's tables as a data set."""
+    from common import data
+
+    return data.load(SimpleNamespace(data_dir=folder, run_dir=folder, source="auto"))
+
+
+def write_both(folder, train_labels, dev_labels, names=None):
+    """train.tsv with nine sentences of each label, dev.tsv with one, and labels.txt where there are `names`."""
+    write_tsv(folder / "train.tsv", [(f"sentence number {i} of {label}", label) for i in range(9) for label in train_labels])
+    write_tsv(folder / "dev.tsv", [(f"dev sentence {i}", label) for i, label in enumerate(dev_labels)])
+    if names is not None:
+        (folder / "labels.txt").write_text(names, encoding="utf-8")
     return folder
 
 
@@ -363,6 +380,44 @@ def bert_local(tmp_path_factory, tokenizer) -> Path:
     tiny_bert(vocab_size=len(tokenizer)).bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, bert_local) -> Path:
+    """run/ with an encoder and a teacher, data/, and nothing else."""
+    from foreign import NAMES, SHORT, TEACHER, at
+
+    folder = tmp_path_factory.mktemp("foreign")
+    shutil.copytree(bert_local, folder / "run/bert-local")
+    write_data(folder / "data", tuple(NAMES), 200, 40)
+    code, _, err = call_script(TEACHER, *at(folder), *SHORT)
+    assert code == 0, err
+    return folder
+
+
+@pytest.fixture
+def save(tokenizer, tmp_path):
+    """Saves a model with the tests' tokenizer, and gives its directory."""
+
+    def save(model, name: str = "model") -> Path:
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def fine_tuned(tokenizer, save):
+    """Makes a directory of a fine-tuned tiny BERT, or of another model of these settings."""
+
+    from foreign import NAMES
+
+    def make(make_model=tiny_bert, **settings) -> Path:
+        named = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
+        return save(make_model(**{"vocab_size": len(tokenizer)} | named | settings))
+
+    return make
 
 
 def make_run(folder: Path, bert_local: Path, classes: tuple[str, ...], in_processes: bool = True) -> Pipeline:

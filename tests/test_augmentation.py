@@ -236,3 +236,57 @@ def test_a_tiny_set_gives_what_it_can_and_ends():
     drawn = augmentation.new_sentences(texts, [], torch.randn(3, 8), {word: i for i, word in enumerate(texts)}, 200_000, 1, at_blanks)
     assert 2 < len(drawn) < 1000 and len(set(drawn)) == len(drawn)
     assert {word for text in drawn for word in text.split()} <= set(texts)
+
+
+# --- sentences made of texts in other scripts
+
+
+def spelt_in(pieces: list[str], count: int) -> tuple:
+    """What `new_sentences` takes behind the table: of a BERT's tokenizer of these word pieces."""
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    return words.vocabulary(tokenizer), count, 1, words.reader(tokenizer)
+
+
+CHINESE = "这部电影剧情很太真不演员音乐画面好棒妙坏烂差"
+
+
+def test_chinese_sentences_are_made_of_characters():
+    rng = random.Random(0)
+    texts = ["".join(rng.choices(CHINESE, k=9)) + "，" + "".join(rng.choices(CHINESE, k=4)) for _ in range(300)]
+    pieces = ["[PAD]", "[UNK]", "the", "of", "com", *CHINESE, *(f"##{sign}" for sign in CHINESE), "佳", "ア"]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), *spelt_in(pieces, 200))
+    assert len(set(made)) == 200 and not set(made) & set(texts)
+    assert {sign for text in made for sign in text} <= {*CHINESE, "，", "佳"} and any("佳" in text for text in made)
+
+
+def test_russian_sentences_are_made_of_russian_words():
+    spoken = ["это", "очень", "хороший", "плохой", "фильм", "сюжет", "скучный", "интересный"]
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(spoken[:-1], k=6)) for _ in range(200)]
+    pieces = ["[UNK]", "the", "and", "но", "##ый", "και", *spoken]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(pieces), 8), *spelt_in(pieces, 100))
+    assert len(made) == 100 and {word for text in made for word in text.split()} <= {*spoken, "но"}
+    assert any(spoken[-1] in text for text in made)
+
+
+def test_latin_texts_of_another_language_are_not_joined_in_english():
+    spoken = ["der", "Film", "ist", "sehr", "langweilig", "aber", "schön", "gespielt", "und", "kurz"]
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(spoken, k=6)) for _ in range(200)]
+    made = augmentation.new_sentences(texts, [], torch.randn(len(spoken) + 1, 8), *spelt_in([*spoken, "[UNK]"], 200))
+    assert len(made) == 200 and {word for text in made for word in text.split()} <= {*spoken, ","}
+
+
+@pytest.mark.parametrize("texts", [["หนังดีมาก", "หนังแย่มาก"], ["这部电影", "好电影"], ["a film", "so it is"], ["💯", "👎 👎"]])
+def test_no_sentences_are_made_where_the_vocabulary_has_no_words(texts):
+    pieces = ["[UNK]", "##a", "!", "##ый"]
+    assert augmentation.new_sentences(texts, [], torch.randn(4, 8), *spelt_in(pieces, 50)) == []
+
+
+def test_making_sentences_ends_where_no_more_can_be_made():
+    made = augmentation.new_sentences(["film", "good"], [], torch.randn(3, 8), *spelt_in(["film", "good", "[UNK]"], 1000))
+    assert 0 < len(made) < 1000 and len(made) == len(set(made))

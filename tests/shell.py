@@ -1,0 +1,23 @@
+"""Programs as a user's shell runs them, and what they said."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPOSITORY, environment
+
+
+def shell(line: str, cwd: Path = REPOSITORY, **env: str) -> subprocess.CompletedProcess:
+    """A line of bash in which $PY is this Python and $AT the repository."""
+    return subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, encoding="utf-8", check=False, timeout=120,
+                          env=environment(PY=sys.executable, AT=str(REPOSITORY), **env))
+
+
+def one_line(done) -> str:
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (done.returncode, done.stderr)
+    return done.stderr
+
+
+def labels(done) -> list[str]:
+    assert done.returncode == 0 and "Traceback" not in done.stderr, (done.returncode, done.stderr)
+    return [line.split("\t")[0] for line in done.stdout.splitlines()]
