@@ -36,6 +36,9 @@ class Way:
     def __init__(self, model, batches: list[dict], teacher=None):
         import torch
 
+        from common.tasks import SingleLabel
+
+        self.task = SingleLabel(tuple(model.config.label2id))
         self.model, self.batches, self.teacher, self.at = model.train(), batches, teacher, 0
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
 
@@ -51,7 +54,7 @@ class Way:
         if self.teacher is not None:
             with torch.no_grad():
                 batch["teacher_logits"] = self.teacher(**shown).logits
-        loss, _ = distillation.lesson(self.model(**shown), batch, temperature=2.0, alpha=0.5)
+        loss, _ = distillation.lesson(self.task, self.model(**shown), batch, temperature=2.0, alpha=0.5)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -96,7 +99,6 @@ def ways(teacher, sentences, longest: int, batch_size: int) -> tuple[dict[str, W
 
 
 def main(args) -> None:
-
     import torch
 
     from common import checkpoints, data

@@ -202,7 +202,7 @@ def spoilt(checkpoint, to):
 
 def test_nan_is_within_no_tolerance():
     class Model:
-        device = "cpu"
+        device, config = "cpu", SimpleNamespace()
 
         def __init__(self, *logits):
             self.values = torch.tensor([logits])

@@ -203,7 +203,8 @@ def test_report_has_the_six_rows_and_the_exports(pipeline):
     assert set(rows_of(pipeline)) == {*ROWS, *ONNX_ROWS} and report["skipped"] == []
     for row in report["models"]:
         assert row.keys() >= ROW_KEYS, row["key"]
-    assert report["dataset"].keys() == {"name", "source", "sha256", "train", "validation", "dev", "support", "parts_sha256"}
+    assert report["dataset"].keys() == {"name", "source", "sha256", "train", "validation", "dev", "support", "parts_sha256", "task",
+                                        "metric"}
     assert report["dataset"]["dev"] == sum(report["dataset"]["support"].values()) == 200
     assert report["machine"].keys() >= {"cpu", "cores", "threads", "gpu", "torch", "transformers", "bitsandbytes", "onnxruntime"}
 
@@ -242,7 +243,8 @@ def test_accuracies_are_the_models_own(pipeline):
     for row in rows.values():
         assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1] and 0 <= row["mcnemar_p"] <= 1
         assert abs(row["f1"] - row["accuracy"]) < 0.05 and 0 <= row["ece"] < 0.5
-        assert row["seeds"] == [{"seed": row["seeds"][0]["seed"], "accuracy": row["accuracy"]}]
+        assert row["seeds"] == [{"seed": row["seeds"][0]["seed"], "score": row["score"], "accuracy": row["accuracy"]}]
+        assert row["score"] == row["accuracy"]
 
 
 def test_latency_rows_are_positive_and_ordered(pipeline):
@@ -346,9 +348,8 @@ def test_comparison_skips_what_is_missing_by_name(pipeline):
     with open(results / "model_comparison.csv", newline="", encoding="utf-8") as handle:
         lines = {line["key"]: line for line in csv.DictReader(handle)}
     for key, row in rows_of(pipeline).items():
-        assert float(lines[key]["accuracy"]) == pytest.approx(row["accuracy"]) and float(lines[key]["size_mb"]) == pytest.approx(
-            row["size_mb"]
-        )
+        assert lines[key]["metric"] == "accuracy" and float(lines[key]["score"]) == pytest.approx(row["accuracy"])
+        assert float(lines[key]["size_mb"]) == pytest.approx(row["size_mb"])
 
 
 # --- three classes, and an operating point of another name
