@@ -40,6 +40,11 @@ class Lessons:
     logits: np.ndarray
     teacher: Checkpoint
 
+    @property
+    def given(self) -> Split:
+        """The texts that nobody made up: the training set's, and one's own without labels."""
+        return self.sentences.chosen(range(len(self.sentences) - self.checkpoint.manifest["metrics"]["made_up"]))
+
     def answers_others(self, source: Checkpoint) -> Checkpoint:
         """Who can answer texts that aren't among these: the teacher, or where that is a file of answers what learnt from it, `source`."""
         return source if checkpoints.is_a_table(self.teacher.path) else self.teacher
