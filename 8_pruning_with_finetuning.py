@@ -50,7 +50,7 @@ def parse_args(argv=None):
     group.add_argument("--prune-lr", type=forms.positive, default=None, help="peak learning rate of these epochs; else --lr")
     group.add_argument("--first-layers", type=forms.count, default=None, metavar="N", help="prune its first N layers; others go at once")
     group.add_argument("--prune-vocab", type=forms.weight, default=None, metavar="COVERAGE",
-                       help="cut word pieces too: keep what covers this share of the pieces in your texts, and single characters")
+                       help="cut word pieces too: keep those that cover this share of your texts, and single characters")
     group.add_argument("--spare-pieces", type=forms.not_negative_count, default=0, metavar="N", help="and N more, for words to come")
     group.add_argument("--hidden-width", type=forms.count, default=None, metavar="D", help="keep the D channels that the answer feels most")
     group.add_argument("--embedding-rank", type=forms.count_or_share, default=None, metavar="R",
