@@ -26,7 +26,8 @@ class Plan(NamedTuple):
 def plan(args, config, tokenizer, texts: list[str]) -> Plan:
     """What --prune-vocab, --spare-pieces, --first-layers, --hidden-width and --embedding-rank leave of a compact model.
 
-    The pieces of `texts` count, which nobody made up: words that others were put in for would keep a table twice as large. Raises UserError where flags ask for more than there is.
+    The pieces of `texts` count, which nobody made up: words that others were put in for would keep a table twice as large. Raises
+    UserError where flags ask for more than there is.
     """
     depth, wide = args.first_layers or config.n_layers, args.hidden_width or config.dim
     if depth > config.n_layers:
