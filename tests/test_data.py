@@ -247,7 +247,7 @@ def test_tokenising_in_parts_is_tokenising(tokenizer, monkeypatch):
         asked.append(len(texts))
         return tokenizer(texts, seconds, **how)
 
-    one_part.model_input_names = tokenizer.model_input_names
+    one_part.model_input_names, one_part.backend_tokenizer = tokenizer.model_input_names, tokenizer.backend_tokenizer
     at_once = data.tokenise(tokenizer, split, max_length=8, numbered=True)
     monkeypatch.setattr(data, "TOGETHER", 3)
     in_parts = data.tokenise(one_part, split, max_length=8, numbered=True)
