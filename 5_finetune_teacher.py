@@ -10,6 +10,7 @@ Reads bert-local/ and sst2_data/ (or --data-dir). Writes models/finetuned_teache
 Twenty minutes on two cores for the whole of SST-2 with the 6-layer, 384-wide encoder; three minutes with --fast on the package sentences.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from common import cli, forms
 
 TRAINING = ("--epochs", "--train-sentences", "--lr", "--batch-size", "--weight-decay", "--warmup", "--evals-per-epoch", "--patience",
             "--matmul-precision")
+PASSES, LEAST_STEPS = 2, 2_000  # what a large set needs, and a small one, of many classes above all
 
 
 def parse_args(argv=None):
@@ -29,7 +31,7 @@ def parse_args(argv=None):
                        help="a fine-tuned classifier to register instead of training one")
     group.add_argument("--revision", default=None, help="revision of a hub id given with --model")
     group.add_argument("--init", type=forms.path, metavar="DIR", default=None, help="pretrained encoder; else DIR is RUN_DIR/bert-local")
-    parser.training_flags(epochs=(2, 2), lr=5e-5)
+    parser.training_flags(epochs=(None, 2), lr=5e-5, unset=f"{PASSES}, or as many as make {LEAST_STEPS:,} steps")
     args = parser.parse(argv)
     parser.refuse_idle(("--revision", args.model is None or os.path.isdir(args.model), "but on a hub id that --model gives"),
                        ("--init --seeds", args.model is not None, "with --model, which is taken as it is"))
@@ -38,6 +40,11 @@ def parse_args(argv=None):
         usual = parser.parse(["--fast"] if args.fast else [])
         args = cli.replaced(args, **{name: getattr(usual, name) for name in map(parser.name_of, idle)})  # nor on the key
     return args
+
+
+def passes(args, sentences: int) -> float:
+    """Epochs over so many training sentences: as asked for, else PASSES, or what makes LEAST_STEPS."""
+    return args.epochs or max(PASSES, math.ceil(LEAST_STEPS * args.batch_size / min(sentences, args.train_sentences or sentences)))
 
 
 def main(args):
@@ -64,6 +71,7 @@ def main(args):
     tokenizer = spelling.load(start, model.config, corpus.train.texts, named, pairs=corpus.train.seconds is not None)
     model.config.pad_token_id = tokenizer.pad_token_id
     args = cli.replaced(args, max_length=lengths.of_start(args.max_length, model.config, tokenizer, named, corpus.train))
+    args = cli.replaced(args, epochs=passes(args, len(corpus.train)))
     foreign = model.config.model_type not in families.FAMILIES
     if foreign:
         classifiers.try_out(model, tokenizer, corpus.validation.rows, args.max_length, named)

@@ -44,7 +44,7 @@ def parse_args(argv=None):
                        help="instead, the heads and neurons that each layer of another pruned model kept, as when seeds share a structure")
     group.add_argument("--tries", type=forms.count, default=1, metavar="N", help="structures of a budget, tried by short recoveries")
     group.add_argument("--importance", choices=["random", "l2", "kd_grad", "l2+kd_grad", "curvature"], default=None,
-                       help="what scores heads and neurons; else l2+kd_grad, under a budget kd_grad")
+                       help="what scores heads and neurons; else l2+kd_grad, under a budget curvature")
     parser.preset(group, "--prune-epochs", type=forms.passes_or_none, full=1.0, fast=1.0, help="epochs of pruning; 0: the model learns on")
     group.add_argument("--prune-to", type=forms.share, default=0.7, metavar="SHARE", help="share of these after which sparsity stays")
     group.add_argument("--prune-lr", type=forms.positive, default=None, help="peak learning rate of these epochs; else --lr")
@@ -70,7 +70,7 @@ def parse_args(argv=None):
     if args.prune_to <= WARM_UP:
         parser.error(f"--prune-to {args.prune_to:g}: give more than {WARM_UP}, up to which nothing is pruned yet")
     return cli.replaced(args, preset=args.variant, variant=args.name or args.variant, tries=args.tries if args.budget else 1,
-                        importance=args.importance or ("l2+kd_grad" if args.sparsity else "kd_grad"))
+                        importance=args.importance or ("l2+kd_grad" if args.sparsity else "curvature"))
 
 
 def main(args):

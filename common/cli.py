@@ -62,15 +62,16 @@ class StageParser(Parser):
         trust_flag(shared)
         shared.add_argument("--force", action="store_true", help="do it again although an up-to-date result stands")
 
-    def training_flags(self, *, epochs: tuple[float, float], lr: float, batch_size: int = 32, what: str = "training",
-                       from_lessons: bool = False):
-        """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count.
+    def training_flags(self, *, epochs: tuple[float | None, float], lr: float, batch_size: int = 32, what: str = "training",
+                       from_lessons: bool = False, unset: str = ""):
+        """Flags of every stage that trains; `epochs` is (full, fast), `what` the training that they count; `unset` says what None means.
 
         A stage that learns `from_lessons` reads all of them: how many there are was said where they were made.
         """
         group = self.add_argument_group("training")
         over = "the lessons" if from_lessons else "the training set"
-        self.preset(group, "--epochs", type=forms.passes, full=epochs[0], fast=epochs[1], help=f"passes of {what} over {over}")
+        self.preset(group, "--epochs", type=forms.passes, full=epochs[0], fast=epochs[1], unset=unset,
+                    help=f"passes of {what} over {over}")
         if not from_lessons:
             self.sentences_flag(group)
         group.add_argument("--lr", type=forms.positive, default=lr, help="peak learning rate (AdamW, linear warm-up and decay)")

@@ -46,7 +46,7 @@ def test_the_card_says_what_its_files_are(box):
 
 @pytest.mark.parametrize("flags", [
     ["--preset", "max", "--name", "max-taught", "--structure-of", "near"],
-    ["--preset", "max", "--fast", "--budget", "mb=3.5", "speedup=24@32", "--tries", "3", "--importance", "curvature"],
+    ["--preset", "max", "--fast", "--budget", "mb=3.5", "speedup=24@32", "--tries", "3", "--importance", "kd_grad"],
     ["--preset", "max", "--sparsity", "0.5", "0.25", "--temperature", "3:1", "--alpha", "0.9"],
     ["--start", "teacher", "--budget", "flops=0.2", "--freeze-embeddings", "--embedding-rank", "0.5"],
     ["--preset", "near", "--start", "max-taught", "--prune-epochs", "0", "--lr", "1e-4", "--alpha", "1:0.5"]], ids=" ".join)

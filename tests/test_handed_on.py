@@ -289,10 +289,10 @@ GOALS = ("sparsity", "budget", "structure_of", "tries")
 
 
 @pytest.mark.parametrize(("flags", "goals"), [
-    ("--preset max", (None, ["flops=0.099"], None, 8)),
+    ("--preset max", (None, ["flops=0.099"], None, 1)),
     ("--preset max --fast", (None, ["flops=0.099"], None, 1)),
     ("--preset max --tries 3 --fast", (None, ["flops=0.099"], None, 3)),
-    ("--preset max --budget mb=3 speedup=24@32", (None, ["mb=3", "speedup=24@32"], None, 8)),
+    ("--preset max --tries 8 --budget mb=3 speedup=24@32", (None, ["mb=3", "speedup=24@32"], None, 8)),
     ("--preset max --sparsity .5 .25", ([0.5, 0.25], None, None, 1)),
     ("--preset max --structure-of near", (None, None, "near", 1)),
     ("--preset max --start near --prune-epochs 0", (None, None, None, 1)),

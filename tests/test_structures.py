@@ -134,7 +134,7 @@ def test_a_structure_that_keeps_more_than_there_is_or_none_is_refused(run):
     assert "no 'nowhere' under" in line
 
 
-def test_a_presets_tries_do_not_search_under_a_structure_that_is_given(run):
+def test_a_preset_takes_a_structure_that_is_given_instead_of_its_budget(run):
     assert call_script("make_lessons.py", *run.flags("make_lessons.py"), "--preset", "near", "--augment", 20)[0] == 0
     flags = (*run.flags(PRUNE), *BRIEF, "--start", "student", "--structure-of", "published", "--preset", "near")
     args = load_script(PRUNE).parse_args([str(flag) for flag in flags if flag != "--fast"])

@@ -46,7 +46,7 @@ def test_the_whole_way(kind, bert_local, tmp_path):
             csv.writer(handle).writerows([header, *table])
     shutil.copytree(bert_local, run / "bert-local")
     at = ("--run-dir", run, "--data", data, "--max-length", 48)
-    said = run_script("5_finetune_teacher.py", *at, *SHORT).stdout
+    said = run_script("5_finetune_teacher.py", *at, *SHORT, "--epochs", 4).stdout
     assert {"multi_label": "labels at once", "regression": "scores from", "pairs": "pairs to learn from"}[kind] in said
     run_script("make_lessons.py", *at, "--fast")
     run_script("6_distill_student.py", *at, *SHORT)

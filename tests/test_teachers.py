@@ -263,3 +263,11 @@ def test_a_flag_lets_it_run_loudly_here_and_wherever_the_teacher_is_asked(with_c
     assert done.returncode == 2 and "give --trust-remote-code" in done.stderr and not ran.exists()
     run_script(LESSONS, *at, "--trust-remote-code")
     assert ran.exists()
+
+
+@pytest.mark.parametrize(("flags", "sentences", "epochs"), [
+    ("", 67_349, 2), ("", 5_103, 13), ("--batch-size 16", 5_103, 7), ("--train-sentences 1000", 67_349, 64), ("--epochs 3", 5_103, 3),
+    ("--fast", 5_103, 2)])
+def test_a_small_set_is_read_more_often(flags, sentences, epochs):
+    script = load_script(TEACHER)
+    assert script.passes(script.parse_args(flags.split()), sentences) == epochs

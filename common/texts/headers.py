@@ -17,7 +17,7 @@ LABEL_NAMES = ("label", "labels", "category", "class", "target", "type", "intent
 # First and second text of a pair, as they are often called.
 PAIR_NAMES = (("premise", "hypothesis"), ("query", "passage"), ("query", "document"), ("query", "text"), ("query", "answer"),
               ("question", "answer"), ("question", "sentence"), ("question", "passage"), ("question", "context"), ("text", "text_pair"),
-              ("anchor", "positive"))
+              ("anchor", "positive"), ("text", "second"))
 
 
 def plain(name: str) -> str:
