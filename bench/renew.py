@@ -35,8 +35,8 @@ def renew(folder: Path, code: dict):
     if (folder / inference.ONNX_FILE).is_file():
         config = onnx_export.configuration(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        opset = onnx_export.opset_of(onnx.load(folder / inference.ONNX_FILE))
-        manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={onnx_export.OLDEST_RUNTIME[opset]}"}
+        oldest = onnx_export.oldest_runtime(onnx.load(folder / inference.ONNX_FILE))
+        manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={oldest}"}
     else:
         compact.save_code(folder)
     opening.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
