@@ -41,7 +41,8 @@ def renew(folder: Path, code: dict):
     else:
         compact.save_code(folder)
     opening.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
-    files = {name: folder / name for name in sorted({*old.manifest["files"], *(path.name for kind in ("tokenizer", "sentence_bert_config") for path in folder.glob(f"{kind}*.json"))})}
+    beside = {path.name for kind in ("tokenizer*.json", "sentence_bert_config.json") for path in folder.glob(kind)}
+    files = {name: folder / name for name in sorted({*old.manifest["files"], *beside})}
     manifest["files"] = {name: {"bytes": path.stat().st_size, "sha256": facts.sha256_file(path)} for name, path in files.items()}
     (folder / "stage.json").write_text(json.dumps(facts.sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     new = checkpoints.verify(folder)
