@@ -285,6 +285,35 @@ def test_the_committed_rows_are_of_every_place_and_all_are_green():
         assert row["opens"] is True and row["labels_equal"] is True and row["sentences"] == 500, row
 
 
+# --- the README's lines
+
+def printed(where: str) -> str:
+    """The code that the README prints for a place, the same in both languages."""
+    found = re.findall(rf"^\| [^|]*{where}[^|]*\| `([^`]+)`", (REPOSITORY / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(found) == 2 and found[0] == found[1], found
+    return found[0]
+
+
+def test_the_line_for_a_browser_is_the_one_that_is_tried_there():
+    page = (REPOSITORY / "bench/elsewhere/page.html").read_text(encoding="utf-8")
+    line = printed("(?:a browser|浏览器)")
+    assert all(part.replace("'compressed'", "'model'") in page for part in line.split("; ")), line
+
+
+@pytest.mark.long
+def test_the_lines_for_node_and_for_optimum_work_as_printed(forms_of_the_box, work):
+    shutil.copytree(forms_of_the_box["web"], work / "npm/compressed", dirs_exist_ok=True)
+    node = places.modules(work).parent
+    (node / "line.mjs").write_text(f"import {{pipeline}} from '@huggingface/transformers';\nconst classify = {printed('Node')};\n"
+                                   "console.log(JSON.stringify(await classify('lovely')));\n")
+    assert places.said(["node", "line.mjs"], node)[0]["label"] == "positive"
+    python = places.packages("optimum", places.OPTIMUM, sys.executable, work)
+    program = ("import json, transformers; from optimum.onnxruntime import ORTModelForSequenceClassification\n"
+               f"model, tokenizer = {printed('optimum')}, transformers.AutoTokenizer.from_pretrained('compressed')\n"
+               "print(json.dumps(model(**tokenizer('lovely', return_tensors='pt')).logits.argmax().item()))")
+    assert places.said([python, "-c", program], node) == 1
+
+
 # --- every place (make test-long)
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,7 @@ def in_a_browser(folder: Path, texts: Path, work: Path) -> dict:
 
 
 TORCH, NUMPY = "torch==2.13.0", "numpy<2"
+OPTIMUM = (TORCH, "optimum-onnx[onnxruntime]==0.1.0", "onnxruntime==1.32.0")
 FLAT = {"subfolder": "", "model_file_name": "model", "dtype": "fp32"}  # of an export's own directory; fp32 says "no ending" here
 PLACES = [
     Place("onnxruntime with tokenizers", "onnx", of_python(programs.TOKENIZERS, "runtime", "onnxruntime==1.32.0", "tokenizers==0.23.3")),
@@ -169,8 +170,7 @@ PLACES = [
           of_python(programs.PIPELINE, "pipeline", TORCH, "transformers==5.23.0", "numpy")),
     Place("transformers.pipeline of the torch checkpoint", "torch",
           of_python(programs.PIPELINE, "pipeline-4", TORCH, "transformers==4.57.6", "numpy")),
-    Place("optimum's ORTModelForSequenceClassification", "onnx",
-          of_python(programs.OPTIMUM, "optimum", TORCH, "optimum-onnx[onnxruntime]==0.1.0", "onnxruntime==1.32.0")),
+    Place("optimum's ORTModelForSequenceClassification", "onnx", of_python(programs.OPTIMUM, "optimum", *OPTIMUM)),
     Place("transformers.js in Node, the export's own directory", "onnx", in_node(FLAT)),
     Place("transformers.js in Node", "web", in_node({"dtype": "q8"})),
     Place("transformers.js in Chromium (onnxruntime-web)", "web", in_a_browser),
