@@ -2,6 +2,7 @@
 
 import copy
 import filecmp
+import importlib
 import json
 import pickle
 import runpy
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers
 from conftest import REPOSITORY, random_batch, tiny_compact
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -123,6 +125,15 @@ def test_the_fast_forward_answers_pipelines_and_tokenizers(monkeypatch):
     model(**batch)
     model(**batch, labels=torch.tensor([1, 0, 1, 0]), num_items_in_batch=torch.tensor(4), return_dict=True, use_cache=False)
     assert len(fast) == 2 and "token_type_ids" in batch
+
+
+def test_an_older_transformers_is_told_what_the_code_needs(monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "4.56.2")
+    with pytest.raises(ImportError, match=r"^this model needs transformers 4\.57 or later, and this is 4\.56\.2: pip install [^\n]+$"):
+        importlib.reload(compact.modeling_compact)  # it ends before a class is made anew
+    for version in ("4.57.0", "5.24.0.dev0"):
+        monkeypatch.setattr(transformers, "__version__", version)
+        runpy.run_module("compact.modeling_compact")
 
 
 def test_a_pipeline_gives_every_score_that_predict_gives_and_about_as_soon():
