@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import transformers
 from conftest import REPOSITORY, random_batch, tiny_compact
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -127,12 +126,14 @@ def test_the_fast_forward_answers_pipelines_and_tokenizers(monkeypatch):
     assert len(fast) == 2 and "token_type_ids" in batch
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_an_older_transformers_is_told_what_the_code_needs(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "4.56.2")
+    library = sys.modules["transformers"]  # which it puts another in the place of, once imported
+    monkeypatch.setattr(library, "__version__", "4.56.2")
     with pytest.raises(ImportError, match=r"^this model needs transformers 4\.57 or later, and this is 4\.56\.2: pip install [^\n]+$"):
         importlib.reload(compact.modeling_compact)  # it ends before a class is made anew
     for version in ("4.57.0", "5.24.0.dev0"):
-        monkeypatch.setattr(transformers, "__version__", version)
+        monkeypatch.setattr(library, "__version__", version)
         runpy.run_module("compact.modeling_compact")
 
 
