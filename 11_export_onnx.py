@@ -112,7 +112,7 @@ def export(args, source, precision: str, corpus) -> None:
 
     # What decides this file: not which others are made beside it. What its source handed on it keeps.
     decides = {"seed": source.manifest["seed"], "max_length": lengths.read_by(source), "opset": args.opset}
-    decides |= {name: value for name in ("layout", "tokenizer_in_graph") if (value := getattr(args, name))}
+    decides |= {"layout": sorted(args.layout), "tokenizer_in_graph": args.tokenizer_in_graph}
     if precision == "int8":
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
