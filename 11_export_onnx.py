@@ -38,6 +38,10 @@ def parse_args(argv=None):
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
     group.add_argument("--opset", type=int, choices=[23, 20], default=23,
                        help="newest ONNX opset in the file; 23 has attention as one operator, 20 is for onnxruntime before 1.23")
+    group.add_argument("--layout", choices=["transformers.js", "triton"], nargs="+", default=[],
+                       help="files by the names that these look for, beside model.onnx, whose bytes they share")
+    group.add_argument("--tokenizer-in-graph", action="store_true",
+                       help="text.onnx too: text in, label out, with the operators of onnxruntime-extensions")
     parser.seeds_flag(group)
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
@@ -66,6 +70,7 @@ def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: b
 def main(args):
     from common import checkpoints, data, lineage
     from common.texts import lengths
+    from deploy import onnx_text
 
     # --- 1. load
     if args.checkpoint:
@@ -83,6 +88,8 @@ def main(args):
     for source in chosen:
         checkpoints.same_data(source, corpus.facts)
         lengths.kept(args.max_length, source)
+        if args.tokenizer_in_graph:
+            onnx_text.refuse_other_tokenizers(source.path, corpus)
     for source in chosen:
         for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
             export(args, source, precision, corpus)
@@ -105,6 +112,7 @@ def export(args, source, precision: str, corpus) -> None:
 
     # What decides this file: not which others are made beside it. What its source handed on it keeps.
     decides = {"seed": source.manifest["seed"], "max_length": lengths.read_by(source), "opset": args.opset}
+    decides |= {"layout": sorted(args.layout), "tokenizer_in_graph": args.tokenizer_in_graph}
     if precision == "int8":
         decides |= {"calibration_sentences": args.calibration_sentences, "table_bits": args.table_bits, "map_bits": args.map_bits}
     asked = argparse.Namespace(**decides, run_dir=args.run_dir, mode=args.mode, force=args.force)
@@ -120,14 +128,14 @@ def export(args, source, precision: str, corpus) -> None:
     import onnx
 
     from common import inference, tasks
-    from deploy import onnx_export, onnx_int8
+    from deploy import layouts, onnx_export, onnx_int8, onnx_text
 
     # --- 2. export, and compare with torch
     config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
     (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     torch_model, model = in_both_forms(source.path, args.opset)
     opening.save_tokenizer(opening.load_tokenizer(source.path), stage.dir, asked.max_length)
-    stage.metrics["onnxruntime"] = f">={onnx_export.OLDEST_RUNTIME[onnx_export.opset_of(model)]}"
+    stage.metrics["onnxruntime"] = f">={onnx_export.oldest_runtime(model)}"
     corpus.check_labels(torch_model.config.id2label, source.path)
     onnx.save(model, stage.dir / inference.ONNX_FILE)
     at_work = checkpoints.Checkpoint(stage.dir, {"stage": name, "args": stage.asked})
@@ -163,6 +171,11 @@ def export(args, source, precision: str, corpus) -> None:
     thresholds = corpus.task.thresholds(logits, labels)
     config |= {} if thresholds is None else {"thresholds": thresholds.tolist()}
     (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    layouts.for_embeddings_inference(stage.dir, asked.max_length)
+    for layout in args.layout:
+        layouts.LAYOUTS[layout](stage.dir)
+    if args.tokenizer_in_graph:
+        stage.metrics["texts_spelt_alike"] = onnx_text.export(stage.dir, model, corpus, classifier, thresholds)
     score = corpus.task.scores(tasks.decisive(logits, thresholds), labels)[corpus.task.metric]
     stage.metrics[f"validation_{corpus.task.metric}"] = score
     size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6

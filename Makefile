@@ -8,6 +8,7 @@
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
 # make ablation what each part of the method is worth, over three seeds, from the teacher of make full, into runs/ablation/ (DATA_DIR=… as for it)
 # make sets    near and max on the sets that stand in DATA_DIR, a directory each, into runs/sets/
+# make ship    the model in the box opened wherever others would, each in an environment of its own -> runs/ship.json (DATA_DIR=… of sentences)
 # make box     the best max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
@@ -34,7 +35,7 @@ PRECISE := --matmul-precision $(MATMUL)
 SHRINK := $(PY) shrink.py $(if $(SOURCE),--source $(SOURCE)) $(if $(value DATA_DIR),--data=$(call quote,DATA_DIR)) \
   $(if $(value TEACHER),--teacher=$(call quote,TEACHER)) $(PRECISE)
 
-.PHONY: help fast full presets frontier bench ablation sets box test test-all test-long chaos shape
+.PHONY: help fast full presets frontier bench ablation sets ship box test test-all test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -72,6 +73,9 @@ sets: .venv/.installed
 
 ablation: .venv/.installed
 	$(PY) -m bench.ablation . runs/ablation $(PRECISE) $(DATA)
+
+ship: .venv/.installed
+	$(PY) -m bench.ship pretrained/sst2-max runs/ship.json $(DATA)
 
 box: .venv/.installed
 	for seed in 1 2 3; do $(PY) 9_quantize_pruned_model.py --run-dir runs/presets $(DATA) --seed $$seed --variant max || exit $$?; done

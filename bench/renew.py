@@ -27,7 +27,7 @@ def renew(folder: Path, code: dict):
 
     import compact
     from common import checkpoints, facts, inference, measure, opening
-    from deploy import onnx_export
+    from deploy import layouts, onnx_export
 
     old = checkpoints.verify(folder)
     tokenizer = opening.load_tokenizer(folder)
@@ -35,12 +35,14 @@ def renew(folder: Path, code: dict):
     if (folder / inference.ONNX_FILE).is_file():
         config = onnx_export.configuration(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        opset = onnx_export.opset_of(onnx.load(folder / inference.ONNX_FILE))
-        manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={onnx_export.OLDEST_RUNTIME[opset]}"}
+        layouts.for_embeddings_inference(folder, old.manifest["args"]["max_length"])
+        oldest = onnx_export.oldest_runtime(onnx.load(folder / inference.ONNX_FILE))
+        manifest["metrics"] = old.manifest["metrics"] | {"onnxruntime": f">={oldest}"}
     else:
         compact.save_code(folder)
     opening.save_tokenizer(tokenizer, folder, old.manifest["args"]["max_length"])
-    files = {name: folder / name for name in sorted({*old.manifest["files"], *(path.name for path in folder.glob("tokenizer*.json"))})}
+    beside = {path.name for kind in ("tokenizer*.json", "sentence_bert_config.json") for path in folder.glob(kind)}
+    files = {name: folder / name for name in sorted({*old.manifest["files"], *beside})}
     manifest["files"] = {name: {"bytes": path.stat().st_size, "sha256": facts.sha256_file(path)} for name, path in files.items()}
     (folder / "stage.json").write_text(json.dumps(facts.sealed(manifest), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     new = checkpoints.verify(folder)

@@ -5,6 +5,7 @@ import ctypes
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,9 @@ class TorchClassifier(Classifier):
         if hasattr(self.model, "open_table"):
             self.model.open_table()
 
+    def __setstate__(self, state):
+        self.__dict__ |= state | {"process": os.getpid()}  # unpickled: no fork
+
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         import torch
 
@@ -165,6 +169,7 @@ class OnnxClassifier(Classifier):
 
     def __init__(self, checkpoint: checkpoints.Checkpoint, threads: int | None = None):
         super().__init__(checkpoint)
+        refuse_older_runtime(checkpoint)
         self.model = OnnxModel(checkpoint.path / ONNX_FILE, multiply_adds_a_token(self.config), threads)
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -194,6 +199,13 @@ class OnnxModel:
         self.inputs = [given.name for given in self.session.get_inputs()]
         self.cores = one_a_core(self.threads)
 
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name not in ("session", "cores")}  # each process opens its own
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        self._open()
+
     def _heed_fork(self) -> None:
         """A fork has none of its parent's threads: whoever asks one of them for something, or to end, waits for ever."""
         if self.process != os.getpid():
@@ -222,6 +234,17 @@ class OnnxModel:
 
     def _run(self, session, batch: dict[str, np.ndarray]) -> np.ndarray:
         return session.run(["logits"], fed(self.inputs, batch))[0]
+
+
+def refuse_older_runtime(checkpoint: checkpoints.Checkpoint) -> None:
+    """Raises UserError where onnxruntime is older than an export says it needs: its own error would name a format or an operator."""
+    import onnxruntime
+
+    said = re.fullmatch(r">=(\d+)\.(\d+)[.\d]*", str(checkpoint.manifest.get("metrics", {}).get("onnxruntime")))
+    if said and tuple(map(int, said.groups())) > tuple(map(int, onnxruntime.__version__.split(".")[:2])):
+        needed = said[0].removeprefix(">=")
+        raise UserError(f"{checkpoint.path} needs onnxruntime {needed} or later, and this is {onnxruntime.__version__}: "
+                        f"pip install 'onnxruntime>={needed}', or export it with 11_export_onnx.py --opset 20, which 1.17 opens")
 
 
 def fed(inputs: list[str], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -26,6 +26,8 @@ TURN = 8  # sentences or batches that a model answers before the next model's tu
 REST_S = 0.02  # between turns: a runtime's threads spin on for a while after an answer, on cores that the next model needs
 OPENINGS = 3  # times that a checkpoint is opened for load_ms
 NOT_FOR_INFERENCE = {"training_log.json", "stage.json"}
+TEXT_FILE = "text.onnx"  # an exported model with its tokenizer in it, beside the model alone
+FOR_OTHERS = {TEXT_FILE, "config.pbtxt", "sentence_bert_config.json"}  # what other runtimes ask of a directory
 
 
 # --- accuracy
@@ -144,7 +146,12 @@ def work(path: Path, mean_tokens: int) -> tuple[dict, dict]:
 def weights(checkpoint: checkpoints.Checkpoint) -> dict[str, dict]:
     """The manifest's entries {name: {bytes, sha256}} of the files that hold weights."""
     ends = (".safetensors", ".onnx", ".onnx.data", ".onnx_data")
-    return {name: facts for name, facts in sorted(checkpoint.manifest["files"].items()) if name.endswith(ends)}
+    return {name: facts for name, facts in sorted(checkpoint.manifest["files"].items()) if name.endswith(ends) and not _for_others(name)}
+
+
+def _for_others(name: str) -> bool:
+    """Whether a file stands there for other runtimes; in a subdirectory the same weights do, by another name."""
+    return "/" in name or name in FOR_OTHERS
 
 
 def weights_sha256(checkpoint: checkpoints.Checkpoint) -> str:
@@ -157,7 +164,8 @@ def size(checkpoint: checkpoints.Checkpoint) -> dict:
     """{size_mb: the weights as shipped, total_mb: every file that inference needs}, in 10^6 bytes."""
     files = checkpoint.manifest["files"]
     return {"size_mb": sum(facts["bytes"] for facts in weights(checkpoint).values()) / 1e6,
-            "total_mb": sum(facts["bytes"] for name, facts in files.items() if name not in NOT_FOR_INFERENCE) / 1e6}
+            "total_mb": sum(facts["bytes"] for name, facts in files.items()
+                            if name not in NOT_FOR_INFERENCE and not _for_others(name)) / 1e6}
 
 
 # --- latency

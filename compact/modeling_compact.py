@@ -8,12 +8,18 @@ Shapes: B batch, N tokens, D width, E width of the embeddings, H heads, F neuron
 from collections.abc import Callable
 
 import torch
+import transformers
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.distilbert.modeling_distilbert import Embeddings
 
 from .nf4 import Packed, empty, pack, unpack, unpack_rows
+
+OLDEST = (4, 57)  # of transformers: as tried; 4.48 finds no tokenizer for a model whose code stands beside it, and names no reason
+if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST:
+    raise ImportError(f"this model needs transformers {OLDEST[0]}.{OLDEST[1]} or later, and this is {transformers.__version__}: "
+                      "pip install --upgrade transformers")
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what of a batch `forward` reads; the last is left out where all are 0
 # What stands between the head's two maps: in DistilBERT; in BERT, whose first one is called the pooler, and RoBERTa; in ELECTRA.

@@ -43,8 +43,18 @@ def example_of(folder: str, dataset: dict) -> str:
     return example(folder, task=dataset.get("task", "single_label"), second=second)
 
 
+def refusal(oldest: str) -> str:
+    """Python that ends with one line where onnxruntime is older than the model needs: its own error would name an operator."""
+    major, minor = oldest.split(".")[:2]
+    return f"""import sys, onnxruntime
+
+if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < ({major}, {minor}):
+    sys.exit(f"this model needs onnxruntime {oldest} or later, and this is {{onnxruntime.__version__}}: pip install --upgrade onnxruntime")
+"""
+
+
 def of_shrunk(figures: dict) -> str:
-    """The card of what `shrink.py` hands over: {name, command, commit, dataset, labels, structure, verdict, table}."""
+    """The card of what `shrink.py` hands over: {name, command, commit, dataset, labels, structure, verdict, table, onnxruntime}."""
     labels, task = ", ".join(f"`{label}`" for label in figures["labels"]), figures["dataset"].get("task", "single_label")
     gives = {"single_label": f"one of the labels {labels}", "multi_label": f"any of the labels {labels}", "regression": "a score"}[task]
     read = "two texts" if figures["dataset"].get("pairs") else "a text"
@@ -62,6 +72,9 @@ Use, here in this directory (or run `example.py`):
 
 ```python
 {example_of('"."', figures["dataset"])}```
+
+It needs onnxruntime {figures['onnxruntime']} or later, and for the tokenizer transformers (tried with 4.57 and 5.23) or `tokenizers` alone.
+optimum and transformers.js, in Node and in browsers, open the directory as it is.
 
 {made_from(figures['dataset'])}
 

@@ -20,7 +20,8 @@ from compact.modeling_compact import CompactConfig, EmptyAttention
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 ATTENTION = 23  # the first opset that has Attention
-OLDEST_RUNTIME = {20: "1.18.0", ATTENTION: "1.23.0"}  # the oldest onnxruntime that opens a file of each opset, and answers alike: as tried
+OLDEST_RUNTIME = {20: "1.17.0", ATTENTION: "1.23.0"}  # the oldest onnxruntime that opens a file of each opset, and answers alike: as tried
+FORMAT = 9  # of files of opset 20, the IR version of its year: the exporter writes 10, which no runtime before 1.18 opens
 
 
 class _Stock(torch.nn.Module):
@@ -119,7 +120,10 @@ def export(model, opset: int = ATTENTION, pairs: bool = False) -> onnx.ModelProt
         program = torch.onnx.export(logits, tuple(inputs.values()), dynamo=True, optimize=True, external_data=False, verbose=False,
                                     opset_version=opset, input_names=list(inputs), output_names=["logits"],
                                     dynamic_shapes=dict.fromkeys(inputs, axes))
-    return _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
+    exported = _mapped_before_lookup(without_traces(cast(torch.onnx.ONNXProgram, program).model_proto))
+    if opset < ATTENTION:
+        exported.ir_version = FORMAT
+    return exported
 
 
 def _mapped_before_lookup(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -148,16 +152,25 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next(entry.version for entry in model.opset_import if entry.domain == "")
 
 
+def oldest_runtime(model: onnx.ModelProto) -> str:
+    """The oldest onnxruntime that opens a file; files of earlier code have a newer format than their opset needs."""
+    opset = opset_of(model)
+    return "1.18.0" if opset < ATTENTION and model.ir_version > FORMAT else OLDEST_RUNTIME[opset]
+
+
 def configuration(config: dict) -> dict:
     """The config.json beside an ONNX file, of the one beside the torch checkpoint: it needs no code, and any tool knows its `model_type`.
 
     A compact model is a DistilBERT but for how wide its layers are, its head and the like, which stays there as `heads`, `ffn`,
-    `head_activation` and so on: tools hand on what they don't know.
+    `head_activation` and so on: tools hand on what they don't know. DistilBERT's own names for its width and depth stand beside BERT's,
+    without which text-embeddings-inference doesn't start; nor does it where there is a `pad_token_id` and it is none.
     """
-    if config["model_type"] != CompactConfig.model_type:
-        return config
-    return {name: value for name, value in config.items() if name not in ("auto_map", "weight_bits")} | {
-        "model_type": DistilBertConfig.model_type, "architectures": ["DistilBertForSequenceClassification"]}
+    if config["model_type"] == CompactConfig.model_type:
+        config = {name: value for name, value in config.items() if name not in ("auto_map", "weight_bits")} | {
+            "model_type": DistilBertConfig.model_type, "architectures": ["DistilBertForSequenceClassification"]}
+    if config["model_type"] == DistilBertConfig.model_type:
+        config = config | {theirs: config[name] for theirs, name in DistilBertConfig.attribute_map.items() if name in config}
+    return config | ({"pad_token_id": 0} if config.get("pad_token_id", 0) is None else {})
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:

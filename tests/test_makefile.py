@@ -60,7 +60,7 @@ def test_teacher_reaches_what_shrinks_it():
 
 NASTY = ["my reviews", "o'brien", 'the "best"', "a$b $(c) `d`", "x&y; z", "-leading", "评论", "{a,b} *?", "back\\slash", "a#b", "~tilde",
          "$$HOME%"]
-TARGETS = ["fast", "full", "presets", "frontier", "bench", "ablation", "box", "shape", "chaos", "test"]
+TARGETS = ["fast", "full", "presets", "frontier", "bench", "ablation", "box", "ship", "shape", "chaos", "test"]
 STUB = '#!/bin/sh\n{ for word in "$@"; do printf "%s\\037" "$word"; done; echo; } >> "$ARGUMENTS"\n'
 
 

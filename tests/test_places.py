@@ -4,10 +4,13 @@ import argparse
 import ast
 import errno
 import json
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,8 +82,31 @@ def test_a_python_without_docstrings_is_refused_where_transformers_needs_them(li
 
 
 def test_predict_needs_nothing_that_windows_lacks():
-    away = "import runpy, sys; sys.modules |= dict.fromkeys(['fcntl', 'resource', 'pwd', 'grp', 'termios']); sys.argv[1:] = ['lovely']"
+    away = ("import os, runpy, signal, sys; sys.modules |= dict.fromkeys(['fcntl', 'resource', 'pwd', 'grp', 'termios']); "
+            "[delattr(os, name) for name in ('fork', 'sched_getaffinity', 'sched_setaffinity', 'getuid')]; "
+            "[delattr(signal, name) for name in ('SIGKILL', 'SIGHUP', 'SIGUSR1')]; sys.argv[1:] = ['lovely']")
     assert labels(shell(f"$PY -c \"{away}; runpy.run_path('predict.py', run_name='__main__')\"")) == ["positive"]
+
+
+UNIX = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "syslog", "posix"}
+OF_UNIX = {"fork", "sched_getaffinity", "sched_setaffinity", "SIGKILL", "SIGHUP", "getuid", "mkfifo"}
+
+
+def test_no_module_imports_what_windows_lacks_before_it_knows_where_it_is():
+    def at_import(tree):
+        """Statements that an import runs: not those inside functions."""
+        for node in ast.iter_child_nodes(tree):
+            if not isinstance(node, ast.FunctionDef | ast.Lambda):
+                yield node
+                yield from at_import(node)
+
+    paths = [*REPOSITORY.glob("*.py"), *(path for folder in provenance.PACKAGES for path in (REPOSITORY / folder).rglob("*.py"))]
+    assert len(paths) > 80
+    for path in paths:
+        for node in at_import(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            assert not UNIX & {name.split(".")[0] for name in names}, path
+            assert not (isinstance(node, ast.Attribute) and node.attr in OF_UNIX), path
 
 
 def test_a_screen_that_is_named_but_not_there_is_not_asked_for():
@@ -220,6 +246,23 @@ def test_threads_follow_the_cores_that_a_process_may_use(tmp_path, monkeypatch):
     assert cores.usable() == 64
 
 
+@pytest.mark.parametrize(("own", "files", "cores_granted"), [
+    ("0::/system.slice/server.service\n", {"system.slice/server.service/cpu.max": "150000 100000", "cpu.max": "max 100000"}, 2),
+    ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),  # of the group around it
+    ("0::/\n", {"cpu.max": "100000 100000"}, 1), ("0::/not/here\n", {}, 4),
+    ("9:memory:/x\n4:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2),
+    ("9:memory:/x\n", {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"}, 4)])
+def test_threads_follow_the_limits_of_every_group_around(tmp_path, monkeypatch, own, files, cores_granted):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 9}, raising=False)
+    monkeypatch.setattr(cores, "GROUP", tmp_path / "fs")
+    monkeypatch.setattr(cores, "OWN", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    for name, limit in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(limit + "\n")
+    assert cores.usable() == cores_granted
+
+
 def test_onnxruntime_is_given_the_cores_that_there_are(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(cores, "usable", lambda: 3)
@@ -261,6 +304,31 @@ def test_a_fork_answers_as_its_parent_does(monkeypatch, own_threads, path, small
     assert there.size, "the fork waited for ever"
     np.testing.assert_allclose(there.reshape(here.shape), here, atol=1e-5)
     assert (classifier.classify(texts) == here).all()
+
+
+TEXTS = ["a lovely film that one wants to see again", "dull and long"] * 40
+
+
+@pytest.mark.parametrize("path", [BOX, BOX.parent])
+def test_a_process_that_is_sent_a_classifier_answers_as_its_sender_does(own_threads, path):
+    """As a pool of Windows or macOS does, whose processes are no forks."""
+    classifier = inference.open_classifier(path, threads=2)
+    here = classifier.classify(TEXTS)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(classifier.classify, (TEXTS,))
+    np.testing.assert_allclose(there, here, atol=1e-5)
+    assert len(pickle.dumps(inference.open_classifier(BOX).model)) < 1000, "the file is named, and not sent"
+
+
+@pytest.mark.parametrize("path", [BOX, BOX.parent])
+def test_threads_that_ask_at_once_are_each_answered_as_alone(own_threads, path):
+    classifier = inference.open_classifier(path, threads=2)
+    parts = [TEXTS[i:] + ["rather good", "x" * i] for i in range(8)]
+    alone = [classifier.classify(part) for part in parts]
+    fresh = inference.open_classifier(path, threads=2)  # which nobody has asked yet
+    with ThreadPoolExecutor(8) as threads:
+        for found, wanted in zip(threads.map(fresh.classify, parts), alone, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys, tokenizer):
