@@ -71,6 +71,7 @@ def parse_args(argv=None):
     parser.add_argument("--max-length", type=forms.tokens, metavar="TOKENS", help="longer texts are cut here")
     cli.precision_flag(parser)
     cli.trust_flag(parser)
+    parser.add_argument("--no-sentences", action="store_true", help="leave out of the report the dev sentences that show what changed")
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     args = parser.parse_args(argv)
@@ -123,7 +124,8 @@ def searched(args) -> list[Target]:
 def whole_plan(args) -> list[Step]:
     """All steps in their order, each once; of a search those of all its budgets."""
     wanted = targets(args) or searched(args)
-    steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args)]
+    ships = None if args.within else wanted[-1].name  # which of a search's it is, is found out
+    steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args, ships)]
     return list(dict.fromkeys(steps))
 
 
@@ -265,7 +267,7 @@ def main(args):
         else:
             for step in steps[len(first):-1]:
                 go(step)
-        run(plan.report(args), args.run_dir, f"[{len(steps)}/{len(steps)}] measuring")
+        run(plan.report(args, made[-1].name), args.run_dir, f"[{len(steps)}/{len(steps)}] measuring")
     except Ended as ended:
         if ended.code != 2:  # its own line says all
             cli.warn(f"{ended}: the same command goes on from what is saved")

@@ -116,5 +116,7 @@ def making(args, target: Target) -> list[Step]:
     return steps
 
 
-def report(args) -> Step:
-    return Step("measuring", "7_evaluate_and_generate_report.py", tuple(shared(args, seeded=False)))
+def report(args, ships: str | None) -> Step:
+    """The report, about the model of that name first of all."""
+    return Step("measuring", "7_evaluate_and_generate_report.py", (*shared(args, seeded=False), *(["--ships", ships] if ships else []),
+                                                                   *(["--no-sentences"] if args.no_sentences else [])))
