@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, forms
+from common import cli, forms, upload
 
 AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch's label
 
@@ -38,10 +38,13 @@ def parse_args(argv=None):
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
     group.add_argument("--opset", type=int, choices=[23, 20], default=23,
                        help="newest ONNX opset in the file; 23 has attention as one operator, 20 is for onnxruntime before 1.23")
+    upload.flag(group)
     parser.seeds_flag(group)
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
         parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
+    if args.push_to_hub and args.n_seeds > 1:
+        parser.error("--push-to-hub puts one model there: leave --seeds out")
     parser.refuse_idle(("--calibration-sentences --table-bits --map-bits", args.precision == "fp32", "with --precision fp32"))
     return parser.inheriting(args, "--checkpoint")
 
@@ -67,6 +70,8 @@ def main(args):
     from common import checkpoints, data, lineage
     from common.texts import lengths
 
+    upload.refuse(args.push_to_hub)
+
     # --- 1. load
     if args.checkpoint:
         chosen = [checkpoints.verify(path) for path in args.checkpoint]
@@ -83,9 +88,15 @@ def main(args):
     for source in chosen:
         checkpoints.same_data(source, corpus.facts)
         lengths.kept(args.max_length, source)
+    precisions = ("fp32", "int8") if args.precision == "both" else (args.precision,)
+    if args.push_to_hub and len(chosen) * len(precisions) > 1:
+        raise cli.UserError(f"--push-to-hub puts one model there, and these are {len(chosen) * len(precisions)}: give --precision int8 or "
+                            "fp32, and one --checkpoint")
     for source in chosen:
-        for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
-            export(args, source, precision, corpus)
+        for precision in precisions:
+            folder = export(args, source, precision, corpus)
+            if args.push_to_hub:
+                cli.say(upload.push(folder, args.push_to_hub))
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,8 +109,8 @@ def in_both_forms(path: Path, opset: int):
     return model, onnx_export.export(model, opset, pairs=opening.gives_types(opening.load_tokenizer(path)))
 
 
-def export(args, source, precision: str, corpus) -> None:
-    """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
+def export(args, source, precision: str, corpus) -> Path:
+    """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it: where it stands."""
     from common import checkpoints, opening, publishing
     from common.texts import lengths
 
@@ -111,7 +122,7 @@ def export(args, source, precision: str, corpus) -> None:
     name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
     stage = publishing.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
     if stage.done:
-        return
+        return stage.done.path
 
     import json
     import random
@@ -120,7 +131,7 @@ def export(args, source, precision: str, corpus) -> None:
     import onnx
 
     from common import inference, tasks
-    from deploy import onnx_export, onnx_int8
+    from deploy import card, onnx_export, onnx_int8
 
     # --- 2. export, and compare with torch
     config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
@@ -166,9 +177,11 @@ def export(args, source, precision: str, corpus) -> None:
     score = corpus.task.scores(tasks.decisive(logits, thresholds), labels)[corpus.task.metric]
     stage.metrics[f"validation_{corpus.task.metric}"] = score
     size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6
-    stage.publish()
+    stage.usage = card.example_of('"."', corpus.facts)
+    published = stage.publish()
     cli.say(f"{name}: {size_mb:.1f} MB, held-out {corpus.task.metric_name} {score:.4f} (torch: "
             f"{source.validation or float('nan'):.4f})")
+    return published
 
 
 if __name__ == "__main__":

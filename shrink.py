@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, forms, hub, plan, recipes
+from common import cli, forms, hub, plan, recipes, upload
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
 from deploy import feasible
@@ -70,7 +70,9 @@ def parse_args(argv=None):
     parser.add_argument("--source", choices=["auto", "hub", "package"], default="auto", help="where models and data come from")
     parser.add_argument("--max-length", type=forms.tokens, metavar="TOKENS", help="longer texts are cut here")
     cli.precision_flag(parser)
+    cli.curves_flag(parser)
     cli.trust_flag(parser)
+    upload.flag(parser)
     parser.add_argument("--no-sentences", action="store_true", help="leave out of the report the dev sentences that show what changed")
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
@@ -210,12 +212,15 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
     minutes = max(time.monotonic() - began, judge.seconds([target.name for target in made])) / 60
     shape = json.loads((shipped.path / "config.json").read_text(encoding="utf-8"))
     handover.write(shipped, args.run_dir / "compressed", {
-        "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
+        "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "origin": shipped.manifest.get("origin"),
+        "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
         "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
     cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
+    if args.push_to_hub:
+        cli.say(upload.push(args.run_dir / "compressed", args.push_to_hub))
 
 
 def typed(args) -> str:
@@ -240,6 +245,7 @@ def main(args):
         for step in steps:
             cli.say(step.typed())
         return
+    upload.refuse(args.push_to_hub)
     began, numbers = time.monotonic(), iter(range(1, len(steps) + 1))
 
     def go(step: Step) -> None:
