@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli, forms, upload
+from deploy import demo
 
 AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch's label
 
@@ -38,6 +39,7 @@ def parse_args(argv=None):
                        help="of linear maps in an int8 file; 4 is the NF4 grid, from which they become int8 when the file is opened")
     group.add_argument("--opset", type=int, choices=[23, 20], default=23,
                        help="newest ONNX opset in the file; 23 has attention as one operator, 20 is for onnxruntime before 1.23")
+    group.add_argument("--demo", action="store_true", help=demo.FLAG.format("RUN_DIR/demo/index.html"))
     upload.flag(group)
     parser.seeds_flag(group)
     args = parser.parse(argv)
@@ -45,6 +47,8 @@ def parse_args(argv=None):
         parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
     if args.push_to_hub and args.n_seeds > 1:
         parser.error("--push-to-hub puts one model there: leave --seeds out")
+    if args.demo and args.n_seeds > 1:
+        parser.error("--demo shows one model: leave --seeds out")
     parser.refuse_idle(("--calibration-sentences --table-bits --map-bits", args.precision == "fp32", "with --precision fp32"))
     return parser.inheriting(args, "--checkpoint")
 
@@ -71,6 +75,8 @@ def main(args):
     from common.texts import lengths
 
     upload.refuse(args.push_to_hub)
+    if args.demo:
+        demo.refuse_without_npm()
 
     # --- 1. load
     if args.checkpoint:
@@ -89,12 +95,15 @@ def main(args):
         checkpoints.same_data(source, corpus.facts)
         lengths.kept(args.max_length, source)
     precisions = ("fp32", "int8") if args.precision == "both" else (args.precision,)
-    if args.push_to_hub and len(chosen) * len(precisions) > 1:
-        raise cli.UserError(f"--push-to-hub puts one model there, and these are {len(chosen) * len(precisions)}: give --precision int8 or "
-                            "fp32, and one --checkpoint")
+    flag = "--push-to-hub" if args.push_to_hub else "--demo" if args.demo else None
+    if flag and len(chosen) * len(precisions) > 1:
+        raise cli.UserError(f"{flag} is for one model, and these are {len(chosen) * len(precisions)}: give --precision int8 or fp32, and "
+                            "one --checkpoint")
     for source in chosen:
         for precision in precisions:
             folder = export(args, source, precision, corpus)
+            if args.demo:
+                cli.say(str(demo.write(folder, args.run_dir / "demo", f"{corpus.name}: {folder.name}", demo.table(source, folder))))
             if args.push_to_hub:
                 cli.say(upload.push(folder, args.push_to_hub))
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from common import cli, forms, hub, plan, recipes, upload
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
-from deploy import feasible
+from deploy import demo, feasible
 
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --within goes down
 WITHIN = 1.0  # points that are allowed where nothing else is said
@@ -72,6 +72,7 @@ def parse_args(argv=None):
     cli.precision_flag(parser)
     cli.curves_flag(parser)
     cli.trust_flag(parser)
+    parser.add_argument("--demo", action="store_true", help=demo.FLAG.format("RUN_DIR/compressed/demo/index.html"))
     upload.flag(parser)
     parser.add_argument("--no-sentences", action="store_true", help="leave out of the report the dev sentences that show what changed")
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")
@@ -219,6 +220,9 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
         "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
     cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
+    if args.demo:
+        table = before_after.table(before, after, minutes, judge.corpus.task.metric_name, "html")
+        cli.say(str(demo.write(shipped.path, args.run_dir / "compressed/demo", f"{judge.corpus.name}, {name}", table)))
     if args.push_to_hub:
         cli.say(upload.push(args.run_dir / "compressed", args.push_to_hub))
 
@@ -246,6 +250,8 @@ def main(args):
             cli.say(step.typed())
         return
     upload.refuse(args.push_to_hub)
+    if args.demo:
+        demo.refuse_without_npm()
     began, numbers = time.monotonic(), iter(range(1, len(steps) + 1))
 
     def go(step: Step) -> None:

@@ -163,6 +163,6 @@ def test_what_is_no_id_is_refused(name):
 
 def test_one_model_goes_to_one_name(server, pipeline):
     code, _, err = call_script(EXPORT, *pipeline.flags(EXPORT), "--max-length", 48, "--push-to-hub", ID)
-    assert code == 2 and "--push-to-hub puts one model there, and these are 4" in err
+    assert code == 2 and "--push-to-hub is for one model, and these are 4" in err
     with pytest.raises(SystemExit):
         load_script(EXPORT).parse_args(["--push-to-hub", ID, "--seeds", "2"])
