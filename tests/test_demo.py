@@ -20,7 +20,8 @@ BOX = REPOSITORY / "pretrained/sst2-max/onnx"
 TEXTS = [
     "a gripping film", "dull", "never once dull", "not half as clever as it thinks it is", "I laughed, I cried, I left early.",
     "an hour and a half of my life that I won't get back", "Warm, funny and wise.", "the plot holds together",
-    "naïve, but charming — très bien", "WHAT A MESS!!!", "it isn't bad", "as good as anything this year", "good", "the script is a shambles; the cast is superb",
+    "naïve, but charming — très bien", "WHAT A MESS!!!", "it isn't bad", "as good as anything this year", "good",
+    "the script is a shambles; the cast is superb",
     "   blanks   everywhere   ", "no one could call this boring", "日本 の 映画", "don't bother", "supercalifragilisticexpialidocious",
     " ".join(["long and tedious"] * 100)]
 
