@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, forms
+from common import cli, forms, upload
+from deploy import demo
 
 AGREEMENT = 0.98  # share of held-out sentences on which int8 should give torch's label
 
@@ -42,10 +43,16 @@ def parse_args(argv=None):
                        help="files by the names that these look for, beside model.onnx, whose bytes they share")
     group.add_argument("--tokenizer-in-graph", action="store_true",
                        help="text.onnx too: text in, label out, with the operators of onnxruntime-extensions")
+    group.add_argument("--demo", action="store_true", help=demo.FLAG.format("RUN_DIR/demo/index.html"))
+    upload.flag(group)
     parser.seeds_flag(group)
     args = parser.parse(argv)
     if args.checkpoint and args.from_pruned:
         parser.error("give --checkpoint, or --from-pruned, which chooses of the newest lineage: not both")
+    if args.push_to_hub and args.n_seeds > 1:
+        parser.error("--push-to-hub puts one model there: leave --seeds out")
+    if args.demo and args.n_seeds > 1:
+        parser.error("--demo shows one model: leave --seeds out")
     parser.refuse_idle(("--calibration-sentences --table-bits --map-bits", args.precision == "fp32", "with --precision fp32"))
     return parser.inheriting(args, "--checkpoint")
 
@@ -72,6 +79,10 @@ def main(args):
     from common.texts import lengths
     from deploy import onnx_text
 
+    upload.refuse(args.push_to_hub)
+    if args.demo:
+        demo.refuse_without_npm()
+
     # --- 1. load
     if args.checkpoint:
         chosen = [checkpoints.verify(path) for path in args.checkpoint]
@@ -90,9 +101,18 @@ def main(args):
         lengths.kept(args.max_length, source)
         if args.tokenizer_in_graph:
             onnx_text.refuse_other_tokenizers(source.path, corpus)
+    precisions = ("fp32", "int8") if args.precision == "both" else (args.precision,)
+    flag = "--push-to-hub" if args.push_to_hub else "--demo" if args.demo else None
+    if flag and len(chosen) * len(precisions) > 1:
+        raise cli.UserError(f"{flag} is for one model, and these are {len(chosen) * len(precisions)}: give --precision int8 or fp32, and "
+                            "one --checkpoint")
     for source in chosen:
-        for precision in ("fp32", "int8") if args.precision == "both" else (args.precision,):
-            export(args, source, precision, corpus)
+        for precision in precisions:
+            folder = export(args, source, precision, corpus)
+            if args.demo:
+                cli.say(str(demo.write(folder, args.run_dir / "demo", f"{corpus.name}: {folder.name}", demo.table(source, folder))))
+            if args.push_to_hub:
+                cli.say(upload.push(folder, args.push_to_hub))
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,8 +125,8 @@ def in_both_forms(path: Path, opset: int):
     return model, onnx_export.export(model, opset, pairs=opening.gives_types(opening.load_tokenizer(path)))
 
 
-def export(args, source, precision: str, corpus) -> None:
-    """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it."""
+def export(args, source, precision: str, corpus) -> Path:
+    """Exports one checkpoint at one precision, proves the file on held-out sentences, and publishes it: where it stands."""
     from common import checkpoints, opening, publishing
     from common.texts import lengths
 
@@ -119,7 +139,7 @@ def export(args, source, precision: str, corpus) -> None:
     name = f"{source.stage}_onnx" + ("_int8" if precision == "int8" else "")
     stage = publishing.begin(asked, name, f"onnx_{precision}", corpus.facts, [source], variant=source.variant)
     if stage.done:
-        return
+        return stage.done.path
 
     import json
     import random
@@ -128,7 +148,7 @@ def export(args, source, precision: str, corpus) -> None:
     import onnx
 
     from common import inference, tasks
-    from deploy import layouts, onnx_export, onnx_int8, onnx_text
+    from deploy import card, layouts, onnx_export, onnx_int8, onnx_text
 
     # --- 2. export, and compare with torch
     config = onnx_export.configuration(json.loads((source.path / "config.json").read_text(encoding="utf-8")))
@@ -179,9 +199,11 @@ def export(args, source, precision: str, corpus) -> None:
     score = corpus.task.scores(tasks.decisive(logits, thresholds), labels)[corpus.task.metric]
     stage.metrics[f"validation_{corpus.task.metric}"] = score
     size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6
-    stage.publish()
+    stage.usage = card.example_of('"."', corpus.facts)
+    published = stage.publish()
     cli.say(f"{name}: {size_mb:.1f} MB, held-out {corpus.task.metric_name} {score:.4f} (torch: "
             f"{source.validation or float('nan'):.4f})")
+    return published
 
 
 if __name__ == "__main__":

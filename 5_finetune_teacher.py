@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 from common import cli, forms
 
 TRAINING = ("--epochs", "--train-sentences", "--lr", "--batch-size", "--weight-decay", "--warmup", "--evals-per-epoch", "--patience",
-            "--matmul-precision")
+            "--matmul-precision", "--report-to")
 PASSES, LEAST_STEPS = 2, 2_000  # what a large set needs, and a small one, of many classes above all
 
 
@@ -80,7 +80,8 @@ def main(args):
     model.config.update(encoders.labels(corpus.label_names) | {"problem_type": corpus.task.in_config})
     stage = publishing.begin(args, "teacher", "finetuned_teacher", corpus.facts, [], link="teacher_model",
                              decides={"start": sources.identity(start)} | ({"commit": commit} if commit else {})
-                             | (classifiers.code(start) if args.model is not None else {}))
+                             | (classifiers.code(start) if args.model is not None else {}),
+                             origin=sources.origin(start, args.model, commit))
     if stage.done:
         return
     train = data.tokenise(tokenizer, data.part(corpus.train, args.train_sentences, args.seed), args.max_length)

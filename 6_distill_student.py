@@ -82,7 +82,7 @@ def main(args):
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
                                                             classifiers.load_config(teacher.path)))
     stage = publishing.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
-                             link="student_model", decides={"start": sources.identity(start)})
+                             link="student_model", decides={"start": sources.identity(start)}, origin=sources.origin(start))
     if stage.done:
         return
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)

@@ -6,9 +6,9 @@ on the model that ships, bytes of the file that ships, latency of real sentences
 its own.
 Rows follow lineage: a pruned checkpoint, what it was made from, and what was made from it, never a mixture of runs.
 
-    python 7_evaluate_and_generate_report.py [--fast]         models/ + sst2_data/ -> final_report.{json,md,png}
+    python 7_evaluate_and_generate_report.py [--fast]         models/ + sst2_data/ -> final_report.{json,md,html,png}
 
-Reads models/ and the dev set (or --data-dir's). Writes final_report.json, and from it alone final_report.md and final_report.png.
+Reads models/ and the dev set (or --data-dir's). Writes final_report.json, and from it alone final_report.md, .html and .png.
 About two minutes on two cores with --fast and a dozen small models, ten in full.
 """
 
@@ -30,6 +30,10 @@ def parse_args(argv=None):
     group.add_argument("--output-dir", type=forms.path, metavar="DIR", default=None, help="where final_report.* go; else DIR is RUN_DIR")
     group.add_argument("--no-accuracy", metavar="REASON", default=None,
                        help="leave accuracy out, and why, e.g. 'random weights: size and speed only'")
+    group.add_argument("--ships", metavar="VARIANT", default=None,
+                       help="whose int8 file the page sets beside the teacher; else it is the smallest")
+    group.add_argument("--no-sentences", dest="sentences_shown", action="store_false",
+                       help="leave out of the report the dev sentences that show what changed")
     args = parser.parse(argv)
     parser.refuse_idle(("--seed", True, "here: every seed's models are measured"))
     return args
@@ -52,7 +56,7 @@ def main(args):
 
     from common import checkpoints, cores, data, facts, inference, lineage, measure, provenance
     from common.texts import labels, lengths
-    from report import answers, files
+    from report import answers, files, outcome
 
     # --- 1. load: the data, and the checkpoints that belong together
     output_dir = args.output_dir or args.run_dir
@@ -62,6 +66,8 @@ def main(args):
     dataset, code = corpus.facts, provenance.code_identity()
     found = checkpoints.published(args.run_dir)
     chosen, skipped = lineage.together(found, args.run_dir, dataset)
+    if args.ships and args.ships not in (variants := sorted({c.variant for c in found if c.stage != "lessons"})):
+        raise cli.UserError(f"--ships {args.ships}: no model of that name is in {args.run_dir}: give one of {', '.join(variants)}")
     baseline = "distilled" if "distilled" in skipped or any(c.stage == "distilled" for c in chosen) else "teacher"
     whole = []
     for checkpoint in chosen:
@@ -69,7 +75,7 @@ def main(args):
             whole.append(checkpoints.verify(checkpoint.path))
         except cli.UserError as error:
             skipped[lineage.row_key(checkpoint)] = str(error).replace(f"{checkpoint.path.parent}{os.sep}", "")
-    asked = {name: getattr(args, name) for name in ("repeats", "sentences", "title", "no_accuracy")}
+    asked = {name: getattr(args, name) for name in ("repeats", "sentences", "title", "no_accuracy", "ships", "sentences_shown")}
     asked |= {"threads": threads, "cpu": provenance.cpu_name(), "gpu": provenance.gpu_name()}
     for checkpoint in whole:
         lengths.kept(args.max_length, checkpoint)
@@ -179,6 +185,12 @@ def main(args):
                                        for b in row["predicted_speedup"]}
 
     # --- 5. the report
+    compared = outcome.pair(rows, baseline, args.ships)
+    came_to = None
+    if compared:
+        came_to = dict(zip(("before", "after"), compared, strict=True))
+        if args.no_accuracy is None:
+            came_to |= outcome.of(corpus, *(of_seeds[name] for name in compared), args.sentences_shown)
     versions = provenance.versions()
     final = {
         "schema": files.SCHEMA,
@@ -192,6 +204,8 @@ def main(args):
         "machine": {"cpu": provenance.cpu_name(), "cores": cores.usable(), "threads": threads, "gpu": provenance.gpu_name()}
         | {name: versions[name] for name in ("torch", "transformers", "bitsandbytes", "onnxruntime")},
         "measuring": {"sentences": len(timed), "repeats": args.repeats, "mean_tokens": mean_tokens, "devices": devices},
+        "outcome": came_to,
+        "lineage": lineage.told(list(models.values()), found, args.run_dir),
         "models": list(rows.values()),
     }
     files.show(final, files.write(final, output_dir))

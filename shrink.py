@@ -23,10 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
-from common import cli, forms, hub, plan, recipes
+from common import cli, forms, hub, plan, recipes, upload
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
-from deploy import feasible
+from deploy import demo, feasible
 
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --within goes down
 WITHIN = 1.0  # points that are allowed where nothing else is said
@@ -70,7 +70,11 @@ def parse_args(argv=None):
     parser.add_argument("--source", choices=["auto", "hub", "package"], default="auto", help="where models and data come from")
     parser.add_argument("--max-length", type=forms.tokens, metavar="TOKENS", help="longer texts are cut here")
     cli.precision_flag(parser)
+    cli.curves_flag(parser)
     cli.trust_flag(parser)
+    parser.add_argument("--demo", action="store_true", help=demo.FLAG.format("RUN_DIR/compressed/demo/index.html"))
+    upload.flag(parser)
+    parser.add_argument("--no-sentences", action="store_true", help="leave out of the report the dev sentences that show what changed")
     parser.add_argument("--force", action="store_true", help="make everything again although it stands")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     args = parser.parse_args(argv)
@@ -123,7 +127,8 @@ def searched(args) -> list[Target]:
 def whole_plan(args) -> list[Step]:
     """All steps in their order, each once; of a search those of all its budgets."""
     wanted = targets(args) or searched(args)
-    steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args)]
+    ships = None if args.within else wanted[-1].name  # which of a search's it is, is found out
+    steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args, ships)]
     return list(dict.fromkeys(steps))
 
 
@@ -208,12 +213,18 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
     minutes = max(time.monotonic() - began, judge.seconds([target.name for target in made])) / 60
     shape = json.loads((shipped.path / "config.json").read_text(encoding="utf-8"))
     handover.write(shipped, args.run_dir / "compressed", {
-        "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "dataset": judge.corpus.facts,
+        "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "origin": shipped.manifest.get("origin"),
+        "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names, "structure": {"heads": shape["heads"], "ffn": shape["ffn"], "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
         "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
     cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"
             f"{args.run_dir / 'compressed'}: the model, its card, and example.py, which uses it")
+    if args.demo:
+        table = before_after.table(before, after, minutes, judge.corpus.task.metric_name, "html")
+        cli.say(str(demo.write(shipped.path, args.run_dir / "compressed/demo", f"{judge.corpus.name}, {name}", table)))
+    if args.push_to_hub:
+        cli.say(upload.push(args.run_dir / "compressed", args.push_to_hub))
 
 
 def typed(args) -> str:
@@ -238,6 +249,9 @@ def main(args):
         for step in steps:
             cli.say(step.typed())
         return
+    upload.refuse(args.push_to_hub)
+    if args.demo:
+        demo.refuse_without_npm()
     began, numbers = time.monotonic(), iter(range(1, len(steps) + 1))
 
     def go(step: Step) -> None:
@@ -265,7 +279,7 @@ def main(args):
         else:
             for step in steps[len(first):-1]:
                 go(step)
-        run(plan.report(args), args.run_dir, f"[{len(steps)}/{len(steps)}] measuring")
+        run(plan.report(args, made[-1].name), args.run_dir, f"[{len(steps)}/{len(steps)}] measuring")
     except Ended as ended:
         if ended.code != 2:  # its own line says all
             cli.warn(f"{ended}: the same command goes on from what is saved")

@@ -3,7 +3,7 @@
     python -m bench.publish . docs/results/sst2 --command "make full DATA_DIR=sst2"
     python -m bench.publish                                       README's tables alone, from what stands in docs/results/
 
-Reads RUN_DIR/final_report.* and the manifests and training logs of its rows. Writes into the directory final_report.{json,md,png},
+Reads RUN_DIR/final_report.* and the manifests and training logs of its rows. Writes into the directory final_report.{json,md,html,png},
 stages.json (arguments, versions, seconds, memory of each row's stage), training_curves.{json,png} and a README.md that is
 drawn from these. Between `<!-- results:NAME -->` and `<!-- /results -->` README.md gets the table of docs/results/NAME/, between
 `<!-- presets:NAME -->` and `<!-- /presets -->` that of its presets.json.
@@ -123,7 +123,7 @@ def main() -> None:
         if final is None:
             parser.error(f"no report at {args.run_dir / 'final_report.json'}")
         args.target.mkdir(parents=True, exist_ok=True)
-        for ending in ("json", "md", "png"):
+        for ending in ("json", "md", "html", "png"):
             shutil.copyfile(args.run_dir / f"final_report.{ending}", args.target / f"final_report.{ending}")
         stages, curves = stages_of(final, args.run_dir), curves_of(final, args.run_dir)
         kept = {key: {name: manifest[name] for name in KEPT} for key, manifest in stages.items()}

@@ -83,6 +83,7 @@ class StageParser(Parser):
         group.add_argument("--patience", type=forms.not_negative_count, default=6, metavar="N",
                            help="stop after N looks without a better one; 0 trains to the end and keeps the last weights")
         precision_flag(group)
+        curves_flag(group)
         self.seeds_flag(group)
         return group
 
@@ -219,6 +220,12 @@ def precision_flag(group) -> None:
     group.add_argument("--matmul-precision", choices=["highest", "medium"], default="highest",
                        help="medium trains, and asks the teacher, with bfloat16 products and full sums: for processors with AMX or "
                             "AVX512-BF16, and GPUs")
+
+
+def curves_flag(group) -> None:
+    """--report-to, for whatever trains."""
+    group.add_argument("--report-to", type=forms.recorder, metavar="PACKAGE", default="none",
+                       help=f"hand on the curves as they grow: {', '.join(forms.RECORDERS)}; TensorBoard's lie in RUN_DIR/results/curves/")
 
 
 def say(text: str) -> None:

@@ -1,6 +1,7 @@
 """What a flag's value may be: functions that argparse calls with what was typed, and that say what is wrong with it."""
 
 import argparse
+import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from common import cores
 MOST = 10**9  # of whatever is counted: libraries count no further than 2^63, nor lasts any machine
 LAST_SEED = 2**32 - 1  # as numpy has it
 THREADS_A_CORE = 8
+RECORDERS = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "swanlab", "clearml", "dvclive")  # packages that the library knows
 MOST_EPOCHS = 10_000  # of the smallest sets: what a typed zero too many exceeds
 
 
@@ -58,6 +60,15 @@ def named(text: str) -> str:
     """A name that isn't empty, as that of a shell's variable is that isn't set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def recorder(text: str) -> str:
+    """A package that the library's trainer hands curves to, which is installed; or none."""
+    if text not in ("none", *RECORDERS):
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(RECORDERS)} and none")
+    if text != "none" and importlib.util.find_spec(text) is None:
+        raise argparse.ArgumentTypeError(f"{text} isn't installed here: pip install {text.replace('_', '-')}")
     return text
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from common import card
 from common.architectures import model_files
 from common.cli import UserError, say, trusts_code
 from common.facts import read_json, sha256_file
@@ -25,7 +26,7 @@ PROBE_S = 10  # the hub answers within this, or counts as out of reach
 STEERING = ("HF_ENDPOINT", "HF_TOKEN", "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 PAUSES_S = (0.5, 2.0)  # before a second and a third try of what may mend itself
 SMALL_FILES = [model_files.CONFIG, model_files.INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-               "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"]  # of a model: all but its weights
+               "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", card.NAME]  # of a model: all but its weights
 Answer = TypeVar("Answer")
 Refusal = Callable[[dict, str], None]
 
@@ -44,7 +45,7 @@ def problem(repo_id: str, kind: str = "model") -> str | None:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
     except ValueError as error:  # they read the environment where they are imported
-        return f"the hub can't be reached ({_reason(error)})"
+        return f"the hub can't be reached ({reason(error)})"
 
     if not model_files.is_id(repo_id):
         return f"{repo_id} is no id of a hub (owner/name)"
@@ -71,7 +72,7 @@ def problem(repo_id: str, kind: str = "model") -> str | None:
         return f"the hub has no public {'model' if kind == 'model' else 'data set'} {repo_id}"
     invalid = sys.modules[HTTPError.__module__.split(".")[0]].InvalidURL  # of a proxy; the library of HTTP changes with the hub's client
     if isinstance(failure, (HTTPError, invalid, OSError, ValueError, ImportError)):  # the last for a proxy of SOCKS, which takes an extra
-        return f"the hub can't be reached ({_reason(failure)})"
+        return f"the hub can't be reached ({reason(failure)})"
     raise failure
 
 
@@ -230,7 +231,7 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
     return ask()
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An error in one line, and what of the environment decides how the hub is reached: it may be the cause."""
     steering = [name for name in STEERING if os.environ.get(name) or os.environ.get(name.lower())]
     heeded = f"; {', '.join(steering)} {'is' if len(steering) == 1 else 'are'} set" if steering else ""
@@ -246,4 +247,4 @@ def _fetching(repo_id: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError, ValueError, DatasetsError) as error:
-        raise UserError(f"{repo_id} could not be fetched from the hub ({_reason(error)}): check id, revision and network") from error
+        raise UserError(f"{repo_id} could not be fetched from the hub ({reason(error)}): check id, revision and network") from error

@@ -1,5 +1,6 @@
 """Which checkpoints belong together: what was made from what, and what differs by its seed alone."""
 
+import os
 from pathlib import Path
 
 from common.checkpoints import SCRIPT_OF, Checkpoint, difference
@@ -101,6 +102,15 @@ def line(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:
         chain[at.key] = at
         waiting += [by_key[p["key"]] for p in at.manifest["parents"] if p["key"] in by_key]
     return list(chain.values())
+
+
+def told(checkpoints: list[Checkpoint], found: list[Checkpoint], run_dir: Path) -> list[dict]:
+    """For a report: what these checkpoints and all that they were made from are, oldest first, and what from, by their keys."""
+    whole = {c.key: c for checkpoint in checkpoints for c in line(checkpoint, found)}
+    return [{"key": c.key, "stage": c.stage, "variant": c.variant, "path": Path(os.path.relpath(c.path, run_dir)).as_posix(),
+             "seed": c.manifest["seed"], "created": c.created.isoformat(timespec="seconds"), "wall_s": c.manifest["wall_s"],
+             "commit": c.manifest["code"].get("commit"), "parents": [parent["key"] for parent in c.manifest["parents"]]}
+            for c in sorted(whole.values(), key=lambda c: (c.created, c.path.name))]
 
 
 def of_other_seeds(checkpoint: Checkpoint, found: list[Checkpoint]) -> list[Checkpoint]:

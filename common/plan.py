@@ -46,6 +46,10 @@ def training(args) -> list[str]:
     return ["--matmul-precision", args.matmul_precision] if args.matmul_precision != "highest" else []
 
 
+def curves(args) -> list[str]:
+    return ["--report-to", args.report_to] if args.report_to != "none" else []
+
+
 @cache
 def why_not_pruned(teacher: str | None, soft_labels: Path | None) -> str | None:
     """Why a teacher itself can't be pruned, to stand behind its name; None where it can, and where nothing is known of it yet.
@@ -80,7 +84,7 @@ def beginning(args, wanted: list[Target]) -> list[Step]:
     steps, own = [], args.teacher or args.soft_labels
     if not (own and args.data) or not start_of_students(args) and any(distils(args, target) for target in wanted):
         steps.append(Step("models and data", "download_model.py", tuple(shared(args, seeded=False))))
-    teacher = [f"--model={args.teacher}"] if args.teacher else training(args)
+    teacher = [f"--model={args.teacher}"] if args.teacher else training(args) + curves(args)
     cut = ["--max-length", str(args.max_length)] if args.max_length else []
     if not args.soft_labels:
         steps.append(Step("the teacher" if args.teacher else "fine-tuning a teacher", TEACHER,
@@ -102,7 +106,7 @@ def making(args, target: Target) -> list[Step]:
     recipe, steps = recipes.read()[target.preset], []
     instead = no_student(target) and distils(args, target) and target.start is None
     for stage in [*(["distil"] if instead else []), *recipe.stages[1:]]:  # behind the lessons
-        words = shared(args) + (training(args) if stage in TRAINS else [])
+        words = shared(args) + (training(args) + curves(args) if stage in TRAINS else [])
         if stage == "prune":
             words += ["--preset", target.preset, *(["--name", target.name] if target.name != target.preset else [])]
             start = target.start or ("student" if instead else None)
@@ -116,5 +120,7 @@ def making(args, target: Target) -> list[Step]:
     return steps
 
 
-def report(args) -> Step:
-    return Step("measuring", "7_evaluate_and_generate_report.py", tuple(shared(args, seeded=False)))
+def report(args, ships: str | None) -> Step:
+    """The report, about the model of that name first of all."""
+    return Step("measuring", "7_evaluate_and_generate_report.py", (*shared(args, seeded=False), *(["--ships", ships] if ships else []),
+                                                                   *(["--no-sentences"] if args.no_sentences else [])))

@@ -13,9 +13,10 @@ PACKAGES = ("common", "compress", "compact", "training", "deploy", "report")
 
 
 def code_identity() -> dict[str, str | None]:
-    """{commit, sha256}: the commit checked out (None outside git) and a hash over every Python file of the product, and its recipes."""
+    """{commit, sha256}: the commit checked out (None outside git) and a hash over every Python file, page and recipe of the product."""
     digest = hashlib.sha256()
-    files = [*REPOSITORY.glob("*.py"), REPOSITORY / "recipes.toml", *(p for name in PACKAGES for p in (REPOSITORY / name).rglob("*.py"))]
+    files = [*REPOSITORY.glob("*.py"), REPOSITORY / "recipes.toml",
+             *(path for name in PACKAGES for ending in ("py", "html") for path in (REPOSITORY / name).rglob(f"*.{ending}"))]
     for path in sorted(files):
         digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes())
     commit = None

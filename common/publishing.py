@@ -17,15 +17,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import distributed, provenance
+from common import card, distributed, provenance
 from common.checkpoints import SCHEMA, Checkpoint, published, validation, verify
 from common.cli import UserError, say, warn
-from common.facts import sealed, sha256_file, sha256_json
+from common.facts import read_json, sealed, sha256_file, sha256_json
 
 # Flags that aren't part of the key, each with why the result can't differ by it while the key stays the same.
 NOT_IN_KEY = {
     "run_dir": "where the result is put",
     "force": "makes the same again",
+    "report_to": "curves are looked at, and nothing goes by them",
     **dict.fromkeys(("data_dir", "source", "text_column", "pair_column", "label_column", "task"),
                     "the fingerprint of the data they lead to is"),
     "trust_remote_code": "the hash of the code that it lets run is",
@@ -58,6 +59,8 @@ class Stage:
     seed: int
     mode: str
     link: str | None
+    origin: dict | None = None  # as `sources.origin` says it of what the stage, or the first of its parents, began with
+    usage: str | None = None  # Python for the card, where the library's own pipeline doesn't open what is made
     done: Checkpoint | None = None
     metrics: dict = field(default_factory=dict)
     earlier_s: float = 0.0
@@ -108,7 +111,9 @@ class Stage:
     def _publish(self) -> Path:
         for leftover in self.dir.glob("work_*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*")) if p.is_file() and p.name != "stage.json"}
+        # Anyone may write on in a card: it isn't what the manifest vouches for.
+        files = {p.relative_to(self.dir).as_posix(): p for p in sorted(self.dir.rglob("*"))
+                 if p.is_file() and p.name not in ("stage.json", card.NAME)}
         hashes = {name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for name, p in files.items()}
         now = datetime.now(UTC)
         manifest = {
@@ -121,6 +126,7 @@ class Stage:
             "seed": self.seed,
             "mode": self.mode,
             "parents": [{"stage": p.stage, "key": p.key, "path": os.path.relpath(p.path, self.run_dir)} for p in self.parents],
+            "origin": self.origin,
             "dataset": self.dataset,
             "versions": provenance.versions(),
             "code": self.code,
@@ -134,7 +140,10 @@ class Stage:
         text = json.dumps(sealed(manifest), indent=1, ensure_ascii=False) + "\n"
         # A directory's name may hold bytes that are no text: written as JSON escapes them.
         (self.dir / "stage.json").write_text(text, encoding="utf-8", errors="backslashreplace")
-        for path in [*files.values(), self.dir / "stage.json", self.dir]:
+        config = read_json(self.dir / "config.json")
+        if "id2label" in config:  # a model, neither lessons nor a table of answers
+            (self.dir / card.NAME).write_text(card.of_checkpoint(manifest, config, self.usage), encoding="utf-8", errors="backslashreplace")
+        for path in [p for p in self.dir.rglob("*") if p.is_file()] + [self.dir]:
             _flush(path)
         target = _unique(self.run_dir / "models", f"{self.prefix}_{now:%Y%m%d_%H%M%S}")
         os.rename(self.dir, target)
@@ -146,18 +155,20 @@ class Stage:
 
 
 def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint], *,
-          variant: str = "published", link: str | None = None, decides: dict | None = None) -> Stage:
+          variant: str = "published", link: str | None = None, decides: dict | None = None, origin: dict | None = None) -> Stage:
     """Opens a stage: finds its finished result (`stage.done`), or its half-done directory, or makes a new one.
 
     `args` are the resolved flags; those in NOT_IN_KEY place a run and don't decide its result. `decides` adds what
-    the flags don't show (the hash of a foreign model, say).
+    the flags don't show (the hash of a foreign model, say). `origin` says where a model came from that the stage starts from, and isn't
+    what its first parent was.
     """
     distributed.join()
     asked = {k: str(v) if isinstance(v, Path) else v for k, v in sorted(vars(args).items()) if k not in NOT_IN_KEY}
     asked |= ({"variant": variant} if hasattr(args, "variant") else {}) | (decides or {})
     asked |= {"processes": distributed.WORLD} if distributed.WORLD > 1 else {}  # sums in another order
     key = sha256_json({"stage": name, "asked": asked, "parents": [p.key for p in parents], "data": dataset["sha256"]})[:16]
-    stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link)
+    stage = Stage(name, prefix, variant, args.run_dir, key, asked, parents, dataset, args.seed, args.mode, link,
+                  origin or next((p.manifest.get("origin") for p in parents[:1]), None))
 
     def finished() -> Checkpoint | None:
         return None if args.force else next((c for c in published(args.run_dir) if c.asked_key == key), None)

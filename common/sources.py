@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from common import card
 from common.architectures import model_files
 from common.cli import UserError, say
 from common.facts import read_json, sha256_file, sha256_json
@@ -61,6 +62,19 @@ def identity(folder: Path) -> str:
     """
     read = {path.name: sha256_file(path) for path in folder.iterdir() if path.suffix in READ and path.is_file()}
     return sha256_json({name: digest for name, digest in read.items() if name not in NOTES and not name.startswith(".")})[:16]
+
+
+def origin(folder: Path, repo_id: str | None = None, commit: str | None = None) -> dict:
+    """{name, source, revision, license} of a model that a stage starts from: a hub's, as its flags or its source.json name it, or a
+    directory's by its last name. The licence is what its own card says, None where it says none.
+    """
+    note, made = read_json(folder / NOTE), read_json(folder / "stage.json").get("origin")
+    if made:
+        return made
+    known = {"name": repo_id, "source": "hub", "revision": commit} if commit else \
+        {name: note.get(name) for name in ("name", "source", "revision")} if note else \
+        {"name": folder.resolve().name, "source": "local", "revision": None}
+    return known | {"license": card.licence(folder / card.NAME)}
 
 
 def refuse_mixture(model: str | Path, corpus) -> None:

@@ -1,6 +1,7 @@
 """A model's card: what it is, what it was made from and by, what it is worth and where it ends. All of it from figures, none typed."""
 
-LIMITS = "It repeats its teacher's mistakes and its training set's leanings, and adds some of its own: it is no judge of people."
+from common.card import LIMITS, head, slug
+
 CONFIG = 'json.load(open(os.path.join(folder, "config.json"), encoding="utf-8"))'
 SAID = {  # by task: Python that says what the logits of texts say
     "single_label": f"""print([{CONFIG}["id2label"][str(i)] for i in logits.argmax(-1)])
@@ -54,11 +55,17 @@ if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < ({major}, {minor}):
 
 
 def of_shrunk(figures: dict) -> str:
-    """The card of what `shrink.py` hands over: {name, command, commit, dataset, labels, structure, verdict, table, onnxruntime}."""
+    """The card of what `shrink.py` hands over: {name, command, commit, origin, dataset, labels, structure, after, verdict, table,
+    onnxruntime}.
+    """
     labels, task = ", ".join(f"`{label}`" for label in figures["labels"]), figures["dataset"].get("task", "single_label")
     gives = {"single_label": f"one of the labels {labels}", "multi_label": f"any of the labels {labels}", "regression": "a score"}[task]
     read = "two texts" if figures["dataset"].get("pairs") else "a text"
-    return f"""# {figures['dataset']['name']}, *{figures['name']}*
+    name = f"{slug(figures['dataset']['name'])}-{slug(figures['name'])}"
+    results = {part: figures["after"][figure]["score"] for part, figure in (("dev", "dev"), ("held out of train", "held_out"))}
+    yaml = head(name, figures.get("origin"), figures["dataset"], results, "onnx", ["text-classification", "onnx", "int8", "pruned"])
+    return f"""{yaml}
+# {figures['dataset']['name']}, *{figures['name']}*
 
 Gives {read} {gives}. Pruned from a fine-tuned classifier, which taught it; `model.onnx` is int8, for onnxruntime.
 

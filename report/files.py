@@ -1,4 +1,4 @@
-"""The report of a run: the form of its JSON, and the three files that it becomes."""
+"""The report of a run: the form of its JSON, and the files that it becomes."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.cli import UserError, say
 from common.facts import a_number, has_form, read_json
-from report import figures, tables
+from report import figures, page, tables
 
 SCHEMA = 1
 MAYBE = (a_number, None)
@@ -81,18 +81,19 @@ def fault(report: dict) -> str | None:
 
 
 def write(report: dict, folder: Path) -> list[Path]:
-    """Writes final_report.json, then .md and .png drawn from what was written. Returns the three paths."""
+    """Writes final_report.json, then .md, .html and .png drawn from what was written. Returns the paths."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output-dir {folder}: a file stands there") from None
-    paths = [folder / f"final_report.{ending}" for ending in ("json", "md", "png")]
+    paths = [folder / f"final_report.{ending}" for ending in ("json", "md", "html", "png")]
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = as_of_today(json.loads(text))
     replace(paths[0], lambda temporary: temporary.write_text(text, encoding="utf-8"))
     replace(paths[1], lambda temporary: temporary.write_text(tables.markdown(written), encoding="utf-8"))
-    replace(paths[2], lambda temporary: figures.figure(written, temporary))
+    replace(paths[2], lambda temporary: temporary.write_text(page.html(written), encoding="utf-8"))
+    replace(paths[3], lambda temporary: figures.figure(written, temporary))
     return paths
 
 

@@ -40,7 +40,7 @@ def p_value(value: float | None) -> str:
 
 
 def table(report: dict, style: str = "github") -> str:
-    """The main table, a line a model; `style` is tabulate's: "github" for Markdown, "simple" for a terminal."""
+    """The main table, a line a model; `style` is tabulate's: "github" for Markdown, "html", "simple" for a terminal."""
     from tabulate import tabulate
 
     lines, several = [], any(len(row.get("seeds", ())) > 1 for row in report["models"])
@@ -115,7 +115,7 @@ def differences(report: dict) -> str:
     return _tabulate(tabulate, lines, "github") if lines else ""
 
 
-def recalls(report: dict) -> tuple[str, int]:
+def recalls(report: dict, style: str = "github") -> tuple[str, int]:
     """(a table of each class's recall, a line a model; the classes that it leaves out): the RECALLS worst by the mean over rows.
 
     ("", 0) where there are two classes of about as many sentences, whose accuracy says as much, and in reports of earlier code.
@@ -129,7 +129,7 @@ def recalls(report: dict) -> tuple[str, int]:
     worst = sorted(support, key=lambda name: sum(row["recall"].get(name) or 0 for row in rows))[:RECALLS]
     shown = {name: f"{name} ({count})" for name, count in support.items() if name in worst}
     lines = [{"model": row["label"]} | {title: percent(row["recall"].get(name)) for name, title in shown.items()} for row in rows]
-    return _tabulate(tabulate, lines, "github"), len(support) - len(shown)
+    return _tabulate(tabulate, lines, style), len(support) - len(shown)
 
 
 def _tabulate(tabulate, lines: list[dict], style: str) -> str:

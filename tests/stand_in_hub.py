@@ -4,13 +4,17 @@
         hub.add("model", "someone/tiny-bert", {"config.json": b"...", ...})
         hub.faults["model.safetensors"] = ["drop", "500"]     # of the next requests whose path ends so
         hub.served                                            # (method, path) of all that was asked for
+    hub.tokens["hf_its"] = "someone"                      # who may put files there, into repositories of that owner
 """
 
+import base64
 import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
 
 SMALL = 1000  # bytes; larger files are the hub's "LFS" ones, known by sha256
 
@@ -22,6 +26,9 @@ class Hub:
         self.repositories: dict[tuple[str, str], dict[str, bytes]] = {}
         self.faults: dict[str, list[str]] = {}
         self.served: list[tuple[str, str]] = []
+        self.tokens: dict[str, str] = {}
+        self.private: set[tuple[str, str]] = set()
+        self.large: dict[str, bytes] = {}  # by sha256, of those that are put beside a commit
         hub = self
 
         class Handler(_Handler):
@@ -74,19 +81,81 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.answer()
 
+    def do_PUT(self):
+        self.answer()
+
     def answer(self):
         path = unquote(urlsplit(self.path).path)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self.body = self.received()
         self.hub.served.append((self.command, path))
         fault = None
         if self.command != "HEAD":
             fault = next((faults.pop(0) for ending, faults in self.hub.faults.items() if path.endswith(ending) and faults), None)
         if fault in ("401", "403", "404", "500", "503"):
             self.send(int(fault), b'{"error": "as asked for"}', {"X-Error-Code": "RepoNotFound"} if fault in ("401", "404") else {})
+        elif self.command == "PUT" or path in ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml") or \
+                self.command == "POST" and any(f"/{what}" in path for what in ("preupload/", "info/lfs/", "commit/")):
+            self.write(path)
         elif path.startswith("/api/"):
             self.api(path.removeprefix("/api/"))
         else:
             self.file(path.strip("/"), fault)
+
+    def received(self) -> bytes:
+        """The body, in one piece or in chunks, as a client that reads while it sends has it."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def write(self, path: str):
+        """What a login may: make a repository, and put files into it, large ones beside the commit that names them."""
+        if self.command == "PUT":
+            self.hub.large[hashlib.sha256(self.body).hexdigest()] = self.body
+            return self.send(200, b"", {})
+        if path == "/api/validate-yaml":  # of a card, which the client asks for before it sends one
+            _, head, _ = json.loads(self.body)["content"].split("---\n", 2)
+            missing = {"license", "pipeline_tag"} - yaml.safe_load(head).keys()
+            return self.json({"errors": [{"message": f"no {name}"} for name in sorted(missing)], "warnings": []})
+        who = self.hub.tokens.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+        if who is None:
+            return self.send(401, b'{"error": "Invalid username or password."}', {})
+        if path == "/api/whoami-v2":
+            return self.json({"type": "user", "name": who, "orgs": [], "auth": {}})
+        if path == "/api/repos/create":
+            asked = json.loads(self.body)
+            owner, name = asked.get("organization") or who, asked["name"]
+            kind, repo_id = asked.get("type") or "model", f"{owner}/{name}"
+            if owner != who:
+                return self.send(403, b'{"error": "You don\'t have the rights to create a model under this namespace"}', {})
+            if (kind, repo_id) in self.hub.repositories:
+                return self.send(409, json.dumps({"error": "it is there", "url": f"{self.hub.endpoint}/{repo_id}"}).encode(), {})
+            self.hub.repositories[kind, repo_id] = {}
+            self.hub.private |= {(kind, repo_id)} if asked.get("private") or asked.get("visibility") == "private" else set()
+            return self.json({"url": f"{self.hub.endpoint}/{repo_id}"})
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = [one | {"actions": {"upload": {"href": f"{self.hub.endpoint}/large/{one['oid']}"}}}
+                       for one in json.loads(self.body)["objects"]]
+            return self.json({"transfer": "basic", "objects": objects})
+        kind, owner, name, what = path.removeprefix("/api/").split("/")[:4]
+        key = kind.removesuffix("s"), f"{owner}/{name}"
+        if what == "preupload":
+            modes = [{"path": file["path"], "uploadMode": "lfs" if file["size"] > SMALL else "regular", "shouldIgnore": False}
+                     for file in json.loads(self.body)["files"]]
+            return self.json({"files": modes})
+        for line in map(json.loads, self.body.decode().splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.hub.repositories[key][value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.hub.repositories[key][value["path"]] = self.hub.large[value["oid"]]
+        commit = self.hub.commit(*key)
+        return self.json({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.endpoint}/{key[1]}/commit/{commit}",
+                          "hookOutput": ""})
 
     def api(self, path: str):
         kinds, *rest = path.split("/")
@@ -113,7 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
             depth = under.count("/") + 1 if under else 0
             return self.json([e for e in inside if deep or e["path"].count("/") == depth])
         if rest[0] == "paths-info":
-            wanted = json.loads(self.body)["paths"] if self.body.startswith("{") else parse_qs(self.body).get("paths", [])
+            body = self.body.decode()
+            wanted = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body).get("paths", [])
             return self.json([e for e in listed if e["path"] in wanted])
         return self.send(404, b'{"error": "not here"}', {"X-Error-Code": "EntryNotFound"})
 

@@ -320,7 +320,7 @@ def test_markdown_and_picture_are_drawn(pipeline):
         assert row["label"] in markdown
     assert (pipeline.run_dir / "final_report.png").read_bytes().startswith(b"\x89PNG")
     said = pipeline.said[REPORT].stdout
-    assert all(f"final_report.{ending}" in said for ending in ("json", "md", "png"))
+    assert all(f"final_report.{ending}" in said for ending in ("json", "md", "html", "png"))
 
 
 def test_broken_and_missing_checkpoints_are_skipped_with_a_reason(pipeline, tmp_path):

@@ -344,8 +344,8 @@ def test_of_two_gpus_one_is_used_and_that_is_said(tmp_path, monkeypatch, capsys,
     rows = [{"input_ids": [2, 5, 3], "labels": 0, "length": 3}] * 40
     monkeypatch.setattr("training.trainer.lengths", lambda dataset: [3] * len(dataset))
     args = SimpleNamespace(matmul_precision="highest", batch_size=16, patience=0, evals_per_epoch=1, lr=1e-3, weight_decay=0.0, warmup=0.0,
-                           seed=1, max_length=48)
-    stage = SimpleNamespace(work=lambda name: tmp_path)
+                           seed=1, max_length=48, report_to="none")
+    stage = SimpleNamespace(work=lambda name: tmp_path, prefix="x", key="0123456789")
     trainer = make_trainer(StageTrainer, SingleLabel(("no", "yes")), stage, "train", tiny_bert(), args, rows, rows, None, epochs=1)
     assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16)
     assert "one of 2 GPUs is used: torchrun --standalone --nproc-per-node 2" in capsys.readouterr().out

@@ -354,7 +354,7 @@ def test_compressed_is_all_that_a_user_needs(handed, pipeline, tmp_path):
         done = subprocess.run([sys.executable, *command], cwd=place, env=environment(), capture_output=True, text=True, check=True)
         assert done.stdout.strip().strip("[]'") in pipeline.classes and "common" not in printed and "compact" not in printed
     assert len([line for line in printed.splitlines() if line and not line.startswith(("import", "folder"))]) == 3
-    assert text.splitlines()[0] == "# made-up, *published*" and str(tmp_path) not in text + (folder / "card.json").read_text()
+    assert "\n# made-up, *published*\n" in text and str(tmp_path) not in text + (folder / "card.json").read_text()
     assert "before" in said and f"{folder}: the model" in said
 
 

@@ -38,6 +38,7 @@ def begin(run_dir, **more):
             "evals_per_epoch": 2,
             "patience": 2,
             "matmul_precision": "highest",
+            "report_to": "none",
             "max_length": 32,
         }
         | more

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import transformers
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from common import data, distributed, progress
@@ -221,7 +222,8 @@ def make_trainer(trainer_class: type[StageTrainer], task: Task, stage: Stage, na
         seed=args.seed, data_seed=args.seed, eval_strategy="steps", eval_steps=every, save_strategy="steps", save_steps=every,
         # Where no best look is kept none is noted: a training that ends, by a signal too, would lose all other step checkpoints to it.
         save_total_limit=2 if keep_best else 1, load_best_model_at_end=keep_best, metric_for_best_model=task.metric if keep_best else None,
-        logging_steps=min(50, every), logging_nan_inf_filter=False, report_to=[], remove_unused_columns=False, label_names=["labels"],
+        logging_steps=min(50, every), logging_nan_inf_filter=False, remove_unused_columns=False, label_names=["labels"],
+        report_to=args.report_to, run_name=f"{stage.prefix} {stage.key[:8]} {name}",
         restore_callback_states_from_checkpoint=True,  # patience counts on after a kill
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=not sys.stderr.isatty())
@@ -236,6 +238,9 @@ def make_trainer(trainer_class: type[StageTrainer], task: Task, stage: Stage, na
                             compute_metrics=lambda found: task.scores(np.asarray(found.predictions), np.asarray(found.label_ids)),
                             data_collator=collator, callbacks=callbacks, first_epoch=first_epoch, matmul_precision=args.matmul_precision)
     trainer.remove_callback(transformers.PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # else the environment says where
+            callback.logging_dir = str(stage.run_dir / "results/curves" / f"{stage.prefix}_{stage.key}" / name)  # `output_dir` goes
     return trainer
 
 
