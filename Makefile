@@ -93,7 +93,11 @@ test: .venv/.installed
 test-all: PYTEST = -m 'not long' --cov
 test-all: test
 
-test-long: .venv/.installed
+.venv/.scale: .venv/.installed requirements-scale.txt
+	$(PIP) -r requirements-scale.txt
+	touch $@
+
+test-long: .venv/.scale
 	$(PY) -m pytest -m long
 
 chaos: .venv/.installed

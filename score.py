@@ -11,6 +11,7 @@ Each row has the answer in columns of its own, as predict.py --json calls them. 
 table's, go to labelled/_bad_rows/ with the reason. Reads a directory that 11_export_onnx.py or shrink.py made.
 """
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -52,9 +53,11 @@ def main(args):
 
         # --- 2. do it
         start = time.perf_counter()
-        total = scoring.tally(engines.outcomes(engine, job, tasks, args.threads), sum(task.shard.rows for task in tasks))
+        with contextlib.closing(engines.outcomes(engine, job, tasks, args.threads)) as outcomes:
+            total = scoring.tally(outcomes, sum(task.shard.rows for task in tasks))
         seconds = time.perf_counter() - start
     finally:
+        scoring.clear(args.output)
         publishing.give_back(args.output)
 
     # --- 3. what came of it

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -36,9 +36,10 @@ def chosen(engine: str | None) -> str:
     return engine or ("ray" if installed else "local")
 
 
-def outcomes(engine: str, job: Job, tasks: list[Task], threads: int) -> Iterator[Outcome]:
-    """What becomes of each task, in the order in which they end; `threads` a process."""
-    return iter(()) if not tasks else on_ray(job, tasks, threads) if engine == "ray" else local(job, tasks, threads)
+def outcomes(engine: str, job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None, None]:
+    """What becomes of each task, in the order in which they end; `threads` a process. Whoever closes it ends what is at work."""
+    if tasks:
+        yield from (on_ray if engine == "ray" else local)(job, tasks, threads)
 
 
 # --- this machine
@@ -46,7 +47,7 @@ def outcomes(engine: str, job: Job, tasks: list[Task], threads: int) -> Iterator
 _scorer: Scorer  # of a process that was started to score
 
 
-def local(job: Job, tasks: list[Task], threads: int) -> Iterator[Outcome]:
+def local(job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None, None]:
     """By spawned processes, as many as have cores. Raises UserError for a shard whose process dies again and again."""
     processes = min(max(1, cores.usable() // threads), len(tasks))
     left, tries = deque(tasks), Counter[str]()
@@ -100,13 +101,14 @@ def _score(task: Task) -> Outcome:
 
 # --- Ray
 
-def on_ray(job: Job, tasks: list[Task], threads: int) -> Iterator[Outcome]:
+def on_ray(job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None, None]:
     """By Ray Data: an actor for each `threads` CPUs of the cluster that RAY_ADDRESS or `ray start` names, or else of this machine.
 
     What Ray counts as that actor's CPUs are its session's threads. An actor that dies, and one whose machine does, is started anew, and
     what it had in hand is done again: Ray's own doing.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send how it is used
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would print that a lost driver ends its actors, which is meant so
     import ray
     import ray.data
 

@@ -87,8 +87,7 @@ def plan(data: Path, output: Path, checkpoint: Path, wanted: Wanted, rows: int, 
     tasks = [Task(source, shard) for source in sources for shard in source.shards(rows)]
     _settle(output, {"schema": SCHEMA, "checkpoint": classifier.checkpoint.key, "text": text, "pair": pair, "prefix": job.prefix,
                      "rows_per_file": rows, "files": {source.name: identity(source.path) for source in sources}})
-    for leftover in output.rglob(".*.partial"):
-        leftover.unlink()
+    clear(output)
     left = [task for task in tasks if not (output / task.name).is_file()]
     if len(left) < len(tasks):
         say(f"{len(tasks) - len(left):,} of {len(tasks):,} files of answers are there already")
@@ -164,6 +163,12 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def clear(output: Path) -> None:
+    """Deletes what processes that were killed had begun to write."""
+    for leftover in output.rglob(".*.partial"):
+        leftover.unlink(missing_ok=True)
 
 
 # --- a shard
@@ -286,7 +291,7 @@ def _cells(table, at: int) -> dict:
 
 def _line(source: Source, bad: Bad) -> str:
     """A bad row as a line of JSON."""
-    return json.dumps({"file": source.name, source.place: bad.place, "reason": bad.reason, "row": bad.row}, ensure_ascii=False,
+    return json.dumps({"file": source.name, source.place: bad.place, "reason": bad.reason, "content": bad.content}, ensure_ascii=False,
                       default=str) + "\n"
 
 

@@ -39,7 +39,7 @@ class Bad:
 
     place: int
     reason: str
-    row: Any
+    content: Any
 
 
 @dataclass
@@ -109,14 +109,13 @@ class Parquet(Source):
                 raise self._damaged(error) from None
 
     def head(self, wanted: Iterable[str]) -> Table:
-        import pyarrow
-
         with self._file() as file:
             empty = file.schema_arrow.empty_table()
+        first = next(self._batches(CELLS), empty)
         try:
-            return tables.of_arrow(str(self.path), "parquet", next(self._batches(CELLS), empty))
-        except (UnicodeDecodeError, pyarrow.ArrowException) as error:
-            raise UserError(f"{self.path}: bytes that aren't UTF-8 among its first {CELLS:,} rows ({error}): write it again") from None
+            return tables.of_arrow(str(self.path), "parquet", first)
+        except UnicodeDecodeError:
+            return tables.of_arrow(str(self.path), "parquet", _legible(first))
 
     def names_of(self, head: Table) -> list[str]:
         with self._file() as file:
@@ -141,6 +140,18 @@ class Parquet(Source):
             at += len(table)
             if at >= last:
                 return
+
+
+def _legible(table):
+    """A table whose texts are UTF-8, with what is none written out."""
+    import pyarrow
+
+    for at, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type):
+            cells = table.column(at).cast(pyarrow.large_binary()).to_pylist()
+            cells = [None if cell is None else cell.decode(errors="backslashreplace") for cell in cells]
+            table = table.set_column(at, field, pyarrow.array(cells, field.type))
+    return table
 
 
 # --- text
