@@ -11,6 +11,7 @@ rows once more, and a worker is killed on the way. The result is the key `score`
 Hours on two cores.
 """
 
+import importlib.util
 import os
 import random
 import re
@@ -116,12 +117,19 @@ def lost_and_double(output: Path, rows: int) -> dict[str, int]:
     return {"rows": len(ids), "lost": rows - different, "double": len(ids) - different}
 
 
+def two_nodes():
+    """(a Ray cluster on loopback, the second of its two nodes), of a core each, given time to start on a busy machine."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}  # little beside the work
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False, "no_monitor": True})
+    return cluster, cluster.add_node(**node)
+
+
 def worker_killed(work: Path, rows: int) -> dict:
     """Two nodes of one core each on loopback; of one of them an actor is killed when the first answers are there."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        from ray.cluster_utils import Cluster
-    except ImportError:
+    if importlib.util.find_spec("ray") is None:
         return {"rows": None, "lost": None, "double": None, "reason": "ray isn't installed: pip install -r requirements-scale.txt"}
     import psutil
 
@@ -129,9 +137,7 @@ def worker_killed(work: Path, rows: int) -> dict:
     for folder in (data, output):
         shutil.rmtree(folder, ignore_errors=True)
     write_rows(data, rows)
-    node = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}  # little beside the work
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False, "no_monitor": True})
-    cluster.add_node(**node)
+    cluster, _ = two_nodes()
     command = [sys.executable, "score.py", data, output, "--checkpoint", BOX, "--engine", "ray", "--rows-per-file", max(rows // 20, 1)]
     process = subprocess.Popen(list(map(str, command)), cwd=SCRIPTS, env=os.environ | {"RAY_ADDRESS": cluster.address})
     killed = 0

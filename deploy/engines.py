@@ -121,6 +121,8 @@ def on_ray(job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
+        if not any(node["Alive"] and node["Resources"].get("CPU", 0) >= threads for node in ray.nodes()):
+            raise UserError(f"--threads {threads}: no machine of the cluster has so many CPUs: fewer are enough")
         actors = max(1, int(ray.cluster_resources().get("CPU", 1) // threads))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=min(actors, len(tasks)),
                                           max_tasks_in_flight_per_actor=AHEAD)

@@ -9,10 +9,11 @@ directory of Parquet pass over names that begin with '_' or '.'.
 import hashlib
 import json
 import os
+import platform
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def plan(data: Path, output: Path, checkpoint: Path, wanted: Wanted, rows: int, 
     job = Job(checkpoint.resolve(), output.resolve(), text, pair, PREFIX if names & set(answers) else "", stop_at_bad)
     if job.prefix:
         say(f"the input has a column {' and a column '.join(sorted(names & set(answers)))}: answers are called {PREFIX}…")
-    tasks = [Task(source, shard) for source in sources for shard in source.shards(rows)]
+    # Absolute paths: who does a task may stand elsewhere.
+    tasks = [Task(replace(source, path=source.path.absolute()), shard) for source in sources for shard in source.shards(rows)]
     _settle(output, {"schema": SCHEMA, "checkpoint": classifier.checkpoint.key, "text": text, "pair": pair, "prefix": job.prefix,
                      "rows_per_file": rows, "files": {source.name: identity(source.path) for source in sources}})
     clear(output)
@@ -190,6 +192,8 @@ class Scorer:
             return self._score(task)
         except UserError as error:
             return Outcome(error=str(error))
+        except FileNotFoundError as error:
+            return Outcome(error=f"{error.filename} isn't there any more, or not on {platform.node()}: all machines need the same disk")
         except Exception as error:
             mendable = obstacle(error)
             if mendable is None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from conftest import REPOSITORY, environment, make_sentences, run_script, tiny_compact
 from shell import killed, one_line
 
+from bench import scale
 from common import inference, opening, publishing
 from common.cli import UserError
 from common.texts import shards, tables
@@ -347,6 +349,16 @@ def test_what_cannot_be_done_is_one_line(models, tmp_path):
     assert list((tmp_path / "o").iterdir()) == []
 
 
+def test_who_does_a_task_may_stand_elsewhere(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
+    monkeypatch.chdir(tmp_path)
+    job, (task,) = plan(Path("in"), Path("out"), models["single_label"])
+    monkeypatch.chdir("/")
+    assert scoring.Scorer(job, 1)(task) == scoring.Outcome(40)
+    (tmp_path / "in/a.csv").unlink()
+    assert "all machines need the same disk" in scoring.Scorer(job, 1)(task).error
+
+
 def test_a_file_without_the_column_is_named(models, tmp_path):
     write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
     write_csv(tmp_path / "in/b.csv", [{"body": text} for text in SENTENCES[:40]])
@@ -406,18 +418,29 @@ def test_memory_does_not_grow_with_the_shard(models, tmp_path):
     assert many < few + 50, (few, many)
 
 
+# --- what was measured
+
+def test_the_page_holds_what_the_bench_measured():
+    score = json.loads((REPOSITORY / "docs/results/ship.json").read_text(encoding="utf-8"))["score"]
+    page = (REPOSITORY / "docs/SCALE.md").read_text(encoding="utf-8")
+    assert scale.table(score) in page and scale.refresh(page, score) == page
+    assert {"rows", "seconds", "rows_per_s", "share_of_limit"} < score.keys() and {"rows", "lost", "double"} < score["worker_killed"].keys()
+
+
+def test_the_bench_counts_what_is_lost_and_what_is_double(tmp_path):
+    for name, ids in {"a": [0, 1, 2], "b": [2, 4]}.items():
+        pq.write_table(pa.table({"id": ids}), tmp_path / f"{name}.parquet")
+    assert scale.lost_and_double(tmp_path, 6) == {"rows": 5, "lost": 2, "double": 1}
+
+
 # --- Ray
 
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each on loopback; gone afterwards."""
     pytest.importorskip("ray", reason="pip install -r requirements-scale.txt")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}  # little beside the work
-    found = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False, "no_monitor": True})
-    found.second = found.add_node(**node)
+    found, second = scale.two_nodes()
+    found.second = second
     yield found
     found.shutdown()
 
