@@ -119,7 +119,7 @@ def lost_and_double(output: Path, rows: int) -> dict[str, int]:
 
 def two_nodes():
     """(a Ray cluster on loopback, the second of its two nodes), of a core each, given time to start on a busy machine."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "include_log_monitor": False, "object_store_memory": 100 << 20}  # little beside the work
@@ -200,7 +200,9 @@ def main(args) -> None:
     slow = teacher(texts[:args.teacher_sample], args.work)
     found = {**score, "share_of_limit": score["rows_per_core_s"] / limit["rows_per_core_s"], "answered": lost_and_double(output, args.rows),
              "limit": limit, "predict": predict, "teacher": slow, "words": sum(WORDS) / 2,
-             "worker_killed": worker_killed(args.work, args.cluster_rows), **facts}
+             "worker_killed": {"rows": None, "lost": None, "double": None, "reason": "not reached"}, **facts}
+    finished.write(finished.earlier(args.result) | {"score": found}, args.result)  # before what may yet fail
+    found["worker_killed"] = worker_killed(args.work, args.cluster_rows)
     finished.write(finished.earlier(args.result) | {"score": found}, args.result)
     if args.page:
         args.page.write_text(refresh(args.page.read_text(encoding="utf-8"), found), encoding="utf-8")
