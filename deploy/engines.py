@@ -108,7 +108,6 @@ def on_ray(job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None
     what it had in hand is done again: Ray's own doing.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send how it is used
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it would print that a lost driver ends its actors, which is meant so
     import ray
     import ray.data
 
