@@ -302,16 +302,22 @@ def test_two_at_once_in_one_directory_are_refused(models, many, tmp_path):
 def test_more_files_may_come_and_what_else_changes_is_refused(models, tmp_path):
     rows = [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:20])]
     write_csv(tmp_path / "in/a.csv", rows[:10])
-    score = lambda *more, **how: run_script("score.py", tmp_path / "in", tmp_path / "out", *more, *LOCAL, **how)  # noqa: E731
-    score("--checkpoint", models["single_label"])
+
+    def score(checkpoint=models["single_label"]) -> scoring.Outcome:
+        job, tasks = plan(tmp_path / "in", tmp_path / "out", checkpoint)
+        return scoring.tally(map(scoring.Scorer(job, 1), tasks), 0)
+
+    assert score().rows == 10 and score().rows == 0
     there = written(tmp_path / "out")
     write_csv(tmp_path / "in/b.csv", rows[10:])
-    assert "1 of 2 files" in score("--checkpoint", models["single_label"]).stdout
+    assert score().rows == 10
     once(tmp_path / "out", range(20))
     assert there.items() <= written(tmp_path / "out").items()
-    assert "answers of another checkpoint:" in one_line(score("--checkpoint", BOX, check=False))
+    with pytest.raises(UserError, match="answers of another checkpoint:"):
+        score(BOX)
     write_csv(tmp_path / "in/a.csv", rows[:9])
-    assert "another a.csv in the input" in one_line(score("--checkpoint", models["single_label"], check=False))
+    with pytest.raises(UserError, match=r"another a\.csv in the input"):
+        score()
     once(tmp_path / "out", range(20))
 
 
