@@ -2,7 +2,7 @@
 # make full    the published recipe at the top level, both operating points (DATA_DIR=… for your own sentences, TEACHER=… for your own teacher)
 # make test    lint, types and tests
 # make test-all the slow tests too, the commands of README.md as they are written there among them; together they must run 85 % of the code
-# make test-long `make fast` as the README has it, a million lines through predict.py, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
+# make test-long `make fast` as the README has it, a million lines through predict.py, score.py on a Ray cluster that loses machines, more stages killed and shared by two processes, all out of disk at each of forty moments, two benches
 # make presets near and max, three seeds of everything, into runs/presets/, and what they are worth as runs/presets.json (DATA_DIR=…, TEACHER=…)
 # make frontier those and smaller budgets: accuracy against FLOPs, size and latency, beside the peers of make bench, into runs/frontier/
 # make bench   those beside what else one might pick, each in a venv of its own, and training beside plain loops, into runs/bench/
@@ -97,7 +97,11 @@ test: .venv/.installed
 test-all: PYTEST = -m 'not long' --cov
 test-all: test
 
-test-long: .venv/.installed
+.venv/.scale: .venv/.installed requirements-scale.txt
+	$(PIP) -r requirements-scale.txt
+	touch $@
+
+test-long: .venv/.scale
 	$(PY) -m pytest -m long
 
 chaos: .venv/.installed

@@ -103,7 +103,7 @@ class Stage:
         """
         target = distributed.by_the_first(self._publish)
         if distributed.is_first():
-            _give_back(self.shared_dir)
+            give_back(self.shared_dir)
         for copy in self.shared_dir.parent.glob(f"{self.shared_dir.name}_*"):
             shutil.rmtree(copy, ignore_errors=True)
         return target
@@ -177,10 +177,10 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
         if done := finished():
             return done
         again = stage.dir.exists()
-        _claim(stage.dir)
+        claim(stage.dir)
         if done := finished():  # another process has published it since we looked
             stage.dir.rmdir()
-            _give_back(stage.dir)
+            give_back(stage.dir)
         elif again:
             say(f"continuing {stage.dir}")
         return done
@@ -202,8 +202,8 @@ def begin(args, name: str, prefix: str, dataset: dict, parents: list[Checkpoint]
     return stage
 
 
-def _claim(folder: Path) -> None:
-    """Makes a stage's directory this process's own until it publishes or ends, however it ends.
+def claim(folder: Path) -> None:
+    """Makes a directory, a stage's as a rule, this process's own until it gives it back or ends, however it ends.
 
     The lock lies beside the directory, which is renamed under it. Raises UserError while another process works there.
     """
@@ -224,7 +224,7 @@ def _claim(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
 
 
-def _give_back(folder: Path) -> None:
+def give_back(folder: Path) -> None:
     """Ends the claim to a directory, with its file: who waits for one that is gone looks again."""
     lock = _locks.pop(folder.absolute())
     with contextlib.suppress(OSError):  # Windows removes no file that is open, and it does no harm there

@@ -35,7 +35,8 @@ ENCODINGS = ["ascii", "latin-1", "cp1252", "cp437", "gbk", "shift-jis"]
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_python_without_the_libraries_is_told_what_to_do(tmp_path, script):
-    done = shell(f"$PY -S {script} --run-dir {tmp_path}" + (" x" if script == "predict.py" else ""))
+    flags = {"predict.py": f"--run-dir {tmp_path} x", "score.py": f"{tmp_path}/in {tmp_path}/out --checkpoint {tmp_path}"}
+    done = shell(f"$PY -S {script} {flags.get(script, f'--run-dir {tmp_path}')}")
     if script == "download_model.py":  # says no before it needs one
         assert "Traceback" not in done.stderr and done.returncode == 2
     else:

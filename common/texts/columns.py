@@ -168,9 +168,10 @@ def _texts(table: Table, looks: dict[str, str], wanted: Wanted) -> tuple[str, st
     return found[0], wanted.pair
 
 
-def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = ()) -> tuple[str, str | None]:
+def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = (), reader: str = "the data have") -> tuple[str, str | None]:
     """The columns of the text and of its partner in a table that may have no labels: as flags say where it has such, or else by names and
-    cells; none of `but`. Raises UserError where there is more than one choice, or none, and for one text where pairs are wanted or two.
+    cells; none of `but`. Raises UserError where there is more than one choice, or none, and for one text where pairs are wanted or two
+    (as `reader` does).
     """
     text, pair = (name if name in table.names else None for name in (wanted.text, wanted.pair))
     names = [name for name in table.names if name not in but]
@@ -181,7 +182,7 @@ def of_texts(table: Table, wanted: Wanted, pairs: bool, but: Iterable[str] = ())
              for name, kind in looks.items()}  # of few rows texts look like labels
     text, pair = _texts(table, looks if "text" in looks.values() else words, Wanted(text, pair))
     if (pair is not None) != pairs:
-        raise UserError(f"{table.path} has {'two texts' if pair else 'one text'} a row, the data have {'pairs' if pairs else 'one'}: name "
+        raise UserError(f"{table.path} has {'two texts' if pair else 'one text'} a row, {reader} {'pairs' if pairs else 'one'}: name "
                         f"the column{'s' if pairs else ''} with --text-column{' and --pair-column' if pairs else ''}")
     return text, pair
 

@@ -2,9 +2,10 @@
 
 import csv
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,12 +74,13 @@ def read(path: Path, header: bool | None = None, wanted: Iterable[str] = (), vec
     if end in (".jsonl", ".ndjson", ".json"):
         return _json(path)
     rows, between, kind = (*_csv(path), "csv") if end == ".csv" else (tsv.read(path), "tab", "tsv")
-    return _of_rows(path, rows, between, kind, header, wanted)
+    return of_rows(path, rows, between, kind, header, wanted)
 
 
 # --- text
 
-def _of_rows(path: Path, rows: list[Row], between: str, kind: str, header: bool | None, wanted: Iterable[str]) -> Table:
+def of_rows(path: Path, rows: list[Row], between: str, kind: str, header: bool | None, wanted: Iterable[str]) -> Table:
+    """The table that rows of text are; what is `between` two columns stands in its messages, for the rest see `read`."""
     if not rows:
         return Table(str(path), kind, [], [], [])
     line, first = rows[0]
@@ -103,41 +105,47 @@ def _of_rows(path: Path, rows: list[Row], between: str, kind: str, header: bool 
 
 
 def _csv(path: Path) -> tuple[list[Row], str]:
-    """(rows that hold anything, what is between two columns): the delimiter is that by which the first row has names that are known, or
-    else all rows are as wide as the first.
-    """
+    """(rows that hold anything, what is between two columns)."""
     text = tsv.decoded(path)
-    first = text.split("\n", 1)[0]
+    delimiter = delimiter_of(path, lambda: io.StringIO(text, newline=""))
+    return list(delimited(path, io.StringIO(text, newline=""), delimiter)), between(delimiter)
+
+
+def between(delimiter: str) -> str:
+    """A delimiter in a message."""
+    return "tab" if delimiter == "\t" else f"'{delimiter}'"
+
+
+def delimiter_of(path: Path, lines: Callable[[], Iterable[str]]) -> str:
+    """The delimiter by which a CSV's first row has names that are known, or else all rows are as wide as the first; `lines` begins anew."""
+    first = next(iter(lines()), "")
 
     def fitness(delimiter: str) -> tuple:
         try:
-            rows = _delimited(path, text, delimiter, SAMPLE)
+            rows = list(itertools.islice(delimited(path, lines(), delimiter), SAMPLE))
         except UserError:
             return False, 0, first.count(delimiter)
         width = len(rows[0][1]) if rows else 0
         whole = width > 1 and all(tsv.fits(cells, width) for _, cells in rows)
         return width > 1 and known(rows[0][1]), width if whole else 0, first.count(delimiter)
 
-    best = max(DELIMITERS, key=fitness)
-    return _delimited(path, text, best), "tab" if best == "\t" else f"'{best}'"
+    return max(DELIMITERS, key=fitness)
 
 
-def _delimited(path: Path, text: str, delimiter: str, most: int | None = None) -> list[Row]:
-    """The rows that hold anything, `most` of them. Raises UserError where a quote is neither around its cell nor doubled."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[Row] = []
-    line = 1
+def delimited(path: Path, lines: Iterable[str], delimiter: str, line: int = 1) -> Iterator[Row]:
+    """The rows that hold anything, of a CSV's lines, the first of which is number `line`. Nothing is read ahead of a row.
+
+    Raises UserError where a quote is neither around its cell nor doubled.
+    """
+    reader, before = csv.reader(lines, delimiter=delimiter, strict=True), line
     try:
         for cells in reader:
             if any(tsv.visible(cell) for cell in cells):
-                rows.append((line, cells))
-            line = reader.line_num + 1
-            if len(rows) == most:
-                break
+                yield line, cells
+            line = reader.line_num + before
     except csv.Error:
         raise UserError(f"{path}:{line}: a quote that is neither around its cell nor doubled, or that nothing ends: a text with a quote, a "
                         f"'{delimiter}' or a line break in it stands in quotes, its own quotes doubled") from None
-    return rows
 
 
 def _json(path: Path) -> Table:
@@ -156,11 +164,15 @@ def _json(path: Path) -> Table:
                     rows.append((number, json.loads(line)))
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{path}:{number}: no JSON object ({error}): one a line, with the same keys in all") from None
-    names: dict[str, None] = {}
     for number, row in rows:
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: no JSON object but {shown(json.dumps(row))}: one a line, with the same keys in all")
-        names.update(dict.fromkeys(row))
+    return of_objects(path, rows)
+
+
+def of_objects(path: Path, rows: list[tuple[int, dict]]) -> Table:
+    """The table of JSON objects, each with its line: a key is a column."""
+    names = dict.fromkeys(name for _, row in rows for name in row)
     return Table(str(path), "json", list(names), [[row.get(name) for _, row in rows] for name in names], [number for number, _ in rows])
 
 
@@ -180,15 +192,16 @@ def _parquet(path: Path, vectors: bool) -> Table:
         import datasets
 
         features = datasets.Features.from_arrow_schema(table.schema)
-    return _of_arrow(str(path), "parquet", table, features, vectors)
+    return of_arrow(str(path), "parquet", table, features, vectors)
 
 
 def of_dataset(name: str, kind: str, dataset) -> Table:
     """A split of a `datasets` directory or of a set of the hub."""
-    return _of_arrow(name, kind, dataset.with_format("arrow")[:], dataset.features)
+    return of_arrow(name, kind, dataset.with_format("arrow")[:], dataset.features)
 
 
-def _of_arrow(path: str, kind: str, table, features, vectors: bool = False) -> Table:
+def of_arrow(path: str, kind: str, table, features=None, vectors: bool = False) -> Table:
+    """The table of an Arrow one, without columns that hold no texts or labels; `features` are what `datasets` knows of these."""
     import pyarrow
 
     def readable(of) -> bool:

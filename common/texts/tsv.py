@@ -19,6 +19,7 @@ NO_TEXT = {b"PK\x03\x04": f"a workbook or a zip archive: export its sheet as {AS
            b"\x1f\x8b": f"compressed (gzip): unpack it to {AS_TEXT}", b"\x28\xb5\x2f\xfd": f"compressed (zstd): unpack it to {AS_TEXT}",
            b"\xfd7zXZ\0": f"compressed (xz): unpack it to {AS_TEXT}", b"PAR1\x15": f"a Parquet file: write it as {AS_TEXT}",
            b"SQLite format 3\0": f"a database (SQLite): write its table as {AS_TEXT}"}
+BEGINNING = 4096  # bytes that show what a file is
 SHOWN = 60  # characters of a cell in a message
 Row = tuple[int, list[str]]  # the line that it begins on, and its cells
 
@@ -37,11 +38,7 @@ def visible(text: str) -> bool:
 def decoded(path: Path) -> str:
     """A text file's content without its byte-order mark. Raises UserError where it isn't UTF-8 with line feeds."""
     content = path.read_bytes()
-    for start, what in NO_TEXT.items():
-        if content.startswith(start):
-            raise UserError(f"{path} is {what} in UTF-8")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in content[:4096] and _every_other_is_nul(content[:4096]):
-        raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'): save the file as UTF-8")
+    refuse_other(path, content[:BEGINNING])
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -54,6 +51,15 @@ def decoded(path: Path) -> str:
         raise UserError(f"{path}: its lines end in a carriage return alone (an old Mac's): save it with line feeds "
                         r"(tr '\r' '\n' makes them)")
     return text
+
+
+def refuse_other(path: Path, begun: bytes) -> None:
+    """Raises UserError where a file of text begins like one of another kind, by its first BEGINNING bytes."""
+    for start, what in NO_TEXT.items():
+        if begun.startswith(start):
+            raise UserError(f"{path} is {what} in UTF-8")
+    if begun.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in begun and _every_other_is_nul(begun):
+        raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'): save the file as UTF-8")
 
 
 def _every_other_is_nul(content: bytes) -> bool:

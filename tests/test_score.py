@@ -1,0 +1,509 @@
+"""score.py: tables of any size, in new processes, some of which are killed: each row answered once, as predict.py answers it."""
+
+import csv
+import datetime
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from conftest import REPOSITORY, environment, make_sentences, run_script, tiny_compact
+from shell import killed, one_line
+
+from bench import scale
+from common import inference, opening, publishing
+from common.cli import UserError
+from common.texts import shards, tables
+from deploy import engines, onnx_export, scoring
+
+BOX = REPOSITORY / "pretrained/sst2-max/onnx"
+SENTENCES = [text for text, _ in make_sentences(400, ("positive", "negative"), 5)]
+LOCAL = ("--engine", "local")
+
+
+@functools.cache
+def tiny(outputs: int, vocab_size: int):
+    """(configuration, ONNX graph) of a tiny model with so many outputs."""
+    model = tiny_compact(vocab_size=vocab_size, layers=1, num_labels=outputs)
+    return model.config.to_dict(), onnx_export.export(model)
+
+
+def export(folder, tokenizer, names=("negative", "positive"), pairs: bool = False, **settings):
+    """A tiny model as 11_export_onnx.py leaves one: its directory."""
+    import onnx
+
+    config, graph = tiny(len(names), len(tokenizer))
+    config = onnx_export.configuration(config) | {"id2label": dict(enumerate(names)), **settings}
+    asked = SimpleNamespace(run_dir=folder, seed=1, mode="fast", force=False, max_length=40)
+    dataset = {"name": "made up", "source": "tsv", "sha256": "0" * 64, "train": 3, "validation": 1, "dev": 2, "pairs": pairs}
+    stage = publishing.begin(asked, "distilled_onnx", "onnx_fp32", dataset, [])
+    (stage.dir / "config.json").write_text(json.dumps(config))
+    opening.save_tokenizer(tokenizer, stage.dir, 40)
+    onnx.save(graph, stage.dir / inference.ONNX_FILE)
+    return stage.publish()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tokenizer):
+    """{task: an exported model of it}."""
+    at = tmp_path_factory.mktemp("models")
+    return {"single_label": export(at / "single", tokenizer), "pairs": export(at / "pairs", tokenizer, pairs=True),
+            "multi_label": export(at / "multi", tokenizer, ("joy", "anger"), problem_type="multi_label_classification",
+                                  thresholds=[.1, -.1]),
+            "regression": export(at / "score", tokenizer, ("score",), problem_type="regression")}
+
+
+def write_csv(path, rows: list[dict]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_json_lines(path, rows: list[dict]):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def answers_in(output) -> list[dict]:
+    """All rows of a directory of answers, as any reader of Parquet finds them."""
+    return pyarrow.dataset.dataset(output, format="parquet").to_table().to_pylist()
+
+
+def bad_in(output) -> list[dict]:
+    return [json.loads(line) for path in sorted((output / scoring.BAD_ROWS).rglob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def once(output, numbers) -> None:
+    """Each of these rows is there, and none twice."""
+    found = sorted(int(row["id"]) for row in answers_in(output))
+    assert found == sorted(numbers), f"lost {set(numbers) - set(found)}, {len(found) - len(set(found))} double"
+
+
+# --- what is answered
+
+@pytest.mark.parametrize("task", ["single_label", "pairs", "multi_label", "regression"])
+def test_every_task_and_kind_of_file_is_answered_as_predict_does(models, tmp_path, task):
+    rows = [{"id": i, "text": text} | ({"second": SENTENCES[-i - 1]} if task == "pairs" else {}) for i, text in enumerate(SENTENCES[:90])]
+    write_csv(tmp_path / "in/a.csv", rows[:30])
+    write_json_lines(tmp_path / "in/b.jsonl", rows[30:60])
+    (tmp_path / "in/day=2").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[60:]), tmp_path / "in/day=2/c.parquet")
+    columns = ("--text-column", "text", "--pair-column", "second") if task == "pairs" else ()
+    done = run_script("score.py", tmp_path / "in", tmp_path / "out", "--checkpoint", models[task], "--rows-per-file", 20, *columns, *LOCAL)
+    assert "90 rows answered" in done.stdout and done.stderr == ""
+    typed = [f"{row['text']}\t{row['second']}" if task == "pairs" else row["text"] for row in rows]
+    said = run_script("predict.py", "--checkpoint", models[task], "--json", stdin="".join(f"{line}\n" for line in typed)).stdout
+    expected = {i: json.loads(line) for i, line in enumerate(said.splitlines())}
+    files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.parquet"))
+    assert files == [f"{name}-0000{i}.parquet" for name in ("a.csv", "b.jsonl", "day=2/c.parquet") for i in (0, 1)]
+    found = [row for name in files for row in pq.ParquetFile(tmp_path / "out" / name).read().to_pylist()]
+    assert [int(row["id"]) for row in found] == list(range(90)), "in their order"
+    for row in found:
+        for name, value in expected[int(row["id"])].items():
+            if isinstance(value, float) or isinstance(value, list) and value and isinstance(value[0], float):
+                assert np.allclose(row[name], value, atol=2e-6)
+            else:
+                assert row[name] == value
+
+
+def test_other_columns_stay_what_they_are(models, tmp_path, capsys):
+    days = [datetime.datetime(2026, 1, i + 1, tzinfo=datetime.UTC) for i in range(9)]
+    table = pa.table({"when": pa.array(days), "review": pa.array(SENTENCES[:9]).dictionary_encode(),
+                      "label": pa.array([{"a": i} for i in range(9)]), "tags": pa.array([["x", None]] * 9),
+                      "blob": pa.array([b"\xff"] * 9), "price": pa.array(range(9), pa.decimal128(5, 2))})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
+    job, tasks = plan(tmp_path / "a.parquet", tmp_path / "out", models["single_label"], 5)
+    said = capsys.readouterr().out
+    assert "the text is 'review'" in said and "answers are called predicted_" in said
+    scoring.tally(map(scoring.Scorer(job, 1), tasks), 0)
+    parts = [pq.ParquetFile(path).read() for path in sorted((tmp_path / "out").glob("*.parquet"))]
+    assert [len(part) for part in parts] == [5, 4]
+    found = pa.concat_tables(parts)
+    assert found.column_names == [*table.column_names, "predicted_label", "predicted_probability"]
+    assert found.select(table.column_names).equals(table) and set(found["predicted_label"].to_pylist()) <= {"negative", "positive"}
+
+
+def test_json_lines_keep_their_types_whichever_file_shows_them(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_json_lines(tmp_path / "in/a.jsonl", [{"text": "a lovely film", "n": 1, "m": 1, "tags": ["x"], "o": {"a": 1}, "none": None}])
+    write_json_lines(tmp_path / "in/b.jsonl", [{"text": "a dull film", "n": 2.5, "m": 2, "more": True}])
+    job, tasks = plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+    scoring.tally(map(scoring.Scorer(job, 1), tasks), 0)
+    one, other = sorted(answers_in(tmp_path / "out"), key=lambda row: row["n"])
+    assert (one["n"], one["m"], one["tags"], one["o"], one["none"], one["more"]) == (1.0, 1, ["x"], '{"a": 1}', None, None)
+    assert (other["n"], other["m"], other["tags"], other["o"], other["more"]) == (2.5, 2, None, None, True)
+
+
+# --- rows that can't be answered
+
+def bad_tables(folder):
+    """A table of each kind, with good rows and others: what is wrong with these, by file and place."""
+    folder.mkdir()
+    (folder / "a.csv").write_bytes(b"id,text\n0,lovely\n1,caf\xe9\n2,\n3,dull,more\n\n4,\"two\nlines\"\nid,text\n5,a\0b\n6,warm\n")
+    (folder / "b.jsonl").write_bytes(b'{"id": 7, "text": "warm"}\n{"id": 8\n["text"]\n{"id": "x", "text": "warm"}\n'
+                                     b'{"id": 9, "text": null}\n{"id": 10, "text": "\\ud800"}\n\n{"id": 11, "text": "cold"}\n')
+    text = pa.array([b"lovely", b"caf\xe9", None, b" \xe2\x80\x8b ", b"dull"]).cast(pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(text), text.buffers())  # as careless writers leave it
+    pq.write_table(pa.table({"id": pa.array(range(12, 17)), "text": text}), folder / "c.parquet")
+    return {("a.csv", 3): "bytes that aren't UTF-8", ("a.csv", 4): "no text", ("a.csv", 5): "3 columns where the header has 2",
+            ("a.csv", 9): "the header line again", ("a.csv", 10): "a NUL byte", ("b.jsonl", 2): "no JSON object",
+            ("b.jsonl", 3): "no JSON object", ("b.jsonl", 4): "column 'id' holds no int64 here", ("b.jsonl", 5): "no text",
+            ("b.jsonl", 6): "column 'text' holds no string here", ("c.parquet", 2): "bytes that aren't UTF-8",
+            ("c.parquet", 3): "no text", ("c.parquet", 4): "no text"}
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+def test_bad_rows_go_aside_with_their_reasons(models, tmp_path, monkeypatch, rows):
+    # The column's type is what most of the first rows say: here of the first two, of which the third line is none.
+    faults = bad_tables(tmp_path / "in")
+    monkeypatch.setattr(shards, "CELLS", 2)
+    job, tasks = plan(tmp_path / "in", tmp_path / "out", models["single_label"], rows)
+    total = scoring.tally(map(scoring.Scorer(job, 1), tasks), 0)
+    found = bad_in(tmp_path / "out")
+    assert {(row["file"], row["row" if row["file"] == "c.parquet" else "line"]): row["reason"] for row in found} == faults
+    assert (total.rows, total.bad) == (7, len(faults)) == (len(answers_of(tmp_path / "out")), len(found))
+    assert sorted(answers_of(tmp_path / "out")) == [0, 4, 6, 7, 11, 12, 16]
+    lost = [row["content"] for row in found if row["file"] == "a.csv"]
+    assert ["1", "caf\\xe9"] in lost and ["3", "dull", "more"] in lost and {"id": "2", "text": ""} in lost, "nothing of them is lost"
+
+
+def answers_of(output) -> list[int]:
+    """The ids of all answers, file by file, as those of CSV are text."""
+    return [int(number) for path in output.glob("*.parquet") for number in pq.read_table(path)["id"].to_pylist()]
+
+
+def plan(data, output, checkpoint, rows=100, stop=False, **wanted):
+    from common.texts.columns import Wanted
+
+    output.mkdir(exist_ok=True)
+    return scoring.plan(data, output, checkpoint, Wanted(**wanted), rows, stop)
+
+
+def test_the_first_bad_row_stops_where_a_flag_says_so(models, tmp_path):
+    rows = [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:30])]
+    rows[25]["text"] = " "
+    write_csv(tmp_path / "a.csv", rows)
+    flags = (tmp_path / "a.csv", tmp_path / "out", "--checkpoint", models["single_label"], "--rows-per-file", 10, *LOCAL)
+    done = run_script("score.py", *flags, "--bad-rows", "stop", check=False)
+    assert f"{tmp_path / 'a.csv'}:27: no text" in one_line(done)
+    assert not (tmp_path / "out/a.csv-00002.parquet").exists() and not list((tmp_path / "out").rglob("*.partial"))
+    run_script("score.py", *flags)
+    once(tmp_path / "out", set(range(30)) - {25})
+    assert [(row["line"], row["content"]) for row in bad_in(tmp_path / "out")] == [(27, {"id": "25", "text": " "})]
+
+
+# --- killed, and gone on
+
+MANY = 24  # files of answers
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A table that takes a while: its path."""
+    rows = [{"id": str(i), "text": f"{SENTENCES[i % 400]} {i}"} for i in range(MANY * 150)]
+    return write_json_lines(tmp_path / "many.jsonl", rows)
+
+
+def begin(data, output, checkpoint=BOX, *more, **env) -> subprocess.Popen:
+    command = [sys.executable, str(REPOSITORY / "score.py"), data, output, "--checkpoint", checkpoint, "--rows-per-file", 150, *more]
+    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment(**env), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def written(output) -> dict:
+    """{file of answers: when and as what it was written}."""
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.glob("*.parquet")}
+
+
+def wait_for(condition, process=None, seconds: float = 600):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end and (process is None or process.poll() is None), "it never came to that"
+        time.sleep(.02)
+    return found
+
+
+def workers_of(process) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_a_worker_that_is_killed_costs_nothing(many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, *LOCAL)
+    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
+    workers_of(process)[0].kill()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and err == "", err
+    assert f"{MANY * 150:,} rows answered" in out
+    once(tmp_path / "out", range(MANY * 150))
+    assert len(written(tmp_path / "out")) == MANY and not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_killed_and_started_again_it_makes_the_missing_files_only(many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, *LOCAL)
+    wait_for(lambda: len(written(tmp_path / "out")) > 2, process)
+    workers = workers_of(process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert psutil.wait_procs(workers, timeout=60)[1] == [], "who did the work ends too"
+    there = written(tmp_path / "out")
+    assert 2 < len(there) < MANY
+    for name in there:
+        assert len(pq.read_table(tmp_path / "out" / name)) == 150, "whole"
+    done = run_script("score.py", many, tmp_path / "out", "--checkpoint", BOX, "--rows-per-file", 150, *LOCAL)
+    assert f"{len(there)} of {MANY} files of answers are there already" in done.stdout
+    assert f"{(MANY - len(there)) * 150:,} rows answered" in done.stdout
+    assert {name: facts for name, facts in written(tmp_path / "out").items() if name in there} == there, "untouched"
+    once(tmp_path / "out", range(MANY * 150))
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_a_shard_that_kills_its_process_ends_the_run_with_its_name(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:20])])
+    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    monkeypatch.setattr(engines, "_score", killed)
+    with pytest.raises(UserError, match=r"a\.csv: the process that was at shard \d died 3 times"):
+        list(engines.local(job, tasks, 1))
+
+
+def test_ctrl_c_ends_all_at_once(many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, *LOCAL)
+    wait_for(lambda: written(tmp_path / "out"), process)
+    workers = workers_of(process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "stopped\n", err
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+def test_two_at_once_in_one_directory_are_refused(models, many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, *LOCAL)
+    wait_for(lambda: written(tmp_path / "out"), process)
+    flags = (many, tmp_path / "out", "--checkpoint", BOX, "--rows-per-file", 150, *LOCAL)
+    assert "another process is at work" in one_line(run_script("score.py", *flags, check=False))
+    process.kill()
+    process.communicate()
+
+
+def test_more_files_may_come_and_what_else_changes_is_refused(models, tmp_path):
+    rows = [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:20])]
+    write_csv(tmp_path / "in/a.csv", rows[:10])
+
+    def score(checkpoint=models["single_label"]) -> scoring.Outcome:
+        job, tasks = plan(tmp_path / "in", tmp_path / "out", checkpoint)
+        return scoring.tally(map(scoring.Scorer(job, 1), tasks), 0)
+
+    assert score().rows == 10 and score().rows == 0
+    there = written(tmp_path / "out")
+    write_csv(tmp_path / "in/b.csv", rows[10:])
+    assert score().rows == 10
+    once(tmp_path / "out", range(20))
+    assert there.items() <= written(tmp_path / "out").items()
+    with pytest.raises(UserError, match="answers of another checkpoint:"):
+        score(BOX)
+    write_csv(tmp_path / "in/a.csv", rows[:9])
+    with pytest.raises(UserError, match=r"another a\.csv in the input"):
+        score()
+    once(tmp_path / "out", range(20))
+
+
+# --- what is refused
+
+def test_what_cannot_be_done_is_one_line(models, tmp_path):
+    single, pairs = models["single_label"], models["pairs"]
+    good = write_csv(tmp_path / "in/good.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
+    two = write_csv(tmp_path / "two.csv", [{"title": text, "plot": text[::-1]} for text in SENTENCES[:40]])
+    (tmp_path / "quote.csv").write_text('text\n"never ends\nfine\n')
+    (tmp_path / "zip.csv").write_bytes(b"PK\x03\x04" + bytes(99))
+    (tmp_path / "list.jsonl").write_text('[{"text": "a"}]')
+    (tmp_path / "half.parquet").write_bytes(b"PAR1half")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("")
+    torch = BOX.parent
+    for data, out, model, says, more in [
+            (good, "o", single, "no column 'body'", {"text": "body"}),
+            (two, "o", single, "which column is the text?", {}),
+            (good, "o", pairs, "has one text a row, this model reads pairs", {}),
+            (tmp_path / "quote.csv", "o", single, "quote.csv:2: a quote", {}),
+            (tmp_path / "zip.csv", "o", single, "a workbook or a zip", {}),
+            (tmp_path / "list.jsonl", "o", single, "one object a line", {}),
+            (tmp_path / "half.parquet", "o", single, "can't be read as Parquet", {}),
+            (tmp_path / "empty.csv", "o", single, "holds no rows", {}),
+            (tmp_path / "gone", "o", single, "not found", {}),
+            (tmp_path / "full/mine", "o", single, "give .parquet", {}),
+            (tmp_path / "full", "o", single, "holds no table", {}),
+            (good, "full", single, "isn't empty", {}),
+            (tmp_path / "in", "in/out", single, "would be read the next time", {}),
+            (good, "o", torch, "is no exported model", {})]:
+        with pytest.raises(UserError, match=says.replace("(", r"\(").replace("?", r"\?")):
+            plan(data, tmp_path / out, model, **more)
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_who_does_a_task_may_stand_elsewhere(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
+    monkeypatch.chdir(tmp_path)
+    job, (task,) = plan(Path("in"), Path("out"), models["single_label"])
+    monkeypatch.chdir("/")
+    assert scoring.Scorer(job, 1)(task) == scoring.Outcome(40)
+    (tmp_path / "in/a.csv").unlink()
+    assert "all machines need the same disk" in scoring.Scorer(job, 1)(task).error
+
+
+def test_a_file_without_the_column_is_named(models, tmp_path):
+    write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
+    write_csv(tmp_path / "in/b.csv", [{"body": text} for text in SENTENCES[:40]])
+    with pytest.raises(UserError, match=r"b\.csv:1: no column 'text'"):
+        plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+
+
+def test_the_engine_is_ray_where_it_is_installed(monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name, there=there: object() if there else None)
+        assert engines.chosen(None) == ("ray" if there else "local") and engines.chosen("local") == "local"
+    with pytest.raises(UserError, match="requirements-scale.txt"):
+        engines.chosen("ray")
+
+
+# --- shards
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_shards_together_are_the_table(tmp_path, monkeypatch, size, end):
+    monkeypatch.setattr(shards, "CHUNK", 3)
+    rows = [{"id": str(i), "text": ["plain", "two\nlines", 'a "quote", a comma', "5\" tall, no end", "é 电影"][i % 5]} for i in range(23)]
+    write_csv(tmp_path / "a.csv", rows)
+    text = "\ufeff" + (tmp_path / "a.csv").read_text(encoding="utf-8").replace("\n7,", "\n\n7,").replace("\n", end)
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    write_json_lines(tmp_path / "b.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet", row_group_size=5)
+    for name in ("a.csv", "b.jsonl", "c.parquet"):
+        whole = tables.read(tmp_path / name)
+        source = shards.sources(tmp_path / name, [])[0]
+        found, places = [], []
+        for index, shard in enumerate(source.shards(size)):
+            parts = list(source.chunks(shard))
+            assert shard.index == index and sum(len(part.table) for part in parts) == shard.rows <= size and not any(p.bad for p in parts)
+            found += [row for part in parts for row in part.table.to_pylist()]
+            places += [place for part in parts for place in part.places]
+        assert found == [dict(zip(whole.names, cells, strict=True)) for cells in zip(*whole.columns, strict=True)] and len(found) == 23
+        assert places == whole.lines
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_shard(models, tmp_path):
+    def peak_of(rows: int) -> float:
+        path = tmp_path / f"{rows}.parquet"
+        pq.write_table(pa.table({"text": [f"{SENTENCES[i % 400]} {i}" for i in range(rows)]}), path)
+        code = ("from pathlib import Path; from common import provenance; from common.texts.columns import Wanted\n"
+                "from deploy import scoring\n"
+                f"out = Path({str(tmp_path / f'out{rows}')!r}); out.mkdir()\n"
+                f"job, tasks = scoring.plan(Path({str(path)!r}), out, Path({str(models['single_label'])!r}), Wanted(), {rows}, False)\n"
+                "assert len(tasks) == 1\nprint(scoring.Scorer(job, 1)(tasks[0]).rows, provenance.peak_rss_mb())")
+        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True)
+        answered, peak = done.stdout.split()[-2:]
+        assert int(answered) == rows
+        return float(peak)
+
+    few, many = peak_of(80_000), peak_of(400_000)
+    assert many < few + 50, (few, many)
+
+
+# --- what was measured
+
+def test_the_page_holds_what_the_bench_measured():
+    score = json.loads((REPOSITORY / "docs/results/ship.json").read_text(encoding="utf-8"))["score"]
+    page = (REPOSITORY / "docs/SCALE.md").read_text(encoding="utf-8")
+    assert scale.table(score) in page and scale.refresh(page, score) == page
+    assert {"rows", "seconds", "rows_per_s", "share_of_limit"} < score.keys() and {"rows", "lost", "double"} < score["worker_killed"].keys()
+
+
+def test_the_bench_counts_what_is_lost_and_what_is_double(tmp_path):
+    for name, ids in {"a": [0, 1, 2], "b": [2, 4]}.items():
+        pq.write_table(pa.table({"id": ids}), tmp_path / f"{name}.parquet")
+    assert scale.lost_and_double(tmp_path, 6) == {"rows": 5, "lost": 2, "double": 1}
+
+
+# --- Ray
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each on loopback; gone afterwards."""
+    pytest.importorskip("ray", reason="pip install -r requirements-scale.txt")
+    found, second = scale.two_nodes()
+    found.second = second
+    yield found
+    found.shutdown()
+
+
+@pytest.mark.long
+def test_ray_alone_on_this_machine_answers_as_a_process_a_core_does(models, tmp_path):
+    pytest.importorskip("ray", reason="pip install -r requirements-scale.txt")
+    bad_tables(tmp_path / "in")
+    write_csv(tmp_path / "in/d.csv", [{"id": 100 + i, "text": text} for i, text in enumerate(SENTENCES)])
+    flags = ("--checkpoint", models["single_label"], "--rows-per-file", 50, "--text-column", "text")
+    done = run_script("score.py", tmp_path / "in", tmp_path / "ray", *flags)
+    assert "rows answered" in done.stdout and "bad rows put aside" in done.stderr and "Traceback" not in done.stderr
+    run_script("score.py", tmp_path / "in", tmp_path / "local", *flags, *LOCAL)
+    names = sorted(path.name for path in (tmp_path / "local").glob("*.parquet"))
+    assert names == sorted(path.name for path in (tmp_path / "ray").glob("*.parquet")) and len(names) == 11
+    for name in names:
+        assert pq.read_table(tmp_path / "ray" / name).equals(pq.read_table(tmp_path / "local" / name))
+    assert bad_in(tmp_path / "ray") == bad_in(tmp_path / "local")
+    stopped = run_script("score.py", tmp_path / "in", tmp_path / "stopped", *flags, "--bad-rows", "stop", check=False)
+    assert stopped.returncode == 2 and "(--bad-rows aside)" in stopped.stderr and "Traceback" not in stopped.stderr
+
+
+def actors() -> list[psutil.Process]:
+    """Ray's processes below this one that have a session."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            found += [child] if "MapWorker" in " ".join(child.cmdline()) else []
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.long
+def test_a_cluster_that_loses_a_worker_loses_no_row(cluster, many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
+    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
+    actors()[0].kill()
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    assert f"{MANY * 150:,} rows answered" in out
+    once(tmp_path / "out", range(MANY * 150))
+    assert len(written(tmp_path / "out")) == MANY
+
+
+@pytest.mark.long
+def test_a_cluster_that_loses_a_machine_loses_no_row_and_a_killed_run_goes_on(cluster, many, tmp_path):
+    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
+    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(5)  # Ray ends the actors of a program that is gone
+    there = written(tmp_path / "out")
+    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
+    wait_for(lambda: len(written(tmp_path / "out")) > len(there) + 1, process)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    assert {name: facts for name, facts in written(tmp_path / "out").items() if name in there} == there, "untouched"
+    once(tmp_path / "out", range(MANY * 150))
