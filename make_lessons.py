@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 
 from common import cli, forms, recipes
 
-# Texts that are made where they are asked for by the training text. A small set's students need the first number to learn at all; more than the
-# second takes hours where a set is large.
+# Texts that are made where they are asked for by the training text. A small set's students need the first number to learn at all; more than
+# the second takes hours where a set is large.
 LEAST, MOST = 200_000, 400_000
 
 
