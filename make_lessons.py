@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it 
 
 from common import cli, forms, recipes
 
-LEAST = 200_000  # texts that are made where they are asked for by the training text: a small set's students need so many to learn at all
+# Texts that are made where they are asked for by the training text. A small set's students need the first number to learn at all; more than
+# the second takes hours where a set is large.
+LEAST, MOST = 200_000, 400_000
 
 
 def made_up(text: str) -> int | str:
@@ -39,7 +41,7 @@ def parse_args(argv=None):
     parser.sentences_flag(group)
     group.add_argument("--augment", type=made_up, default=None, metavar="N|Nx",
                        help="N more texts, made of the training texts and the teacher's words, which nobody but the teacher labels; "
-                            f"30x: thirty for each training text, and {LEAST:,} at least; else as many as the recipe says")
+                            f"30x: thirty for each training text, but {LEAST:,} at least and {MOST:,} at most; else as the recipe says")
     group.add_argument("--unlabelled", type=forms.path, metavar="FILE", default=None,
                        help="texts of one's own that nobody labelled, one a line of a .txt, or a table's; they come before made-up ones")
     group.add_argument("--soft-labels", type=forms.path, metavar="FILE", default=None,
@@ -78,7 +80,7 @@ def main(args):
         cli.say("no texts are made up: a file has no answer to them")
         args = cli.replaced(args, augment=None)
     elif isinstance(args.augment, str):
-        args = cli.replaced(args, augment=max(LEAST, int(args.augment[:-1]) * len(sentences)))
+        args = cli.replaced(args, augment=min(MOST, max(LEAST, int(args.augment[:-1]) * len(sentences))))
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [teacher], classifiers.load_config(teacher.path)))
     stage = publishing.begin(args, "lessons", "lessons", corpus.facts, [teacher], variant=args.variant,
                              decides={"unlabelled": sha256_file(args.unlabelled)[:16]} if args.unlabelled else None)

@@ -117,8 +117,8 @@ def test_presets_that_learn_from_the_same_share_them(stages, tmp_path):
 def test_so_many_for_each_training_text(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", lessons=False)
     make = load_script(MAKE)
-    for least, made in ((10, 80), (90, 90)):
-        make.LEAST = least
+    for least, most, made in ((10, 100, 80), (90, 100, 90), (10, 50, 50)):
+        make.LEAST, make.MOST = least, most
         flags = [*run.flags(MAKE), "--preset", "near", "--train-sentences", 40, "--augment", "2x"]
         make.main(make.parse_args(list(map(str, flags))))
         assert manifests(run.run_dir)["lessons", "augmented"][1]["metrics"]["made_up"] == made

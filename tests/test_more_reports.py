@@ -232,7 +232,7 @@ def test_a_model_that_answers_no_number_is_refused_by_all_who_ask_it(stages, tmp
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and "2 of 2 texts with NaN" in done.stderr and done.stderr.count("\n") == 1
     code, out, err = call_script(COMPARE, broken, "--run-dir", run.run_dir, "--data-dir", run.data_dir)
-    assert code == 0 and "accuracy of broken left out: broken answers 200 of 200 texts with NaN" in out, err
+    assert code == 0 and "score of broken left out: broken answers 200 of 200 texts with NaN" in out, err
     if stage == "teacher":
         assert "answers with NaN" in said_by(LESSONS, (*run.flags(LESSONS), "--teacher", broken))
 

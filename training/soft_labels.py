@@ -65,8 +65,8 @@ def _answers(table: Table, wanted: Wanted, task: Task) -> tuple[np.ndarray, list
     by_name = {labels.normal(name): name for name in table.names}
     own = [by_name.get(labels.normal(name)) for name in task.names]
     names = [name for name in own if name is not None]
-    if isinstance(task, Regression) and not names and (wanted.label in table.names):
-        names = [wanted.label]  # type: ignore[list-item]
+    if isinstance(task, Regression) and not names and wanted.label is not None and wanted.label in table.names:
+        names = [wanted.label]
     cells: list
     lists = [name for name, column in zip(table.names, table.columns, strict=True) if _holds_lists(column)]
     if len(names) < len(task.names) and len(lists) == 1:

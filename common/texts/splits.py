@@ -49,11 +49,10 @@ class Split:
 
     def add(self, row: Row, label) -> None:
         """A text, or two, and what it is."""
-        if self.seconds is None:
-            self.texts.append(row)  # type: ignore[arg-type]
-        else:
-            self.texts.append(row[0])
-            self.seconds.append(row[1])
+        first, *second = [row] if isinstance(row, str) else row
+        self.texts.append(first)
+        if self.seconds is not None:
+            self.seconds += second
         self.labels.append(label)
 
     def chosen(self, places: Iterable[int]) -> "Split":
