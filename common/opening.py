@@ -35,7 +35,17 @@ def load_tokenizer(path: Path):
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     tokenizer.truncation_side = "right"  # as `inference` cuts; of earlier code some say otherwise
+    take_at_their_word(tokenizer)
     return tokenizer
+
+
+def take_at_their_word(tokenizer) -> None:
+    """Lets a tokenizer read what a text says as text: who types [SEP] ends no sentence by it. `inference` reads so too.
+
+    transformers keeps it in tokenizer_config.json, so whoever opens what is saved reads alike.
+    """
+    tokenizer.split_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens = True
+    tokenizer.init_kwargs["split_special_tokens"] = True
 
 
 def give_inputs(tokenizer, types: bool) -> None:
