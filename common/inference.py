@@ -13,7 +13,7 @@ import numpy as np
 
 from common import checkpoints, cores, opening, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
-from common.texts import lengths
+from common.texts import lengths, marks
 from common.texts.splits import Row
 
 ONNX_FILE = "model.onnx"
@@ -49,7 +49,8 @@ class Classifier:
         self.tokenizer.no_padding()
         self.uncut = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.uncut.no_truncation()
-        self.tokenizer.encode_special_tokens = self.uncut.encode_special_tokens = True  # see `opening.take_at_their_word`
+        for tokenizer in (self.tokenizer, self.uncut):
+            marks.are_text(tokenizer)
         self.cut_short = 0  # texts so far whose end no model saw
 
     def spelt(self, texts: Sequence[Row]) -> list[list[int]]:
@@ -124,8 +125,8 @@ class Classifier:
         by = self.temperature or 1.0
         return logits / by, None if self.thresholds is None else self.thresholds / by
 
-    def sureness(self, logits: np.ndarray) -> np.ndarray | None:
-        """How sure (S,) answers are, by logits as `classify` gives them (S, K); None of a task without probabilities."""
+    def sureness(self, logits: np.ndarray) -> np.ndarray:
+        """How sure (S,) answers are, by logits as `classify` gives them (S, K), of a task that has probabilities."""
         return self.task.sureness(*self.calibrated(logits))
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:

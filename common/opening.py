@@ -5,6 +5,7 @@ from pathlib import Path
 from common.checkpoints import verify
 from common.cli import UserError, trusts_code
 from common.facts import read_json
+from common.texts import marks
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 TYPES = "token_type_ids"
@@ -40,11 +41,12 @@ def load_tokenizer(path: Path):
 
 
 def take_at_their_word(tokenizer) -> None:
-    """Lets a tokenizer read what a text says as text: who types [SEP] ends no sentence by it. `inference` reads so too.
+    """Lets a transformers tokenizer read what a text says as text: who types [SEP] ends no sentence by it. `inference` reads so too.
 
     transformers keeps it in tokenizer_config.json, so whoever opens what is saved reads alike.
     """
-    tokenizer.split_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens = True
+    marks.are_text(tokenizer.backend_tokenizer)
+    tokenizer.split_special_tokens = True
     tokenizer.init_kwargs["split_special_tokens"] = True
 
 

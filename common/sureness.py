@@ -22,7 +22,7 @@ def temperature(task: Task, logits: np.ndarray, labels: np.ndarray) -> float | N
     from scipy.optimize import minimize_scalar
 
     known = tasks.known(labels)
-    if task.sureness(logits[:1]) is None or not known.any():
+    if not task.has_probabilities or not known.any():
         return None
     logits, labels = logits[known].astype(np.float64), labels[known]
     found = minimize_scalar(lambda log: task.surprise(logits / math.exp(log), labels), method="bounded",

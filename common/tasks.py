@@ -27,6 +27,7 @@ class Task:
     problem_type: ClassVar[str]  # as transformers' configurations call it
     metric: ClassVar[str]  # the first figure of `scores`: higher is better, 1 the best
     metric_name: ClassVar[str]  # as people call it
+    has_probabilities: ClassVar[bool] = True
 
     @property
     def unknown(self):
@@ -62,22 +63,20 @@ class Task:
         """An answer in words, by a model's own logits (K,) for a text; that of an empty text where None."""
         raise NotImplementedError
 
-    def every_score(self, logits: np.ndarray | None) -> dict[str, float]:
-        """{name: what a model's own logits (K,) say of it}, the likeliest first; nothing of an empty text."""
-        if logits is None:
-            return {}
+    def every_score(self, logits: np.ndarray) -> dict[str, float]:
+        """{name: what a model's own logits (K,) say of it}, the likeliest first."""
         scores = self.probabilities(logits[None])[0]
         return {self.names[k]: round(float(scores[k]), 6) for k in np.argsort(-logits, kind="stable")}
 
-    # --- how sure; of a task that has probabilities. Logits are a model's own, divided by its temperature.
+    # --- how sure; of a task that `has_probabilities`. Logits are a model's own, divided by its temperature.
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """What logits (S, K) say of each output: (S, K)."""
+        """What logits (S, K) say of each output: (S, K). A score says itself."""
         raise NotImplementedError
 
-    def sureness(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray | None:
-        """The probability (S,) that the whole of each answer is right, by logits (S, K); None of a task without probabilities."""
-        return None
+    def sureness(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """The probability (S,) that the whole of each answer is right, by logits (S, K)."""
+        raise NotImplementedError
 
     def surprise(self, logits: np.ndarray, labels: np.ndarray) -> float:
         """The mean of −log p of labels by logits (S, K): what the right temperature makes least.
@@ -286,6 +285,7 @@ class Regression(Task):
     """A score: one number."""
 
     kind, problem_type, metric, metric_name = "regression", "regression", "pearson", "Pearson's r"
+    has_probabilities = False
 
     def loss(self, logits, labels):
         """Squared error."""
@@ -302,7 +302,6 @@ class Regression(Task):
         return logits[:, 0]
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """The scores themselves: there are none."""
         return logits
 
     def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:

@@ -55,11 +55,11 @@ def fields(corpus: Corpus, ours: dict[int, np.ndarray], baseline: dict[int, np.n
 def sure(classifier: Classifier, ours: np.ndarray, teacher: np.ndarray | None) -> tuple[dict | None, dict]:
     """({temperature, levels}, {}) of decisive logits (S, K) for the dev texts beside the teacher's, or (None, {"sure": why})."""
     task = classifier.task
-    found = classifier.sureness(ours if classifier.thresholds is None else ours + classifier.thresholds)
-    if found is None:
+    if not task.has_probabilities:
         return None, {SURE: "a score has no probability"}
     if classifier.temperature is None:
         return None, {SURE: "its probabilities aren't calibrated: those of exported files are"}
     if teacher is None:
         return None, {SURE: "no teacher row to compare with"}
+    found = classifier.sureness(ours if classifier.thresholds is None else ours + classifier.thresholds)
     return {"temperature": classifier.temperature, "levels": sureness.levels(found, task.same(ours, teacher))}, {}

@@ -58,7 +58,7 @@ def test_texts_that_nobody_labelled_do_not_count_and_a_score_has_no_temperature(
     logits, labels = honest(5, 500)
     more = np.concatenate([logits, np.full((50, 3), 9.0)]), np.concatenate([labels, np.full(50, UNKNOWN)])
     assert sureness.temperature(ONE, *more) == pytest.approx(sureness.temperature(ONE, logits, labels))
-    assert sureness.temperature(SCORE, logits[:, :1], logits[:, 0]) is None and SCORE.sureness(logits[:, :1]) is None
+    assert sureness.temperature(SCORE, logits[:, :1], logits[:, 0]) is None
 
 
 def test_bounds_are_clopper_and_pearsons_at_a_share_of_five_per_cent_each():
