@@ -20,7 +20,9 @@ from common import cli, cores, forms
 
 
 def source_of(checkpoint, run_dir: Path) -> Path:
-    """The torch checkpoint of which an export was made, whose FLOPs can be counted. Raises UserError where it isn't there."""
+    """The torch checkpoint of which an export was made, or another that was, whose FLOPs can be counted. Raises UserError where there is
+    none.
+    """
     from common import checkpoints, lineage
 
     base, export = lineage.split_key(checkpoint.stage)
@@ -28,7 +30,8 @@ def source_of(checkpoint, run_dir: Path) -> Path:
         return checkpoint.path
     beside = checkpoint.path.resolve().parent  # as the bundled model has it
     known = [*checkpoints.published(run_dir), *([checkpoints.read(beside)] if (beside / "stage.json").is_file() else [])]
-    found = next((c for c in known if c.key == checkpoint.parent_key(base)), None)
+    parent = checkpoint.parent_key(base)
+    found = next((c for c in known if c.key == parent or not lineage.split_key(c.stage)[1] and c.parent_key(base) == parent), None)
     if found is None:
         raise cli.UserError(f"the checkpoint that {checkpoint.path} was exported of isn't there any more: its FLOPs can't be counted")
     return found.path
