@@ -75,6 +75,7 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     types = tokenizer.backend_tokenizer.encode(*("a", "a") if pairs else ("a",)).type_ids  # of some kinds a single text has several too
     opening.give_inputs(tokenizer, types=knows_types(config) and any(types))
     _check_length(tokenizer, named)
+    opening.take_at_their_word(tokenizer)
     marks = {token: n for token in tokenizer.all_special_tokens if (n := sum(token in text for text in texts))}
     if marks:
         listed = ", ".join(f"{token} in {n:,}" for token, n in marks.items())
@@ -156,7 +157,6 @@ def _taken(tokenizer_class, folder: Path, named: str | Path):
                            **tokenizer.special_tokens_map)
     tokenizer.init_kwargs.pop("auto_map", None)
     tokenizer.truncation_side = tokenizer.padding_side = "right"
-    opening.take_at_their_word(tokenizer)
     return tokenizer
 
 
