@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common import measure
 from common.checkpoints import SCRIPT_OF, Checkpoint, difference, is_a_table
 from common.facts import sha256_json
 
@@ -35,13 +36,8 @@ def smallest(found: list[Checkpoint]) -> Checkpoint | None:
             forms.setdefault(checkpoint.parent_key(base) or checkpoint.key if export else checkpoint.key, []).append(checkpoint)
     if not forms:
         return None
-    least = min(forms.values(), key=lambda of_one: min(weight(form) for form in of_one))
+    least = min(forms.values(), key=lambda of_one: min(measure.size(form)["size_mb"] for form in of_one))
     return min(least, key=lambda form: RUNTIMES.index(split_key(form.stage)[1]))
-
-
-def weight(checkpoint: Checkpoint) -> int:
-    """Bytes of all files of a checkpoint."""
-    return sum(facts["bytes"] for facts in checkpoint.manifest["files"].values())
 
 
 def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[list[Checkpoint], dict[str, str]]:

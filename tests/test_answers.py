@@ -17,7 +17,7 @@ import tokenizers
 import transformers
 from conftest import REPOSITORY, call_script, environment, listing, manifests, rewrite_manifest
 
-from common import cascade, checkpoints, facts, inference, lineage, opening, tasks
+from common import cascade, checkpoints, facts, inference, lineage, measure, opening, tasks
 from common.cli import UserError
 from common.texts import answered, asked, columns, marks, tables
 from common.texts.columns import Wanted
@@ -208,8 +208,8 @@ def test_the_model_of_the_fewest_bytes_answers_in_its_fastest_form(pipeline, thr
     found = checkpoints.published(three_classes.run_dir)
     chosen = lineage.smallest(found)
     models = [c for c in found if c.stage != "lessons"]
-    least = min(models, key=lineage.weight)
-    assert least.variant == "deep" and chosen.key == least.key, "whatever is called published"
+    least = min(models, key=lambda c: measure.size(c)["size_mb"])
+    assert least.variant == chosen.variant == "deep" and measure.size(chosen) == measure.size(least), "whatever is called published"
     exported = lineage.smallest(checkpoints.published(pipeline.run_dir))
     assert exported.stage.endswith("_onnx_int8"), "of a 4-bit model its int8 export"
     assert exported.parent_key("pruned_qkd") or exported.parent_key("pruned_ptq")
