@@ -147,7 +147,7 @@ def export(args, source, precision: str, corpus) -> Path:
     import numpy as np
     import onnx
 
-    from common import inference, tasks
+    from common import inference, sureness, tasks
     from deploy import card, layouts, onnx_export, onnx_int8, onnx_text
 
     # --- 2. export, and compare with torch
@@ -186,10 +186,12 @@ def export(args, source, precision: str, corpus) -> Path:
         if stage.metrics["agreement"] < AGREEMENT:
             cli.say(f"warning: int8 and full precision agree on {stage.metrics['agreement']:.1%} of the held-out sentences only")
 
-    # --- 4. measure the file itself, publish
+    # --- 4. settle its answers, measure the file itself, publish
     labels = np.array(held_out.labels)
     thresholds = corpus.task.thresholds(logits, labels)
     config |= {} if thresholds is None else {"thresholds": thresholds.tolist()}
+    temperature = sureness.temperature(corpus.task, logits, labels)
+    config |= {} if temperature is None else {tasks.TEMPERATURE: temperature}
     (stage.dir / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     layouts.for_embeddings_inference(stage.dir, asked.max_length)
     for layout in args.layout:

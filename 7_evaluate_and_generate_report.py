@@ -138,7 +138,7 @@ def main(args):
         if args.no_accuracy is not None:
             notes |= dict.fromkeys(answers.FIELDS, args.no_accuracy)
         else:
-            figures, why = answers.fields(corpus, of_seeds[name], of_seeds.get(baseline))
+            figures, why = answers.fields(corpus, of_seeds[name], of_seeds.get(baseline), classifiers[name], of_seeds.get("teacher"))
             row |= figures
             notes |= {field: reason.replace("no row", f"no {baseline} row") for field, reason in why.items()}
         source = torch_stage.get(checkpoint.parent_key(base)) if export else checkpoint

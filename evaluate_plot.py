@@ -137,8 +137,8 @@ def main(args):
             writer.writeheader()
             writer.writerows(flat(row) | {"key": row["key"].split("#")[0]} for row in rows)
 
-    files.replace(sheet, write_csv)
-    files.replace(picture, lambda path: figures.comparison(rows, legend, path))
+    facts.replace(sheet, write_csv)
+    facts.replace(picture, lambda path: figures.comparison(rows, legend, path))
     cli.say(f"{len(rows)} models of {len(titles)} source{'s' if len(titles) > 1 else ''}:\n{picture}\n{sheet}")
 
 

@@ -230,7 +230,7 @@ def respelled(tokenizer, spelling: dict):
     names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "model_max_length")  # the rules that its class makes anew
     settings = {name: tokenizer.init_kwargs[name] for name in names if name in tokenizer.init_kwargs}
     return type(tokenizer)(tokenizer_object=Tokenizer.from_str(json.dumps(spelling)), **tokenizer.special_tokens_map, **settings,
-                           model_input_names=tokenizer.model_input_names)
+                           model_input_names=tokenizer.model_input_names, split_special_tokens=tokenizer.split_special_tokens)
 
 
 def part(split: Split, n: int | None, seed: int) -> Split:

@@ -1,7 +1,8 @@
-"""Facts in JSON files: hashed, so that damage is noticed, and read so that none is fatal."""
+"""Facts in JSON files: hashed, so that damage is noticed, read so that none is fatal, and written whole or not at all."""
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,16 @@ def read_json(path: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # a number of 5,000 digits, brackets without end
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def replace(path: Path, writer: Callable[[Path], object]) -> None:
+    """Lets `writer` fill a temporary file beside `path`, then renames it: a reader sees the old file or the whole new one."""
+    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        writer(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a disk that is full
 
 
 def a_number(value: object) -> bool:

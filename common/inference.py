@@ -14,7 +14,7 @@ import numpy as np
 
 from common import checkpoints, cores, opening, tasks
 from common.cli import UserError, refuse_unspeakable, refuse_without_docstrings
-from common.texts import lengths
+from common.texts import lengths, marks
 from common.texts.splits import Row
 
 ONNX_FILE = "model.onnx"
@@ -40,6 +40,7 @@ class Classifier:
         self.task = tasks.of_config(self.config.get("problem_type"), self.label_names)
         found = self.config.get("thresholds")
         self.thresholds = None if found is None else np.array(found, dtype=np.float32)  # see `tasks.decisive`
+        self.temperature: float | None = self.config.get(tasks.TEMPERATURE)  # see `sureness`; None where nothing was calibrated
         # What the model was trained on, but no more than its position table has rows for: a longer text would end in an error.
         self.max_length: int = min(lengths.read_by(checkpoint), lengths.positions(self.config))
         self.knows_types = (self.config.get("type_vocab_size") or 0) > 1
@@ -49,6 +50,8 @@ class Classifier:
         self.tokenizer.no_padding()
         self.uncut = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.uncut.no_truncation()
+        for tokenizer in (self.tokenizer, self.uncut):
+            marks.are_text(tokenizer)
         self.cut_short = 0  # texts so far whose end no model saw
 
     def spelt(self, texts: Sequence[Row]) -> list[list[int]]:
@@ -117,6 +120,15 @@ class Classifier:
     def decide(self, texts: list[str], progress: bool = False) -> np.ndarray:
         """Logits (len(texts), K) less the thresholds: what `task` answers and scores by."""
         return tasks.decisive(self.classify(texts, progress=progress), self.thresholds)
+
+    def calibrated(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits as `classify` gives them, and the thresholds, divided by the temperature: what probabilities are made of."""
+        by = self.temperature or 1.0
+        return logits / by, None if self.thresholds is None else self.thresholds / by
+
+    def sureness(self, logits: np.ndarray) -> np.ndarray:
+        """How sure (S,) answers are, by logits as `classify` gives them (S, K), of a task that has probabilities."""
+        return self.task.sureness(*self.calibrated(logits))
 
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order."""
@@ -198,6 +210,7 @@ class OnnxModel:
         self.session = onnx_session(self.file, 1 if self.small else self.asked)
         self.inputs = [given.name for given in self.session.get_inputs()]
         self.cores = one_a_core(self.threads)
+        self.single = self.session if self.small else None  # of one thread, for a batch a core; of a large model opened when it is needed
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name not in ("session", "cores")}  # each process opens its own
@@ -209,7 +222,8 @@ class OnnxModel:
     def _heed_fork(self) -> None:
         """A fork has none of its parent's threads: whoever asks one of them for something, or to end, waits for ever."""
         if self.process != os.getpid():
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.session))  # so that it never ends here
+            for session in (self.session, self.single):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # so that it never ends here
             self._open()
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -227,7 +241,8 @@ class OnnxModel:
         self._heed_fork()
         if self.threads == 1 or len(batches) < 2:
             return map(self.logits, batches)
-        return self._alone(self.session if self.small else onnx_session(self.file, 1), batches)
+        self.single = self.single or onnx_session(self.file, 1)
+        return self._alone(self.single, batches)
 
     def _alone(self, session, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         return self.cores.map(lambda batch: self._run(session, batch), batches)

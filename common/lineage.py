@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from common.checkpoints import SCRIPT_OF, Checkpoint, difference
+from common import measure
+from common.checkpoints import SCRIPT_OF, Checkpoint, difference, is_a_table
 from common.facts import sha256_json
 
 LABELS = {"teacher": "Teacher", "distilled": "Distilled", "distilled_ptq": "Distilled, 4-bit PTQ", "pruned": "Pruned",
@@ -19,6 +20,25 @@ def split_key(stage: str) -> tuple[str, str]:
 def row_key(checkpoint: Checkpoint) -> str:
     """What a report calls a checkpoint."""
     return checkpoint.stage + ("" if checkpoint.variant == "published" else f"@{checkpoint.variant}")
+
+
+RUNTIMES = ("_onnx_int8", "_onnx", "")  # what a CPU runs fastest first
+
+
+def smallest(found: list[Checkpoint]) -> Checkpoint | None:
+    """Of `found` (newest first) the model of the fewest bytes, in the form that a CPU runs fastest; None where none is a model.
+
+    A 4-bit checkpoint and its export are one model, which counts by the smaller of its files.
+    """
+    forms: dict[str, list[Checkpoint]] = {}  # of each model, by the key of its torch checkpoint
+    for checkpoint in found:
+        base, export = split_key(checkpoint.stage)
+        if base in LABELS and not is_a_table(checkpoint.path):
+            forms.setdefault(checkpoint.parent_key(base) or checkpoint.key if export else checkpoint.key, []).append(checkpoint)
+    if not forms:
+        return None
+    least = min(forms.values(), key=lambda of_one: min(measure.size(form)["size_mb"] for form in of_one))
+    return min(least, key=lambda form: RUNTIMES.index(split_key(form.stage)[1]))
 
 
 def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[list[Checkpoint], dict[str, str]]:

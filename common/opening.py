@@ -5,6 +5,7 @@ from pathlib import Path
 from common.checkpoints import verify
 from common.cli import UserError, trusts_code
 from common.facts import read_json
+from common.texts import marks
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 TYPES = "token_type_ids"
@@ -35,7 +36,18 @@ def load_tokenizer(path: Path):
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     tokenizer.truncation_side = "right"  # as `inference` cuts; of earlier code some say otherwise
+    take_at_their_word(tokenizer)
     return tokenizer
+
+
+def take_at_their_word(tokenizer) -> None:
+    """Lets a transformers tokenizer read what a text says as text: who types [SEP] ends no sentence by it. `inference` reads so too.
+
+    transformers keeps it in tokenizer_config.json, so whoever opens what is saved reads alike.
+    """
+    marks.are_text(tokenizer.backend_tokenizer)
+    tokenizer.split_special_tokens = True
+    tokenizer.init_kwargs["split_special_tokens"] = True
 
 
 def give_inputs(tokenizer, types: bool) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 UNKNOWN = -100  # the class of a text that nobody labelled
+TEMPERATURE = "calibration_temperature"  # its key in a configuration; `temperature` is one of transformers' own
 SAME = 1e-3  # two scores that differ by less are one
 RESAMPLES = 1_000  # of a bootstrap (Efron & Tibshirani 1993)
 SEED = 0  # of these: an interval is a function of answers and labels
@@ -26,6 +27,7 @@ class Task:
     problem_type: ClassVar[str]  # as transformers' configurations call it
     metric: ClassVar[str]  # the first figure of `scores`: higher is better, 1 the best
     metric_name: ClassVar[str]  # as people call it
+    has_probabilities: ClassVar[bool] = True
 
     @property
     def unknown(self):
@@ -59,6 +61,29 @@ class Task:
 
     def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
         """An answer in words, by a model's own logits (K,) for a text; that of an empty text where None."""
+        raise NotImplementedError
+
+    def every_score(self, logits: np.ndarray) -> dict[str, float]:
+        """{name: what a model's own logits (K,) say of it}, the likeliest first."""
+        scores = self.probabilities(logits[None])[0]
+        return {self.names[k]: round(float(scores[k]), 6) for k in np.argsort(-logits, kind="stable")}
+
+    # --- how sure; of a task that `has_probabilities`. Logits are a model's own, divided by its temperature.
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """What logits (S, K) say of each output: (S, K). A score says itself."""
+        raise NotImplementedError
+
+    def sureness(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """The probability (S,) that the whole of each answer is right, by logits (S, K)."""
+        raise NotImplementedError
+
+    def surprise(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """The mean of −log p of labels by logits (S, K): what the right temperature makes least.
+
+        No label is taken for quite sure, but as if one text more was seen, of all classes alike (Perks 1947): else a model without a
+        fault is told to be infinitely sure.
+        """
         raise NotImplementedError
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -134,8 +159,24 @@ class SingleLabel(Task):
     def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
         if logits is None:
             return {"label": "", "probability": None}
-        exponentials, best = np.exp(logits - logits.max()), int(logits.argmax())
-        return {"label": self.names[best], "probability": round(float(exponentials[best] / exponentials.sum()), 6)}
+        probabilities = self.probabilities(logits[None])[0]
+        best = int(probabilities.argmax())
+        return {"label": self.names[best], "probability": round(float(probabilities[best]), 6)}
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Their softmax."""
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        return exponentials / exponentials.sum(-1, keepdims=True)
+
+    def sureness(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        return self.probabilities(logits).max(-1)
+
+    def surprise(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        from scipy.special import log_softmax
+
+        found, seen = log_softmax(logits, axis=-1), len(labels)
+        right = found[np.arange(seen), labels]
+        return float(-(right + found.mean(-1) / seen).mean()) * seen / (seen + 1)
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """{accuracy, macro_f1}."""
@@ -199,9 +240,27 @@ class MultiLabel(Task):
         """The labels that are said, the likeliest first, each with its probability."""
         if logits is None:
             return {"labels": [], "probabilities": []}
-        said = self.answers(logits if thresholds is None else logits - thresholds)
+        said, probabilities = self.answers(decisive(logits, thresholds)), self.probabilities(logits)
         order = [k for k in np.argsort(-logits, kind="stable") if said[k]]
-        return {"labels": [self.names[k] for k in order], "probabilities": [round(1 / (1 + math.exp(-logits[k])), 6) for k in order]}
+        return {"labels": [self.names[k] for k in order], "probabilities": [round(float(probabilities[k]), 6) for k in order]}
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Their sigmoid."""
+        from scipy.special import expit
+
+        return expit(logits)
+
+    def sureness(self, logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+        """Of K labels that are said or not, each for itself, the product."""
+        said, probabilities = self.answers(decisive(logits, thresholds)), self.probabilities(logits)
+        return np.where(said, probabilities, 1 - probabilities).prod(-1)
+
+    def surprise(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        from scipy.special import log_expit
+
+        seen = len(labels)
+        there = (labels * seen + 0.5) / (seen + 1)
+        return float(-(there * log_expit(logits) + (1 - there) * log_expit(-logits)).mean())
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """{micro_f1, macro_f1, map}: the last is the mean of average precision over labels that some text has."""
@@ -226,6 +285,7 @@ class Regression(Task):
     """A score: one number."""
 
     kind, problem_type, metric, metric_name = "regression", "regression", "pearson", "Pearson's r"
+    has_probabilities = False
 
     def loss(self, logits, labels):
         """Squared error."""
@@ -240,6 +300,9 @@ class Regression(Task):
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         return logits[:, 0]
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return logits
 
     def said(self, logits: np.ndarray | None, thresholds: np.ndarray | None = None) -> dict:
         return {"score": None if logits is None else round(float(logits[0]), 6)}

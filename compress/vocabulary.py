@@ -84,6 +84,7 @@ def check(spelling: dict, cut: dict, kept: list[int], texts: list[str]) -> None:
     for tokenizer in (before, after):
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # as texts are read: a [SEP] in one is text
     new = {old: i for i, old in enumerate(kept)}
     unknown = _unknown(spelling)
     shown = texts[::max(1, len(texts) // CHECKED)]

@@ -76,6 +76,7 @@ def _copy(tokenizer: Tokenizer) -> Tokenizer:
     whole = Tokenizer.from_str(tokenizer.to_str())
     whole.no_truncation()
     whole.no_padding()
+    whole.encode_special_tokens = tokenizer.encode_special_tokens  # no tokenizer.json says it
     return whole
 
 

@@ -1,13 +1,11 @@
 """The report of a run: the form of its JSON, and the files that it becomes."""
 
 import json
-import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from common.cli import UserError, say
-from common.facts import a_number, has_form, read_json
+from common.facts import a_number, has_form, read_json, replace
 from report import figures, page, tables
 
 SCHEMA = 1
@@ -95,13 +93,6 @@ def write(report: dict, folder: Path) -> list[Path]:
     replace(paths[2], lambda temporary: temporary.write_text(page.html(written), encoding="utf-8"))
     replace(paths[3], lambda temporary: figures.figure(written, temporary))
     return paths
-
-
-def replace(path: Path, writer: Callable[[Path], object]) -> None:
-    """Lets `writer` fill a temporary file beside `path`, then renames it: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
-    writer(temporary)
-    os.replace(temporary, path)
 
 
 def show(report: dict, paths: list[Path]) -> None:

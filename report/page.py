@@ -26,8 +26,8 @@ def html(report: dict) -> str:
         said=outcome.get("no_loss") and sentence(claims.said(outcome["no_loss"])), tiles=tiles(report, *pair) if pair else [],
         frontiers=[found for cost in COSTS if (found := frontier(report, *cost))], bars=bars(report["models"]),
         groups=groups(outcome.get("changed") or {}), table=tables.table(report, "html"), details=tables.details(report, "html"),
-        losses=tables.losses(report), recalls=by_class, left_out=left_out, conditions=tables.conditions(report),
-        reasons=tables.reasons(report), lineage=tree(report.get("lineage") or []))
+        losses=tables.losses(report), recalls=by_class, left_out=left_out, certain=tables.sureness(report, "html"),
+        conditions=tables.conditions(report), reasons=tables.reasons(report), lineage=tree(report.get("lineage") or []))
 
 
 @cache

@@ -115,6 +115,19 @@ def differences(report: dict) -> str:
     return _tabulate(tabulate, lines, "github") if lines else ""
 
 
+def sureness(report: dict, style: str = "github") -> str:
+    """How many sentences each model answers by itself at each level of sureness, and how many of these as the teacher does at least."""
+    from tabulate import tabulate
+
+    lines = []
+    for row in report["models"]:
+        if row.get("sure"):
+            lines.append({"model": row["label"]} | {
+                f"sure {level['sure']:g}": f"{percent(level['answered'])}, ≥ {percent(level['agreement_lower'])}"
+                for level in row["sure"]["levels"]})
+    return _tabulate(tabulate, lines, style) if lines else ""
+
+
 def recalls(report: dict, style: str = "github") -> tuple[str, int]:
     """(a table of each class's recall, a line a model; the classes that it leaves out): the RECALLS worst by the mean over rows.
 
@@ -212,6 +225,12 @@ def markdown(report: dict) -> str:
         parts += [f"## Where they differ from '{baseline}'", changes,
                   "Sentences that the row alone gets right (+), and that the baseline alone does (−), by length and by negation: "
                   "not, n't, never, no, cannot, without."]
+    if certain := sureness(report):
+        parts += ["## Sure or not sure", certain,
+                  "At this certainty (`predict.py --sure`) the model answers so many of the dev sentences itself, in %, and agrees with "
+                  "the teacher on at least so many of these: lower bounds by Clopper and Pearson that hold for all levels of a model at "
+                  "once with 95 % certainty (Bonferroni), so a level may be chosen by this table. The teacher can be asked for the rest "
+                  "(`--fall-back`). Probabilities are calibrated by a temperature, fitted on held-out sentences (Guo et al. 2017)."]
     parts += ["## Details", details(report)]
     by_class, left_out = recalls(report)
     if by_class:

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY, environment, load_script, run_script
 
 from bench import pretrained
-from common import checkpoints, data, inference, publishing
+from common import checkpoints, data, inference, publishing, sureness
 from report import figures
 
 
@@ -150,6 +150,24 @@ def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
     rounded = {way: found["rounded"][f"{way}, 2 bits"][0] for way in ("PTQ", "QKD")}
     assert len({kinds["joint"], rounded["PTQ"]["kl"], rounded["QKD"]["kl"]}) == 3, "rounding shows, and so does training through it"
     assert rounded["PTQ"]["size_mb"] == rounded["QKD"]["size_mb"] < 0.1
+
+
+@pytest.mark.slow
+def test_what_a_fall_back_is_worth_and_costs(pipeline, tmp_path):
+    output = tmp_path / "ship.json"
+    kept = {"set": "other", "sure": 0.9}
+    output.write_text(json.dumps({"checks": [1], "fall_back": [kept, {"set": "made-up", "sure": 0.1}]}))
+    run_bench("fall_back", pipeline.run_dir, output, "--set", "made-up", "--variant", "published", "--data-dir", pipeline.data_dir,
+              "--repeats", 1)
+    result = json.loads(output.read_text())
+    assert result["checks"] == [1] and result["fall_back"][0] == kept, "what others wrote stays"
+    rows, about = result["fall_back"][1:], result["fall_back_of"]["made-up"]
+    assert [row["set"] for row in rows] == ["made-up"] * len(sureness.LEVELS) and sum(row["chosen"] for row in rows) == 1
+    shares = [row["cost_share"] for row in rows]
+    assert shares == sorted(shares) and shares[0] > 0, "the surer it must be, the more the teacher is asked"
+    for row in rows:
+        if row["answered"] == 0:
+            assert row["accuracy"] == about["teacher_accuracy"] and row["cost_share"] > 1, "all are asked twice"
 
 
 def test_grid_of_the_ablation_is_nf4_at_four_bits():

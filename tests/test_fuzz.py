@@ -9,7 +9,6 @@ import json
 import os
 import random
 from contextlib import redirect_stdout
-from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -110,15 +109,17 @@ def test_reports(compare, tmp_path_factory, strange, rng, spoil):
 @pytest.fixture(scope="module")
 def answers(pipeline):
     """A function: bytes as predict.py reads them -> (lines of its answer, what it said of them)."""
-    from common import inference
+    from common import cascade, inference
+    from common.texts import asked
 
     predict = load_script("predict.py")
     classifier = inference.open_classifier(manifests(pipeline.run_dir)["distilled_onnx_int8", "published"][0], threads=1)
 
     def ask(text: bytes) -> list[dict]:
-        args = SimpleNamespace(batch_size=4, json=True)
+        model = cascade.Cascade(classifier)
         with redirect_stdout(io.StringIO()) as out:
-            predict.answer(classifier, predict.decoded(io.BytesIO(text), "standard input"), args)
+            for rows in asked.of_lines(asked.chunks(io.BytesIO(text), 5), "standard input", pairs=False):
+                assert predict.show(rows, model.answers(rows, batch_size=4), as_json=True)
         return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
 
     return ask

@@ -75,6 +75,12 @@ def load(folder: Path, config, texts: list[str], named: str | Path | None = None
     types = tokenizer.backend_tokenizer.encode(*("a", "a") if pairs else ("a",)).type_ids  # of some kinds a single text has several too
     opening.give_inputs(tokenizer, types=knows_types(config) and any(types))
     _check_length(tokenizer, named)
+    opening.take_at_their_word(tokenizer)
+    marks = {token: n for token in tokenizer.all_special_tokens if (n := sum(token in text for text in texts))}
+    if marks:
+        listed = ", ".join(f"{token} in {n:,}" for token, n in marks.items())
+        say(f"{named}: texts spell out marks of its tokenizer ({listed}): here they are read as text, as anything else that is typed; two "
+            "texts that such a mark joins are better given as a pair (--pair-column)")
     if _cuts_at_the_left(folder):
         say(f"{named}: its tokenizer cuts long texts at their beginning; here all are cut at their end")
     return tokenizer

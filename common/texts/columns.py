@@ -69,13 +69,14 @@ def choose(table: Table, wanted: Wanted) -> Roles:
         labels = _labels(table, {name: kind for name, kind in looks.items() if name not in given})
     text, pair = _texts(table, {name: kind for name, kind in looks.items() if name not in labels}, wanted)
     if not {text, pair, *labels} - {None} <= given:
-        a_label = f"the labels are {', '.join(map(_called, labels))}" if len(labels) > 1 else f"the label is {_called(labels[0])}"
-        a_text = f"the text is {_called(text)}" if pair is None else f"the two texts are {_called(text)} and {_called(pair)}"
+        a_label = f"the labels are {', '.join(map(called, labels))}" if len(labels) > 1 else f"the label is {called(labels[0])}"
+        a_text = f"the text is {called(text)}" if pair is None else f"the two texts are {called(text)} and {called(pair)}"
         say(f"{table.path}: {a_text}, {a_label} (--text-column, --pair-column and --label-column choose others)")
     return Roles(text, pair, labels)
 
 
-def _called(name: str) -> str:
+def called(name: str) -> str:
+    """A column in a message."""
     return f"column {name}" if name.isdecimal() else tsv.shown(name)
 
 
