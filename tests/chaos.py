@@ -19,7 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import REPOSITORY, Pipeline, environment, heed_interrupts, make_run, make_tokenizer, manifests, run_script, tiny_bert
+from conftest import Pipeline, make_run
+from scripts import REPOSITORY, environment, heed_interrupts, manifests, run_script
+from tiny import make_tokenizer, tiny_bert
 
 from bench import finished
 from common import checkpoints, cli, forms, inference

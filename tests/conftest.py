@@ -1,287 +1,29 @@
-"""What the tests share: made-up sentences that can be learnt, tiny encoders with a real WordPiece tokenizer, and two runs of the pipeline.
+"""What pytest gives the tests: two runs of the pipeline, a tokenizer, an encoder, and an environment that is the same everywhere.
 
 Nothing comes from the network and nothing from outside the repository. The pipeline runs once, as subprocesses in the order
 that the README gives, for all workers that run tests side by side; many tests look at what it left behind.
 """
 
-import importlib.util
-import io
-import json
 import os
 import pickle
-import random
 import shutil
-import signal
 import subprocess
 import sys
-from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from made_up import write_data
+from scripts import COUNTING, QUIET, REPORT, REPOSITORY, call_script, manifests, run_script
+from tiny import make_tokenizer, tiny_bert
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 # Before torch is imported: results are compared bit for bit, and a 2-core machine has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# As cli.run does for a script whose output is no terminal: here the libraries are imported long before it is called.
-QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 os.environ |= QUIET
-
-
-# --- sentences
-
-WORDS = {
-    "positive": ["lovely", "brilliant", "funny", "moving", "delightful", "superb", "charming", "clever", "warm", "dazzling"],
-    "negative": ["dull", "awful", "boring", "clumsy", "dreadful", "stale", "tedious", "shallow", "lifeless", "ugly"],
-    "neutral": ["long", "short", "recent", "french", "quiet", "black-and-white", "early", "animated", "silent", "local"],
-}
-THINGS = ["film", "story", "script", "cast", "ending", "camera", "music", "plot", "comedy", "drama", "director", "dialogue"]
-HOW = ["rather", "very", "quite", "truly", "often", "never-less-than", "somewhat", "utterly"]
-TAILS = [
-    "from start to finish",
-    "for the whole family",
-    "in every scene",
-    "despite its length",
-    "as the title says",
-    "and little else",
-    "with a familiar plot",
-    "set in a small town",
-    "by a first-time director",
-    "that runs for two hours",
-]
-
-
-def make_sentences(n: int, classes: tuple[str, ...], seed: int) -> list[tuple[str, str]]:
-    """n (sentence, label) pairs: whole sentences, and about a third phrases of them, as in SST-2's own train set."""
-    rng = random.Random(seed)
-    rows: dict[str, str] = {}
-    while len(rows) < n:
-        label = rng.choice(classes)
-        first, second = rng.sample(WORDS[label], 2)
-        one, other = rng.sample(THINGS, 2)
-        core = f"a {rng.choice(HOW)} {first} {one}"
-        sentence = rng.choice(
-            [
-                f"{core} {rng.choice(TAILS)}",
-                f"the {other} is {second} , {core} {rng.choice(TAILS)} .",
-                f"{core} and a {second} {other} {rng.choice(TAILS)}",
-            ]
-        )
-        rows[sentence] = label
-        if rng.random() < 0.5:
-            rows[core] = label
-        if rng.random() < 0.1:
-            rows[f"{first} {one}"] = label  # two words: may stay in train though its sentence is held out
-    return list(rows.items())[:n]
-
-
-def write_tsv(path: Path, rows: list[tuple[str, str]], header: str = "sentence\tlabel") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([header, *(f"{text}\t{label}" for text, label in rows)]) + "\n", encoding="utf-8")
-    return path
-
-
-def write_data(folder: Path, classes: tuple[str, ...], n_train: int = 500, n_dev: int = 200, seed: int = 1) -> Path:
-    rows = make_sentences(n_train + n_dev, classes, seed)
-    write_tsv(folder / "train.tsv", rows[:n_train])
-    write_tsv(folder / "dev.tsv", rows[n_train:])
-    return folder
-
-
-def corpus_of(folder):
-    """A directory's tables as a data set."""
-    from common import data
-
-    return data.load(SimpleNamespace(data_dir=folder, run_dir=folder, source="auto"))
-
-
-def write_both(folder, train_labels, dev_labels, names=None):
-    """train.tsv with nine sentences of each label, dev.tsv with one, and labels.txt where there are `names`."""
-    write_tsv(folder / "train.tsv", [(f"sentence number {i} of {label}", label) for i in range(9) for label in train_labels])
-    write_tsv(folder / "dev.tsv", [(f"dev sentence {i}", label) for i, label in enumerate(dev_labels)])
-    if names is not None:
-        (folder / "labels.txt").write_text(names, encoding="utf-8")
-    return folder
-
-
-# --- tiny models
-
-KNOWN_WORDS = 100  # that are pieces of their own
-
-
-def make_tokenizer(folder: Path):
-    """A WordPiece vocabulary of letters, endings and the more frequent words, small enough that rarer words fall into several pieces.
-
-    It is counted and not trained: the library's trainer breaks ties in another order in every process, and no two runs of the tests
-    would spell alike.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import BertTokenizer
-
-    split = pre_tokenizers.BertPreTokenizer()
-    counts = Counter(word for text, _ in make_sentences(400, tuple(WORDS), seed=7) for word, _ in split.pre_tokenize_str(text))
-    letters = sorted({letter for word in counts for letter in word})
-    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters if letter.isalpha()),
-              "##ing", "##ed", "##er", "##ful", "##ly", "##ss", "##le", "##al", *words[:KNOWN_WORDS]]
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    wrapped = BertTokenizer(tokenizer_object=tokenizer, model_max_length=64)
-    wrapped.save_pretrained(folder)
-    return wrapped
-
-
-def tiny_bert(vocab_size: int = 251, layers: int = 4, seed: int = 3, **settings):
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        initializer_range=0.15,  # about 1/√32: BERT's own 0.02 is meant for 768, and so narrow a model hardly learns from there
-        **settings,
-    )
-    return BertForSequenceClassification(config).eval()
-
-
-def tiny_distilbert(vocab_size: int = 251, layers: int = 2, seed: int = 4, **settings):
-    import torch
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    torch.manual_seed(seed)
-    config = DistilBertConfig(
-        vocab_size=vocab_size, dim=32, n_layers=layers, n_heads=4, hidden_dim=48, max_position_embeddings=64, **settings
-    )
-    model = DistilBertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # fresh biases are zero, and a cut that loses one would go unseen
-                parameter.normal_(std=0.1)
-            elif parameter.dim() == 2:
-                parameter.mul_(4)  # logits of a fresh model hardly differ from sentence to sentence
-    return model
-
-
-def tiny_compact(**kwargs):
-    import compact
-
-    return compact.from_distilbert(tiny_distilbert(**kwargs)).eval()
-
-
-def random_batch(batch: int = 5, tokens: int = 12, vocab_size: int = 251, seed: int = 0) -> dict:
-    """input_ids and attention_mask (B, N) of rows of different lengths."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, vocab_size, (batch, tokens), generator=generator)
-    lengths = torch.randint(3, tokens + 1, (batch, 1), generator=generator)
-    mask = (torch.arange(tokens)[None] < lengths).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}
-
-
-# --- running scripts
-
-# What makes coverage count in processes that are started: taken out of the environment, and given to those of `run_script` alone. A
-# process that is counted takes five seconds longer to import its libraries, and a hundred of them would do nothing else.
-COUNTING: dict[str, str] = {}
-REPORT = "7_evaluate_and_generate_report.py"
-
-
-def environment(**extra: str) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in QUIET}  # scripts must be quiet by themselves
-    return inherited | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | extra
-
-
-def heed_interrupts() -> None:
-    """For `preexec_fn`: what a shell started in the background ignores SIGINT, these tests maybe, and so would their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def run_script(name: str, *flags, stdin: str | None = None, check: bool = True, **env: str):
-    """A script of the product in a process of its own, from the repository root: a CompletedProcess with text."""
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / name), *map(str, flags)],
-        cwd=REPOSITORY,
-        env=environment(**COUNTING, **env),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(f"{name} {' '.join(map(str, flags))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def load_script(name: str):
-    """A script of the top level as a module."""
-    spec = importlib.util.spec_from_file_location("stage_" + name.removesuffix(".py"), REPOSITORY / name)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-def call_script(name: str, *flags) -> tuple[int, str, str]:
-    """The same without a process of its own, which would spend seconds on importing torch: (exit code, stdout, stderr)."""
-    from common import cli
-
-    script = load_script(name)
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            cli.run(script.main, script.parse_args([str(f) for f in flags]))
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, out.getvalue(), err.getvalue()
-
-
-def listing(folder: Path) -> list[tuple[str, int, int]]:
-    """Every path below a folder with size and time: what a command must not have touched."""
-    return sorted((p.relative_to(folder).as_posix(), p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*"))
-
-
-def rewrite_manifest(checkpoint: Path, **fields) -> None:
-    """Changes fields of a published stage.json as a stage would have written them."""
-    from common import checkpoints, facts
-
-    manifest = checkpoints.read(checkpoint).manifest | fields
-    (checkpoint / "stage.json").write_text(json.dumps(facts.sealed(manifest)), encoding="utf-8")
-
-
-def manifests(run_dir: Path) -> dict[tuple[str, str], tuple[Path, dict]]:
-    """{(stage, variant): (directory, stage.json)} of what a run has published."""
-    found = {}
-    for path in sorted((run_dir / "models").glob("[!.]*/stage.json")):
-        if not path.parent.is_symlink():
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            found[manifest["stage"], manifest["variant"]] = (path.parent, manifest)
-    return found
-
-
-def report_of(run) -> dict:
-    return json.loads((run.run_dir / "final_report.json").read_text(encoding="utf-8"))
-
-
-def rows_of(run) -> dict[str, dict]:
-    return {row["key"]: row for row in report_of(run)["models"]}
 
 
 # --- the pipeline, once a session

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from conftest import call_script, listing
 from safetensors.torch import load_file, save_file
+from scripts import call_script, listing
 
 TEACHER, DISTIL, PRUNE = "5_finetune_teacher.py", "6_distill_student.py", "8_pruning_with_finetuning.py"
 NAMES = ["negative", "positive"]

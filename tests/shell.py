@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY, environment
+from scripts import REPOSITORY, environment
 
 
 def shell(line: str, cwd: Path = REPOSITORY, **env: str) -> subprocess.CompletedProcess:

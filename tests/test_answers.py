@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import tokenizers
 import transformers
-from conftest import REPOSITORY, call_script, environment, listing, manifests, rewrite_manifest
+from scripts import REPOSITORY, call_script, environment, listing, manifests, rewrite_manifest
 
 from common import cascade, checkpoints, facts, inference, lineage, measure, opening, tasks
 from common.cli import UserError

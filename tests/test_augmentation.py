@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from conftest import REPOSITORY, environment
+from scripts import REPOSITORY, environment
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from common import distillation, tasks

@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, environment, load_script, run_script
+from scripts import REPOSITORY, environment, load_script, run_script
 
 from bench import pretrained
 from common import checkpoints, data, inference, publishing, sureness

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_compact
+from tiny import tiny_compact
 from torch.utils.flop_counter import FlopCounterMode
 
 import compact

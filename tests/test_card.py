@@ -5,8 +5,8 @@ import re
 import shutil
 
 import pytest
-from conftest import call_script, environment, load_script, manifests, run_script
 from huggingface_hub import ModelCard, constants
+from scripts import call_script, environment, load_script, manifests, run_script
 from stand_in_hub import Hub
 
 from common import card, checkpoints, sources, upload

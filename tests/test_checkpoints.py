@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import rewrite_manifest
+from scripts import rewrite_manifest
 
 from common import checkpoints, facts, opening, publishing
 from common.cli import UserError

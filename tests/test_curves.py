@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import call_script, load_script, manifests, run_script
+from scripts import call_script, load_script, manifests, run_script
 
 from common import forms, plan
 from common.publishing import NOT_IN_KEY
@@ -42,7 +42,7 @@ def test_shrink_hands_it_to_what_trains_alone(monkeypatch):
 
 @pytest.mark.long
 def test_tensorboard_shows_what_the_log_says_and_the_weights_are_the_same(bert_local, tmp_path):
-    from conftest import write_data
+    from made_up import write_data
 
     packages = tmp_path / "packages"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", packages, "tensorboard"], check=True)

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from conftest import write_data, write_tsv
+from made_up import write_data, write_tsv
 
 from common import data
 from common.cli import UserError

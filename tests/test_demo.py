@@ -10,7 +10,7 @@ import threading
 from functools import partial
 
 import pytest
-from conftest import REPOSITORY, call_script, load_script, manifests, run_script
+from scripts import REPOSITORY, call_script, load_script, manifests, run_script
 
 from common.cli import UserError
 from deploy import demo

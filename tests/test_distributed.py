@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from conftest import REPOSITORY, environment
 from safetensors.torch import load_file
+from scripts import REPOSITORY, environment
 
 SCRIPTS = {"teacher": "5_finetune_teacher.py", "distilled": "6_distill_student.py", "pruned": "8_pruning_with_finetuning.py",
            "pruned_qkd": "10_qat_kd_4bit.py"}

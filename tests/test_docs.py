@@ -5,7 +5,7 @@ import re
 
 import chaos
 import pytest
-from conftest import REPOSITORY
+from scripts import REPOSITORY
 
 from bench import power, publish
 from report import files, tables

@@ -7,7 +7,7 @@ import tarfile
 from types import SimpleNamespace
 
 import pytest
-from conftest import listing, run_script
+from scripts import listing, run_script
 
 from common import data, sources
 from common.cli import UserError

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import REPOSITORY, call_script, make_sentences, manifests, run_script, write_data, write_tsv
+from made_up import make_sentences, write_data, write_tsv
+from scripts import REPOSITORY, call_script, manifests, run_script
 from transformers import AutoConfig
 
 from bench import ship

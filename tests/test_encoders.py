@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 import torch
-from conftest import random_batch, tiny_bert, tiny_distilbert
+from tiny import random_batch, tiny_bert, tiny_distilbert
 
 import compact
 from common.architectures import encoders, layout

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPORT, REPOSITORY, call_script, environment, listing, rewrite_manifest, write_data, write_tsv
+from made_up import write_data, write_tsv
+from scripts import REPORT, REPOSITORY, call_script, environment, listing, rewrite_manifest
 
 from common import checkpoints
 

@@ -7,7 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import load_script, random_batch, tiny_compact
+from scripts import load_script
+from tiny import random_batch, tiny_compact
 
 import compact
 from common import inference, measure

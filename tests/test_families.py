@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import transformers
-from conftest import random_batch
+from tiny import random_batch
 from torch import nn
 
 import compact

@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import call_script, listing, manifests, run_script, tiny_bert, write_data
+from made_up import write_data
+from scripts import call_script, listing, manifests, run_script
 from test_families import NARROW, tiny
 from test_vocabulary_kinds import byte_level, unigram
+from tiny import tiny_bert
 
 from common import checkpoints, inference, opening
 from common.architectures import encoders, spelling

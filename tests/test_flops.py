@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_batch, tiny_bert, tiny_compact
+from tiny import random_batch, tiny_bert, tiny_compact
 
 import compact
 from common import measure

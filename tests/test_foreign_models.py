@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, run_script, tiny_bert, tiny_distilbert
 from foreign import DISTIL, NAMES, SHORT, TEACHER, at, edit, refused, rewrite
 from safetensors.torch import load_file
+from scripts import call_script, run_script
+from tiny import tiny_bert, tiny_distilbert
 
 from common.architectures import encoders, model_files
 from common.cli import UserError
@@ -362,7 +363,7 @@ def test_a_teacher_that_knows_nothing_is_said_to(place, stages, tokenizer, fine_
 
 
 def test_a_text_longer_than_the_position_table_is_cut_where_the_model_ends(pipeline, tmp_path):
-    from conftest import rewrite_manifest
+    from scripts import rewrite_manifest
 
     from common import checkpoints, inference
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from conftest import corpus_of, report_of, write_both, write_tsv
 from hypothesis import strategies
+from made_up import corpus_of, write_both, write_tsv
+from scripts import report_of
 
 from common import data
 from common.cli import UserError

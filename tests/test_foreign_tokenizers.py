@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, load_script, tiny_bert
 from foreign import DISTIL, PRUNE, SHORT, TEACHER, at, edit, refused, rewrite
+from scripts import call_script, load_script
+from tiny import tiny_bert
 
 from common import data
 from common.architectures import encoders, spelling

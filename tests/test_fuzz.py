@@ -13,8 +13,8 @@ from contextlib import redirect_stdout
 import hypothesis
 import numpy as np
 import pytest
-from conftest import REPOSITORY, load_script, manifests
 from hypothesis import strategies
+from scripts import REPOSITORY, load_script, manifests
 
 from common import checkpoints, data
 from common.cli import UserError

@@ -8,7 +8,9 @@ import shutil
 import onnxruntime
 import pytest
 import transformers
-from conftest import REPORT, call_script, load_script, make_sentences, make_tokenizer, manifests, rewrite_manifest, tiny_bert, write_tsv
+from made_up import make_sentences, write_tsv
+from scripts import REPORT, call_script, load_script, manifests, rewrite_manifest
+from tiny import make_tokenizer, tiny_bert
 
 from common import checkpoints, cli, data, inference, opening, publishing, sources
 from common.texts import lengths

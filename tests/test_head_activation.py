@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, environment, random_batch, tiny_bert, tiny_compact, tiny_distilbert
+from scripts import REPOSITORY, environment
+from tiny import random_batch, tiny_bert, tiny_compact, tiny_distilbert
 from torch import nn
 from transformers import AutoConfig
 

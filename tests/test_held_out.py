@@ -6,8 +6,8 @@ from collections import Counter
 import hypothesis
 import pytest
 import torch
-from conftest import make_tokenizer
 from hypothesis import strategies
+from tiny import make_tokenizer
 
 from common import data
 from common.cli import UserError

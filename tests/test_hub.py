@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
-from conftest import REPOSITORY, environment, make_sentences, make_tokenizer, run_script, tiny_bert, tiny_distilbert, write_data
+from made_up import make_sentences, write_data
+from scripts import REPOSITORY, environment, run_script
 from stand_in_hub import Hub
+from tiny import make_tokenizer, tiny_bert, tiny_distilbert
 
 from common import hub
 from common.cli import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_batch, tiny_compact
+from tiny import random_batch, tiny_compact
 
 from compress import gates, importance, target
 from compress.gates import Gates

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import tiny_compact
+from tiny import tiny_compact
 
 from common import checkpoints, cli, inference, opening
 from common.facts import sealed

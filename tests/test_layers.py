@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from conftest import REPOSITORY
+from scripts import REPOSITORY
 
 from common import provenance
 

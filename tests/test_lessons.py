@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import REPOSITORY, call_script, environment, load_script, make_sentences, manifests, rewrite_manifest, run_script, write_tsv
+from made_up import make_sentences, write_tsv
+from scripts import REPOSITORY, call_script, environment, load_script, manifests, rewrite_manifest, run_script
 
 from common import checkpoints, cli, data, distillation, opening, tasks
 from compress import augmentation

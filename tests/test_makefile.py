@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, environment, load_script
+from scripts import REPOSITORY, environment, load_script
 
 COMMAND = re.compile(r"\.venv/bin/python (-m bench\.)?([\w.]+)\b(.*)")
 STAGE = re.compile(r"(shrink|download_model|make_lessons|\d+_\w+)\.py")

@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, call_script, environment, tiny_compact
+from scripts import REPOSITORY, call_script, environment
+from tiny import tiny_compact
 
 from training import memory
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, environment, load_script, report_of, rewrite_manifest, run_script
+from conftest import REPORT_FLAGS
+from scripts import REPORT, REPOSITORY, call_script, environment, load_script, report_of, rewrite_manifest, run_script
 from test_errors import DISTIL, LESSONS, PRUNE, QAT, TEACHER, refused
 
 import compact

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_batch, tiny_compact
+from tiny import random_batch, tiny_compact
 
 import compact
 from compact import nf4

@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import torch
 from chaos import PARENTS, SCRIPTS, weights
-from conftest import REPOSITORY, call_script
+from scripts import REPOSITORY, call_script
 
 from common.obstacles import obstacle
 

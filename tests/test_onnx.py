@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import random_batch, tiny_compact
+from tiny import random_batch, tiny_compact
 
 from common import data, inference
 from deploy import onnx_export, onnx_int8

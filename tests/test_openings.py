@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import REPOSITORY, random_batch, tiny_compact
+from scripts import REPOSITORY
+from tiny import random_batch, tiny_compact
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import compact

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import tiny_compact
+from tiny import tiny_compact
 
 import compact
 from common import inference

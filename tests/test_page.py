@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import REPORT, REPORT_FLAGS, REPOSITORY, call_script, corpus_of, report_of, write_data
+from conftest import REPORT_FLAGS
+from made_up import corpus_of, write_data
+from scripts import REPORT, REPOSITORY, call_script, report_of
 
 from common import tasks
 from report import files, outcome, page, tables

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import REPORT, REPORT_FLAGS, REPOSITORY, ROWS, STAGES, call_script, manifests, report_of, rows_of
+from conftest import REPORT_FLAGS, ROWS, STAGES
+from scripts import REPORT, REPOSITORY, call_script, manifests, report_of, rows_of
 
 from common import checkpoints, data, inference, opening
 from common.facts import sha256_file

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY, environment, tiny_bert
+from scripts import REPOSITORY, environment
 from shell import labels, one_line, shell
+from tiny import tiny_bert
 
 from common import cli, cores, inference, provenance, publishing, sources, streams
 from common.obstacles import obstacle

@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from conftest import REPOSITORY, call_script, environment, manifests, run_script
+from scripts import REPOSITORY, call_script, environment, manifests, run_script
 
 from common import inference
 from common.cli import UserError

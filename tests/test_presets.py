@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import REPORT, REPORT_FLAGS, call_script, load_script, manifests, rows_of, tiny_compact
+from conftest import REPORT_FLAGS
+from scripts import REPORT, call_script, load_script, manifests, rows_of
+from tiny import tiny_compact
 
 from common import checkpoints, cores, data, measure, opening
 from common.facts import sealed

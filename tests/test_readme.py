@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, make_sentences, make_tokenizer, tiny_bert, write_data
+from made_up import make_sentences, write_data
+from scripts import REPOSITORY
+from tiny import make_tokenizer, tiny_bert
 
 from common import provenance, sources
 from deploy import card

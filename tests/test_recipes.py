@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import REPOSITORY, load_script
+from scripts import REPOSITORY, load_script
 
 from common import plan, recipes
 

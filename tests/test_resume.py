@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chaos import PARENTS, SCRIPTS, weights
-from conftest import REPOSITORY, environment, heed_interrupts, manifests
+from scripts import REPOSITORY, environment, heed_interrupts, manifests
 
 
 def begin(script: str, *flags) -> subprocess.Popen:

@@ -18,8 +18,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from conftest import REPOSITORY, environment, make_sentences, run_script, tiny_compact
+from made_up import make_sentences
+from scripts import REPOSITORY, environment, run_script
 from shell import killed, one_line
+from tiny import tiny_compact
 
 from bench import scale
 from common import inference, opening, publishing

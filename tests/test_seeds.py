@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import REPORT, REPORT_FLAGS, report_of, rows_of
+from conftest import REPORT_FLAGS
+from scripts import REPORT, report_of, rows_of
 
 from common import checkpoints, data, inference, lineage
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
-from conftest import make_sentences, write_data, write_tsv
+from made_up import make_sentences, write_data, write_tsv
 
 from common import cli, data
 from common.cli import UserError
@@ -391,7 +391,7 @@ def test_a_pair_is_a_duplicate_by_both_texts_and_stands_in_dev_either_way_round(
 
 
 def test_columns_reach_the_stages_and_the_models_stay_the_same_without_them():
-    from conftest import load_script
+    from scripts import load_script
 
     shrink = load_script("shrink.py")
     flags = ["--data=reviews.csv", "--text-column=a b", "--label-column=x,y", "--task=multi_label", "--preset", "max"]

@@ -14,18 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import (
-    REPOSITORY,
-    call_script,
-    environment,
-    listing,
-    load_script,
-    manifests,
-    run_script,
-    tiny_bert,
-    tiny_distilbert,
-    write_data,
-)
+from made_up import write_data
+from scripts import REPOSITORY, call_script, environment, listing, load_script, manifests, run_script
+from tiny import tiny_bert, tiny_distilbert
 
 import compact
 from common import checkpoints, cli, forms, inference, measure, opening, progress, recipes

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import call_script, load_script, make_sentences, manifests, run_script, tiny_bert, write_data
+from made_up import make_sentences, write_data
+from scripts import call_script, load_script, manifests, run_script
+from tiny import tiny_bert
 
 from common import checkpoints, data
 from common.cli import UserError

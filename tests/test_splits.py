@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 import pytest
-from conftest import corpus_of, make_sentences, write_both, write_tsv
+from made_up import corpus_of, make_sentences, write_both, write_tsv
 
 from common import checkpoints, data, lineage
 from common.cli import UserError

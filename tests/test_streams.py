@@ -8,7 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, call_script, load_script
+from scripts import REPOSITORY, call_script, load_script
 from shell import labels, one_line, shell
 
 from common import checkpoints, cli, provenance, publishing

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import call_script, load_script, manifests, rewrite_manifest
+from scripts import call_script, load_script, manifests, rewrite_manifest
 from test_errors import refused
 from test_resume import end, start
 

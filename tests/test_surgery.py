@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, environment, random_batch, tiny_compact
+from scripts import REPOSITORY, environment
+from tiny import random_batch, tiny_compact
 
 import compact
 from compress import gates, surgery

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 import torch
-from conftest import tiny_compact
+from tiny import tiny_compact
 
 from compress import budget, costs
 from compress.ask import Ask, parse_budget

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import manifests, run_script
+from scripts import manifests, run_script
 
 from common import inference, tasks
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call_script, listing, load_script, manifests, run_script, write_data
+from made_up import write_data
 from safetensors.torch import load_file, save_file
+from scripts import call_script, listing, load_script, manifests, run_script
 from test_vocabulary_kinds import byte_level, unigram
 
 from common import checkpoints, inference, measure, opening

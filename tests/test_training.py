@@ -7,7 +7,8 @@ import signal
 
 import pytest
 import torch
-from conftest import make_sentences, random_batch, tiny_bert, tiny_compact, tiny_distilbert
+from made_up import make_sentences
+from tiny import random_batch, tiny_bert, tiny_compact, tiny_distilbert
 
 from common import data, publishing, tasks
 from common.cli import UserError

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPORT_FLAGS, REPOSITORY, environment
+from conftest import REPORT_FLAGS
+from scripts import REPOSITORY, environment
 
 import common
 

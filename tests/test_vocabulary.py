@@ -6,7 +6,8 @@ from importlib.resources import files
 
 import pytest
 import torch
-from conftest import make_sentences, tiny_compact
+from made_up import make_sentences
+from tiny import tiny_compact
 
 from common import data
 from compress import vocabulary

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import make_sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up import make_sentences
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 

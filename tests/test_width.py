@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, tiny_compact
+from tiny import random_batch, tiny_compact
 from torch import nn
 
 import compact
