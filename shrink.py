@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I leaves it out
 
 from common import cli, forms, hub, plan, recipes, upload
+from common.architectures import model_files
 from common.plan import BASE, Target, of_flops
 from common.steps import Ended, Step, run
 from deploy import demo, feasible
@@ -138,6 +139,9 @@ def refuse_what_cannot_be(args) -> None:
     """Raises UserError for what would only fail later, behind hours of work."""
     if args.data and not os.path.lexists(args.data):
         hub.set_named(str(args.data))
+    for model in (args.teacher, args.init):
+        if model is not None and model_files.is_path(str(model)):
+            model_files.directory(model)
     for file in (args.soft_labels, args.unlabelled):
         if file and not file.is_file():
             raise cli.UserError(f"{file} is no file: give a table of texts")

@@ -161,6 +161,8 @@ def test_more_tokens_than_the_teacher_has_positions_are_refused_in_the_first_sec
 @pytest.mark.parametrize("flags, line", [
     (("--data", "{here}/reviews.csv", "--run-dir", "{here}/run"), r"reviews.csv holds no sentences"),
     (("--data", "{here}/nowhere"), r"no directory .*nowhere"),
+    (("--teacher", "{here}/nowhere", "--data", "{here}/reviews.csv"), r"no directory .*nowhere"),
+    (("--init", "{here}", "--data", "{here}/reviews.csv", "--preset", "published"), r"no model at .*: it holds no config.json"),
     (("--flops", ".1", "--mb", "5"), "not allowed with argument"),
     (("--speedup", "20@8"), "speeds are known at batch 1 and 32"),
     (("--within", "0"), "is not a number above zero"),
