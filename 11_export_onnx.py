@@ -62,8 +62,9 @@ def newest_lineage(run_dir: Path, variant: str, seed: int | None, from_pruned: b
     from common import checkpoints
 
     made = checkpoints.published(run_dir)
-    if variant == "published" and not from_pruned and not any(c.stage == "pruned" and c.variant == variant for c in made):
-        distilled = checkpoints.find(run_dir, "distilled", seed=seed)
+    stages = {c.stage for c in made if c.variant == variant}
+    if not from_pruned and "pruned" not in stages and (variant == "published" or "distilled" in stages):
+        distilled = checkpoints.find(run_dir, "distilled", variant=variant, seed=seed)
         checkpoints.same_seed(distilled, seed)
         return [distilled]
     pruned = checkpoints.find(run_dir, "pruned", variant=variant, seed=seed)

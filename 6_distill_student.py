@@ -7,6 +7,7 @@ and learns the teacher's logits (Hinton et al. 2015) and, where both read the sa
     L = alpha·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − alpha)·CE(y, z_s) + hidden_weight·MSE(LN(h_t), LN(h_s))
 
     python 6_distill_student.py [--fast]        lessons + distilbert-local/ | bert-local/ -> models/distilled_student_<ts>/
+    python 6_distill_student.py --preset conv   a student without attention: see compact/modeling_conv.py
 
 Writes models/distilled_student_<ts>/ and the link student_model.
 A quarter of an hour on two cores for the whole of SST-2 and three layers; three minutes with --fast on the package sentences.
@@ -28,27 +29,32 @@ def parse_args(argv=None):
     parser = cli.StageParser(__doc__)
     group = parser.add_argument_group("student")
     group.add_argument("--preset", dest="variant", choices=recipes.read(), default="published",
-                       help="the operating point that the student is the start of: it learns from its lessons, and with its recipe's flags")
+                       help="the operating point that the student is, or is the start of: it learns its lessons, with its recipe's flags")
     group.add_argument("--lessons", type=forms.path, metavar="DIR", default=None,
                        help="the lessons it learns from; else the newest of the preset's and of the newest teacher")
     group.add_argument("--init", type=forms.path, metavar="DIR", default=None,
-                       help="pretrained encoder to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local")
+                       help="pretrained encoder to start from; else RUN_DIR/distilbert-local, else RUN_DIR/bert-local; of conv the teacher")
+    group.add_argument("--architecture", choices=["layers", "conv"], default="layers",
+                       help="layers of the encoder, or a convolution over its word table")
     group.add_argument("--layers", type=layer_list, metavar="all|I,J,…", default=None,
                        help="layers of the encoder to take; else every other")
     parser.distillation_flags(("2", "0.7"))
     parser.training_flags(epochs=(3, 3), lr=1e-4, from_lessons=True)
     args = parser.parse(argv, stage="distil")
-    args.recipe = vars(args).pop("variant")  # the student is known as the student, whatever is made of it
-    parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"))
+    args.recipe = args.variant
+    if "distil" not in (stages := recipes.read()[args.recipe].stages) or "prune" in stages:
+        del args.variant  # the student is known as the student, whatever is made of it
+    parser.refuse_idle(("--temperature", args.alpha == 0, "with --alpha 0, which leaves the soft targets out"),
+                       ("--layers --hidden-weight", args.architecture == "conv", "with --architecture conv, which has no layers"))
     return args
 
 
 def main(args):
     import compact
     from common import checkpoints, data, distillation, inspection, opening, publishing, sources
-    from common.architectures import classifiers, encoders, layout, spelling
+    from common.architectures import classifiers, layout
     from common.texts import lengths
-    from training import lessons, teacher_cache
+    from training import lessons, students, teacher_cache
     from training.trainer import StageTrainer, fit, make_trainer, prepare
 
     # --- 1. load
@@ -57,32 +63,23 @@ def main(args):
     teacher = (checkpoints.parent(args.run_dir, answered, "teacher") if answered
                else checkpoints.find(args.run_dir, "teacher", seed=args.seed))
     checkpoints.same_data(teacher, corpus.facts)
-    default = "distilbert-local" if (args.run_dir / "distilbert-local").is_dir() else "bert-local"
-    start = sources.local_model(args.run_dir, args.init, default)
-    if args.init:
-        sources.refuse_mixture(start, corpus)
-    start_config = encoders.load_config(start)
-    if start_config.model_type == "distilbert" and args.layers not in (None, "all"):
-        raise cli.UserError(f"--layers chooses layers of an encoder, and {start} is a DistilBERT, which is taken whole: leave it out")
-    tokenizer = spelling.load(start, start_config, corpus.train.texts, pairs=corpus.train.seconds is not None)
-    unlike = spelling.of_a_teacher(teacher.path, tokenizer, start_config.vocab_size, corpus.train.texts, start)
-    if unlike:
-        cli.say(f"{unlike}: the student reads texts in its own, and learns logits alone")
-        args = cli.replaced(args, hidden_weight=0.0)
-    else:
-        tokenizer = opening.load_tokenizer(teacher.path)
-    layers_taken = None if start_config.model_type == "distilbert" else layout.chosen_layers(args.layers, start_config)
-    prepare(args.seed, args.matmul_precision)
-    student = encoders.load_classifier(start, corpus.label_names)
-    if layers_taken:
-        student = layout.student_of(student, layers_taken, corpus.label_names, types=opening.gives_types(tokenizer))
-    student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     answered = answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed, teacher)
     taught = lessons.read(args.run_dir, answered, corpus.facts)
-    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], start_config,
+    prepare(args.seed, args.matmul_precision)
+    conv = args.architecture == "conv"
+    begun = students.of_words(args, corpus, teacher, taught) if conv else students.of_layers(args, corpus, teacher)
+    student, tokenizer = begun.model, begun.tokenizer
+    if begun.unlike:
+        cli.say(f"{begun.unlike}: the student reads texts in its own, and learns logits alone")
+        args = cli.replaced(args, hidden_weight=0.0)
+    student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
+    args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], student.config,
                                                             classifiers.load_config(teacher.path)))
+    if conv:
+        student.config.max_position_embeddings = args.max_length
     stage = publishing.begin(args, "distilled", "distilled_student", corpus.facts, [teacher, taught.checkpoint],
-                             link="student_model", decides={"start": sources.identity(start)}, origin=sources.origin(start))
+                             variant=getattr(args, "variant", "published"), link=None if conv else "student_model",
+                             decides={"start": sources.identity(begun.start)}, origin=sources.origin(begun.start))
     if stage.done:
         return
     train = data.tokenise(tokenizer, taught.sentences, args.max_length, numbered=True)
@@ -103,7 +100,7 @@ def main(args):
     fit(trainer, stage)
 
     # --- 4. save
-    stage.metrics |= inspection.judged(corpus.task, student, validation, collator) | ({teacher_cache.UNLIKE: True} if unlike else {})
+    stage.metrics |= inspection.judged(corpus.task, student, validation, collator) | ({teacher_cache.UNLIKE: True} if begun.unlike else {})
     compact.save(student, stage.dir)
     opening.save_tokenizer(tokenizer, stage.dir, args.max_length)
     stage.publish()

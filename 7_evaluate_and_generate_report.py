@@ -68,7 +68,7 @@ def main(args):
     chosen, skipped = lineage.together(found, args.run_dir, dataset)
     if args.ships and args.ships not in (variants := sorted({c.variant for c in found if c.stage != "lessons"})):
         raise cli.UserError(f"--ships {args.ships}: no model of that name is in {args.run_dir}: give one of {', '.join(variants)}")
-    baseline = "distilled" if "distilled" in skipped or any(c.stage == "distilled" for c in chosen) else "teacher"
+    baseline = "distilled" if "distilled" in skipped or any(lineage.row_key(c) == "distilled" for c in chosen) else "teacher"
     whole = []
     for checkpoint in chosen:
         try:

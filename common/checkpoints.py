@@ -185,7 +185,7 @@ def meant(run_dir: Path, text: str, seed: int) -> Checkpoint:
     Raises UserError where there is none, and for a directory of another stage.
     """
     if text in ("teacher", "student"):
-        return find(run_dir, "teacher" if text == "teacher" else "distilled", seed=seed)
+        return find(run_dir, "teacher" if text == "teacher" else "distilled", variant="published", seed=seed)
     if Path(text).is_dir() or len(Path(text).parts) > 1:
         checkpoint = verify(Path(text))
         if checkpoint.stage not in PRUNABLE:

@@ -291,7 +291,9 @@ def shared_out(mask: np.ndarray, shares: int) -> list[tuple[np.ndarray, int]]:
 
 
 def multiply_adds_a_token(config: dict) -> float:
-    """Of a token's way through the linear maps of a compact model, by its config.json; infinite of any other."""
+    """Of a token's way through the linear maps of a compact model, or of a convolution, by its config.json; infinite of any other."""
+    if "filters" in config:
+        return config["dim"] * config["window"] * config["filters"]
     if "heads" not in config:
         return math.inf
     head = config["dim"] // config["n_heads"]

@@ -93,6 +93,7 @@ def together(found: list[Checkpoint], run_dir: Path, dataset: dict) -> tuple[lis
                                                    f"{first.path.name}")
                 continue
             chosen += [related[0], *made_from(related[0], "pruned_ptq"), *made_from(related[0], "pruned_qkd")]
+    chosen += [c for c in made_from(teacher, "distilled") if c.variant != "published"] if teacher else []
     rows = []
     for checkpoint in chosen:
         rows += [checkpoint, *(c for kind in ("_onnx", "_onnx_int8") for c in made_from(checkpoint, checkpoint.stage + kind))]

@@ -69,6 +69,12 @@ def distils(args, target: Target) -> bool:
     return not no_student(target) or why_not_pruned(args.teacher, args.soft_labels) is not None
 
 
+def takes_layers(args, target: Target) -> bool:
+    """Whether a student is made that needs a pretrained encoder: of a convolution the teacher's word table is enough, where it has one."""
+    of_words = recipes.read()[target.preset].flags["distil"].get("architecture") == "conv"
+    return distils(args, target) and (not of_words or args.soft_labels is not None)
+
+
 def start_of_students(args) -> str | None:
     """Where a student starts that isn't to start from a fetched encoder: the one that a flag names, or where no data are fetched either a
     teacher on this disk whose layers can be taken.
@@ -82,7 +88,7 @@ def start_of_students(args) -> str | None:
 def beginning(args, wanted: list[Target]) -> list[Step]:
     """What all targets share: models and data where they aren't the user's own, the teacher, its lessons."""
     steps, own = [], args.teacher or args.soft_labels
-    if not (own and args.data) or not start_of_students(args) and any(distils(args, target) for target in wanted):
+    if not (own and args.data) or not start_of_students(args) and any(takes_layers(args, target) for target in wanted):
         steps.append(Step("models and data", "download_model.py", tuple(shared(args, seeded=False))))
     teacher = [f"--model={args.teacher}"] if args.teacher else training(args) + curves(args)
     cut = ["--max-length", str(args.max_length)] if args.max_length else []
@@ -112,8 +118,9 @@ def making(args, target: Target) -> list[Step]:
             start = target.start or ("student" if instead else None)
             words += (["--budget", target.budget] if target.budget else []) + (["--start", start] if start else [])
         elif stage == "distil":
-            words += ["--preset", target.preset] if instead else recipe.words(stage, args.fast)
-            words += [f"--init={start}"] if (start := start_of_students(args)) else []
+            words += ["--preset", target.preset] if instead or "prune" not in recipe.stages else recipe.words(stage, args.fast)
+            start = start_of_students(args) if takes_layers(args, target) else args.init
+            words += [f"--init={start}"] if start else []
         else:
             words += ["--variant", target.name, *recipe.words(stage, args.fast)]
         steps.append(Step(SCRIPTS[stage][0], SCRIPTS[stage][1], tuple(words)))

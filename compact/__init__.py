@@ -1,23 +1,26 @@
-"""The model that ships. Importing this registers it with transformers' Auto classes; `save` puts its code beside the weights."""
+"""The models that ship. Importing this registers them with transformers' Auto classes; `save` puts their code beside the weights."""
 
 import shutil
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from .modeling_compact import CompactConfig, CompactForSequenceClassification
+from .modeling_conv import ConvConfig as ConvConfig
+from .modeling_conv import ConvForSequenceClassification
 
-AUTO_MAP = {"AutoConfig": "modeling_compact.CompactConfig",
-            "AutoModelForSequenceClassification": "modeling_compact.CompactForSequenceClassification"}
+CODE: dict[type[PreTrainedModel], tuple[str, ...]] = {  # the files of each
+    CompactForSequenceClassification: ("modeling_compact.py", "nf4.py"), ConvForSequenceClassification: ("modeling_conv.py",)}
 
-AutoConfig.register(CompactConfig.model_type, CompactConfig)
-AutoModelForSequenceClassification.register(CompactConfig, CompactForSequenceClassification)
+for model in CODE:
+    AutoConfig.register(model.config_class.model_type, model.config_class)
+    AutoModelForSequenceClassification.register(model.config_class, model)
 
 
 def load(path: Path, **how):
-    """A stock or compact classifier of this machine's disk as a torch model; `how` goes to transformers' `from_pretrained`.
+    """A stock classifier, or one of these, of this machine's disk as a torch model; `how` goes to transformers' `from_pretrained`.
 
-    Code that stands beside it isn't run unless `trust_remote_code` says so: a compact one is opened by the class here.
+    Code that stands beside it isn't run unless `trust_remote_code` says so: one of these is opened by the class here.
     """
     return AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, **{"trust_remote_code": False} | how)
 
@@ -34,16 +37,18 @@ def from_distilbert(model, **settings) -> CompactForSequenceClassification:
 
 
 def save(model, path: Path) -> None:
-    """Weights and configuration, and of a compact model the code that opens them with `trust_remote_code=True`."""
-    of_ours = isinstance(model, CompactForSequenceClassification)
+    """Weights and configuration, and of one of these models the code that opens them with `trust_remote_code=True`."""
+    of_ours = type(model) in CODE
     if of_ours:
-        model.config.auto_map = AUTO_MAP
+        module = CODE[type(model)][0].removesuffix(".py")
+        model.config.auto_map = {"AutoConfig": f"{module}.{type(model.config).__name__}",
+                                 "AutoModelForSequenceClassification": f"{module}.{type(model).__name__}"}
     model.save_pretrained(path)
     if of_ours:
-        save_code(path)
+        save_code(path, type(model))
 
 
-def save_code(path: Path) -> None:
+def save_code(path: Path, model_class=CompactForSequenceClassification) -> None:
     """The code alone."""
-    for name in ("modeling_compact.py", "nf4.py"):
+    for name in CODE[model_class]:
         shutil.copyfile(Path(__file__).parent / name, Path(path) / name)

@@ -14,7 +14,9 @@ print([[config["id2label"][str(i)] for i in (row > config["thresholds"]).nonzero
 
 
 def kept(structure: dict) -> str:
-    """What a structure {heads, ffn: [per layer], vocab} has left."""
+    """What a structure {heads, ffn: [per layer], vocab} has left, or a convolution's {window, filters, vocab} is."""
+    if "filters" in structure:
+        return f"{structure['filters']} filters that see {structure['window']} tokens each, {structure['vocab']:,} word pieces."
     return f"Kept: heads {structure['heads']}, FFN neurons {structure['ffn']}, {structure['vocab']:,} word pieces."
 
 

@@ -16,7 +16,8 @@ from transformers import DistilBertConfig
 
 from common.architectures import families
 from common.texts import lengths
-from compact.modeling_compact import CompactConfig, EmptyAttention
+from compact.modeling_compact import CompactConfig, CompactForSequenceClassification, EmptyAttention
+from compact.modeling_conv import ConvConfig, ConvForSequenceClassification
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
 ATTENTION = 23  # the first opset that has Attention
@@ -39,6 +40,17 @@ class _Stock(torch.nn.Module):
         mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min  # (B, 1, 1, N)
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return self.model(input_ids=input_ids, attention_mask=mask, **types).logits
+
+
+class _Conv(torch.nn.Module):
+    """(input_ids, attention_mask) -> logits of a convolution."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model.logits(input_ids, attention_mask)
 
 
 class _Compact(torch.nn.Module):
@@ -107,13 +119,13 @@ def export(model, opset: int = ATTENTION, pairs: bool = False) -> onnx.ModelProt
     4-bit model is exported as its full-precision twin: ONNX has no such grid. Nothing of this machine (paths, stack traces) stays in the
     result.
     """
-    compact = hasattr(model, "full_precision_twin")
+    compact, conv = isinstance(model, CompactForSequenceClassification), isinstance(model, ConvForSequenceClassification)
     model = (model.full_precision_twin() if compact else model).float().cpu().eval()
     opset = opset if compact else min(OLDEST_RUNTIME)
-    logits = _Compact(model, opset) if compact else _Stock(model)
+    logits = _Compact(model, opset) if compact else _Conv(model) if conv else _Stock(model)
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
     inputs = {"input_ids": torch.full((2, 9), 5), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3])}
-    if model.config.type_vocab_size if compact else pairs and families.knows_types(model.config):
+    if model.config.type_vocab_size if compact else pairs and not conv and families.knows_types(model.config):
         inputs["token_type_ids"] = torch.tensor([[0] * 4 + [1] * 5] * 2)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=lengths.positions(model.config.to_dict()))}
     with _quiet():
@@ -163,11 +175,16 @@ def configuration(config: dict) -> dict:
 
     A compact model is a DistilBERT but for how wide its layers are, its head and the like, which stays there as `heads`, `ffn`,
     `head_activation` and so on: tools hand on what they don't know. DistilBERT's own names for its width and depth stand beside BERT's,
-    without which text-embeddings-inference doesn't start; nor does it where there is a `pad_token_id` and it is none.
+    without which text-embeddings-inference doesn't start; nor does it where there is a `pad_token_id` and it is none. A convolution goes by
+    DistilBERT's name too: a tool that asks for a graph's inputs by `model_type` gives it the two that it has.
     """
     if config["model_type"] == CompactConfig.model_type:
         config = {name: value for name, value in config.items() if name not in ("auto_map", "weight_bits")} | {
             "model_type": DistilBertConfig.model_type, "architectures": ["DistilBertForSequenceClassification"]}
+    if config["model_type"] == ConvConfig.model_type:
+        config = {name: value for name, value in config.items() if name != "auto_map"} | {
+            "model_type": DistilBertConfig.model_type, "architectures": ["DistilBertForSequenceClassification"],
+            "n_heads": 1, "n_layers": 1}
     if config["model_type"] == DistilBertConfig.model_type:
         config = config | {theirs: config[name] for theirs, name in DistilBertConfig.attribute_map.items() if name in config}
     return config | ({"pad_token_id": 0} if config.get("pad_token_id", 0) is None else {})

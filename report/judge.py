@@ -11,7 +11,7 @@ from common.cli import UserError
 from common.facts import sha256_file
 from report import before_after, claims
 
-SHIPS = ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8")
+SHIPS = ("pruned_onnx_int8", "pruned_ptq_onnx_int8", "pruned_qkd_onnx_int8", "distilled_onnx_int8")  # the last where none of these is
 
 
 class Judge:
@@ -32,7 +32,9 @@ class Judge:
     @property
     def before(self) -> Checkpoint:
         """What a file that ships is compared with: the teacher, or where that is a file of answers the student that learnt them whole."""
-        return checkpoints.find(self.run_dir, "distilled", seed=self.seed) if checkpoints.is_a_table(self.teacher.path) else self.teacher
+        if not checkpoints.is_a_table(self.teacher.path):
+            return self.teacher
+        return checkpoints.find(self.run_dir, "distilled", variant="published", seed=self.seed)
 
     def pruned(self, name: str) -> Checkpoint:
         """The model of that name, as it was pruned."""
@@ -44,7 +46,7 @@ class Judge:
                 if c.stage in SHIPS and c.variant == name and c.manifest["seed"] == self.seed]
         if not made:
             raise UserError(f"no int8 export of '{name}' and seed {self.seed} under {self.run_dir / 'models'}: run it again with --force")
-        return made[0]
+        return min(made, key=lambda c: c.stage == SHIPS[-1])  # of equals, the first: the newest
 
     def claim(self, name: str) -> dict:
         """`claims.of_task` of the file of that name against the teacher."""

@@ -80,7 +80,7 @@ def learnt(run_dir: Path, start: str, seed: int, variant: str) -> Checkpoint:
     if start == "student":
         taught = {c.key for c in checkpoints.published(run_dir) if c.stage == "lessons" and c.variant == variant}
         found = [c for c in checkpoints.published(run_dir)
-                 if c.stage == "distilled" and c.manifest["seed"] == seed and c.parent_key("lessons") in taught]
+                 if (c.stage, c.variant, c.manifest["seed"]) == ("distilled", "published", seed) and c.parent_key("lessons") in taught]
         if found:
             return checkpoints.verify(found[0].path)
     return checkpoints.meant(run_dir, start, seed)

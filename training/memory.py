@@ -38,6 +38,8 @@ def needed_by(model, sentences: int, tokens: int) -> int:
     """
     config = model.config
     optimiser = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if hasattr(model, "kept_of_a_token"):
+        return optimiser + 4 * sentences * tokens * model.kept_of_a_token
     wide = getattr(config, "intermediate_size", None) or config.hidden_dim
     layers = range(config.num_hidden_layers)
     heads, neurons = getattr(config, "heads", [config.num_attention_heads for _ in layers]), getattr(config, "ffn", [wide for _ in layers])

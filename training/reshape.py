@@ -55,14 +55,19 @@ def plan(args, config, tokenizer, texts: list[str]) -> Plan:
     return Plan(shape, pieces)
 
 
+def respelled(tokenizer, pieces: list[int], texts: list[str]):
+    """The tokenizer of the pieces that stay, by their ids, tried on the texts."""
+    say(f"vocabulary: {len(tokenizer):,} -> {len(pieces):,} word pieces")
+    spelling = data.spelling(tokenizer)
+    cut = vocabulary.cut_spelling(spelling, pieces)
+    vocabulary.check(spelling, cut, pieces, texts)
+    return data.respelled(tokenizer, cut)
+
+
 def reshaped(model, tokenizer, plan: Plan, texts: list[str], args) -> tuple:
     """(a compact model as planned, its tokenizer); the old model is taken apart."""
     if plan.pieces is not None:
-        say(f"vocabulary: {model.config.vocab_size:,} -> {len(plan.pieces):,} word pieces")
-        spelling = data.spelling(tokenizer)
-        cut = vocabulary.cut_spelling(spelling, plan.pieces)
-        vocabulary.check(spelling, cut, plan.pieces, texts)
-        tokenizer = data.respelled(tokenizer, cut)
+        tokenizer = respelled(tokenizer, plan.pieces, texts)
         vocabulary.cut_table(model, plan.pieces)
     if plan.shape.n_layers < model.config.n_layers:
         model = surgery.of_layers(model, list(range(plan.shape.n_layers)))
