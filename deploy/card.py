@@ -32,7 +32,9 @@ def example(folder: str, text: str = "put a text of yours here", task: str = "si
     `second` is the second text, of a model that reads pairs.
     """
     texts = f"[{text!r}]" + ("" if second is None else f", [{second!r}]")
-    return f"""import json, os, onnxruntime, transformers
+    return f"""import os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import json, onnxruntime, transformers
 
 folder = {folder}
 tokenizer, session = transformers.AutoTokenizer.from_pretrained(folder), onnxruntime.InferenceSession(os.path.join(folder, "model.onnx"))
@@ -49,7 +51,9 @@ def example_of(folder: str, dataset: dict) -> str:
 def refusal(oldest: str) -> str:
     """Python that ends with one line where onnxruntime is older than the model needs: its own error would name an operator."""
     major, minor = oldest.split(".")[:2]
-    return f"""import sys, onnxruntime
+    return f"""import os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
 
 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < ({major}, {minor}):
     sys.exit(f"this model needs onnxruntime {oldest} or later, and this is {{onnxruntime.__version__}}: pip install --upgrade onnxruntime")
