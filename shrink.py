@@ -220,7 +220,8 @@ def hand_over(args, judge, made: list[Target], began: float) -> None:
         "name": name, "command": typed(args), "commit": provenance.code_identity()["commit"], "origin": shipped.manifest.get("origin"),
         "dataset": judge.corpus.facts,
         "labels": judge.corpus.label_names,
-        "structure": {name: shape[name] for name in ("heads", "ffn", "window", "filters") if name in shape} | {"vocab": shape["vocab_size"]},
+        "structure": {name: shape[name] for name in ("heads", "ffn", "window", "filters") if name in shape} | {
+            "vocab": shape["vocab_size"]},
         "before": before, "after": after, "minutes": minutes, "verdict": verdict,
         "table": before_after.table(before, after, minutes, judge.corpus.task.metric_name, "github")})
     cli.say(f"\n{before_after.table(before, after, minutes, judge.corpus.task.metric_name)}\n\n{verdict}\n\n"

@@ -79,9 +79,9 @@ class ConvForSequenceClassification(PreTrainedModel):
 
     def neighbours(self, words: torch.Tensor) -> torch.Tensor:
         """Of each token those around it, itself in the middle and zeros beyond the text: (B, N, C) -> (B, N, window·C)."""
-        tokens, half = words.shape[1], self.config.window // 2
-        wider = nn.functional.pad(words, (0, 0, half, half))
-        return torch.cat([wider[:, at:at + tokens] for at in range(self.config.window)], -1)
+        others = self.config.window - 1
+        wider = nn.functional.pad(words, (0, 0, others // 2, others // 2))
+        return torch.cat([wider[:, at:(at - others) or None] for at in range(self.config.window)], -1)
 
     @property
     def kept_of_a_token(self) -> int:
