@@ -46,6 +46,11 @@ class ConvForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_dim, config.num_labels)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """As torch begins: so narrow a model hardly learns from transformers' 0.02."""
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,
                 return_dict: bool | None = None, num_items_in_batch: int | None = None, **others):
         """input_ids, attention_mask (B, N) -> logits (B, K); of `others`, such as token types, nothing is read.

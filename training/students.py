@@ -59,10 +59,11 @@ def of_words(args, corpus, teacher: Checkpoint, taught) -> Begun:
     else:
         pieces = vocabulary.keep_pieces(spelt, data.piece_counts(tokenizer, taught.given.every_text), 1.0, SPARE)
         tokenizer, table = respelled(tokenizer, pieces, taught.sentences.every_text), table[pieces]
-    config = compact.ConvConfig(vocab_size=len(table), ends_first=None if corpus.train.seconds is None else tokenizer.sep_token_id,
-                                **encoders.labels(corpus.label_names))
+    words = convolution.projected(table)
+    ends_first = tokenizer.sep_token_id if corpus.train.seconds else None
+    config = compact.ConvConfig(vocab_size=len(words), dim=words.shape[1], ends_first=ends_first, **encoders.labels(corpus.label_names))
     student = compact.ConvForSequenceClassification(config)
-    student.word_embeddings.weight.data.copy_(convolution.projected(table, config.dim))
+    student.word_embeddings.weight.data.copy_(words)
     opening.give_inputs(tokenizer, types=False)
     return Begun(student, tokenizer, start, unlike)
 
