@@ -31,6 +31,7 @@ from deploy import demo, feasible
 
 SHARES = (0.5, 0.35, 0.25, 0.18, 0.125, 0.085, 0.06, 0.04)  # of the teacher's FLOPs, in which --within goes down
 WITHIN = 1.0  # points that are allowed where nothing else is said
+CONV = Target("conv", "conv")  # smaller and faster than anything that is pruned: --within tries it first
 
 
 def speedup(text: str) -> tuple[float, int]:
@@ -125,9 +126,14 @@ def searched(args) -> list[Target]:
     return found[:1] + [replace(target, start=larger.name) for larger, target in itertools.pairwise(found)]
 
 
+def tried(args) -> list[Target]:
+    """All that is wanted, or that a search may make; what a file of answers is compared with is made with its first pruned model."""
+    return targets(args) or [*([] if args.soft_labels else [CONV]), *searched(args)]
+
+
 def whole_plan(args) -> list[Step]:
-    """All steps in their order, each once; of a search those of all its budgets."""
-    wanted = targets(args) or searched(args)
+    """All steps in their order, each once; of a search those of all that it may make."""
+    wanted = tried(args)
     ships = None if args.within else wanted[-1].name  # which of a search's it is, is found out
     steps = [*plan.beginning(args, wanted), *(step for target in wanted for step in plan.making(args, target)), plan.report(args, ships)]
     return list(dict.fromkeys(steps))
@@ -175,12 +181,22 @@ def look_at_the_texts(args, judge) -> None:
 # --- the run
 
 def search(args, judge, go) -> list[Target]:
-    """Prunes on and on, each model from the last, until more than is allowed is surely lost. Returns what was made, the chosen one last:
-    the smallest whose held-out loss is within the margin.
+    """Tries the convolution, and where that loses more than is allowed prunes on and on, each model from the last, until more is surely
+    lost. Returns what was made, the chosen one last: the smallest whose held-out loss is within the margin.
     """
     from report import claims
 
+    def claim_of(target: Target) -> dict:
+        claim = judge.claim(target.name)
+        cli.say(f"{target.name}: {claims.said(claim)}")
+        return claim
+
     made, held, sure, room = [], [], [], float("inf")
+    if CONV in tried(args):
+        for step in plan.making(args, CONV):
+            go(step)
+        if claim_of(CONV)["mean"] >= -judge.margin:
+            return [CONV]
     for target in searched(args):
         share = float(target.budget.partition("=")[2])
         if room <= share:
@@ -189,8 +205,7 @@ def search(args, judge, go) -> list[Target]:
             go(step)
         made.append(target)
         room = max(budget["spent"] for budget in judge.pruned(target.name).manifest["metrics"]["budgets"])
-        claim = judge.claim(target.name)
-        cli.say(f"{target.name}: {claims.said(claim)}")
+        claim = claim_of(target)
         held += [target] if claim["mean"] >= -judge.margin else []
         sure += [target] if claim["holds"] else []
         if claims.surely_lost(claim):
@@ -249,7 +264,7 @@ def typed(args) -> str:
 def main(args):
     refuse_what_cannot_be(args)
     steps = whole_plan(args)
-    if (why := plan.why_not_pruned(args.teacher, args.soft_labels)) and any(map(plan.no_student, targets(args) or searched(args))):
+    if (why := plan.why_not_pruned(args.teacher, args.soft_labels)) and any(map(plan.no_student, tried(args))):
         cli.warn(f"{args.teacher or args.soft_labels} {why}; a student learns from it first, and is pruned in its place")
     if args.dry_run:
         for step in steps:
@@ -265,7 +280,7 @@ def main(args):
 
     try:
         made = targets(args)
-        first = plan.beginning(args, made or searched(args))
+        first = plan.beginning(args, tried(args))
         made_by = "make_lessons.py" if args.soft_labels else plan.TEACHER
         teacher = next(number for number, step in enumerate(first, 1) if step.script == made_by)
         for step in first[:teacher]:

@@ -48,7 +48,7 @@ class ConvForSequenceClassification(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """As torch begins: so narrow a model hardly learns from transformers' 0.02."""
-        if hasattr(module, "reset_parameters"):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
             module.reset_parameters()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None,

@@ -270,7 +270,7 @@ class FakeJudge:
         return SimpleNamespace(manifest={"metrics": {"budgets": [{"spent": self.spent.get(name, float(name.removeprefix("flops")))}]}})
 
     def claim(self, name: str) -> dict:
-        wrong = round(30 * self.lost[name])
+        wrong = round(30 * self.lost.get(name, 9.0))
         return claims.no_loss([1] * wrong + [0] * (3000 - wrong), [0] * 3000, [0] * 3000, self.margin)
 
 
@@ -287,6 +287,11 @@ def test_the_smallest_that_held_is_chosen_and_the_search_ends_where_more_is_sure
     assert made[-1] == "flops.18" and set(made) == set(names)
     said = capsys.readouterr().out
     assert "flops.18 is the smallest as it seems, flops.35 the smallest of which that is shown" in said
+
+
+def test_where_a_convolution_holds_nothing_is_pruned():
+    assert found({"conv": 0.9}) == (["conv"], [])
+    assert found({"conv": 1.1, "flops.5": 0.1, "flops.35": 5.0})[0] == ["flops.35", "flops.5"]
 
 
 def test_a_step_that_would_prune_nothing_is_left_out():
