@@ -71,6 +71,7 @@ def main(args):
     student, tokenizer = begun.model, begun.tokenizer
     if begun.unlike:
         cli.say(f"{begun.unlike}: the student reads texts in its own, and learns logits alone")
+    if begun.unlike or conv:
         args = cli.replaced(args, hidden_weight=0.0)
     student.config.update({"pad_token_id": tokenizer.pad_token_id, "problem_type": corpus.task.in_config})
     args = cli.replaced(args, max_length=lengths.trained_on(args.max_length, [taught.checkpoint, teacher], student.config,
