@@ -105,7 +105,7 @@ def test_the_stages_make_export_and_measure_it(conv):
     rows = rows_of(conv)
     assert {"teacher", "distilled@conv", "distilled_onnx@conv", "distilled_onnx_int8@conv"} <= set(rows)
     teacher, small = rows["teacher"], rows["distilled_onnx_int8@conv"]
-    assert small["label"] == "Distilled, ONNX int8 (conv)" and small["gflops_128"] < teacher["gflops_128"]
+    assert small["label"] == "Distilled, ONNX int8 (conv)" and small["gmacs_16"] < teacher["gmacs_16"]
     assert small["structure"] is None and "compact_conv" in rows["distilled@conv"]["notes"]["structure"]
     assert json.loads((conv.run_dir / "final_report.json").read_text())["baseline"] == "teacher"
     assert len(opening.load_tokenizer(source)) == manifest_vocab(source) <= len(opening.load_tokenizer(conv.checkpoint("teacher")))
