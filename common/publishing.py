@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import card, distributed, provenance
-from common.checkpoints import SCHEMA, Checkpoint, published, validation, verify
+from common.checkpoints import SCHEMA, TABLE, Checkpoint, published, validation, verify
 from common.cli import UserError, say, warn
 from common.facts import read_json, sealed, sha256_file, sha256_json
 
@@ -37,6 +37,7 @@ NOT_IN_KEY = {
     **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
     "mode": "says --fast again, which is, with the values it stands for",
     "precision": "the name of the stage says it",
+    **dict.fromkeys(("demo", "push_to_hub"), "they are made of the result"),
     "n_seeds": "each seed is a result of its own, and that is",
 }
 # What a disk answers that hasn't a lock, or doesn't flush.
@@ -141,7 +142,7 @@ class Stage:
         # A directory's name may hold bytes that are no text: written as JSON escapes them.
         (self.dir / "stage.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         config = read_json(self.dir / "config.json")
-        if "id2label" in config:  # a model, neither lessons nor a table of answers
+        if "id2label" in config and config.get("model_type") != TABLE:  # a model, neither lessons nor a table of answers
             (self.dir / card.NAME).write_text(card.of_checkpoint(manifest, config, self.usage), encoding="utf-8", errors="backslashreplace")
         for path in [p for p in self.dir.rglob("*") if p.is_file()] + [self.dir]:
             _flush(path)

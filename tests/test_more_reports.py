@@ -187,6 +187,15 @@ def test_our_own_reports_have_no_fault_and_a_title_of_two_lines_is_one(pipeline,
     assert page.startswith("# a&#124;b # x\n") and "\n# " not in page and "<b>" not in page
 
 
+def test_correlations_below_zero_are_no_fault(pipeline):
+    report = files.read(pipeline.run_dir / "final_report.json")
+    row = report["models"][0]
+    row |= {"score": -0.1, "ci95": [-0.4, 0.2], "agreement": -0.2}
+    assert "and must lie between 0 and 1" in files.fault(report)
+    report["dataset"]["task"] = "regression"
+    assert files.fault(report) is None
+
+
 # --- numbers that are none
 
 

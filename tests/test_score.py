@@ -19,7 +19,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from made_up import make_sentences
-from scripts import REPOSITORY, environment, run_script
+from scripts import REPOSITORY, environment, heed_interrupts, run_script
 from shell import killed, one_line
 from tiny import tiny_compact
 
@@ -223,7 +223,7 @@ def many(tmp_path):
 def begin(data, output, checkpoint=BOX, *more, **env) -> subprocess.Popen:
     command = [sys.executable, str(REPOSITORY / "score.py"), data, output, "--checkpoint", checkpoint, "--rows-per-file", 150, *more]
     return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment(**env), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
 
 
 def written(output) -> dict:
