@@ -122,7 +122,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(onnx, tmp_path):
     (tmp_path / "out.parquet").write_text("earlier")
     before = listing(tmp_path)
     code, _, err = call_script("predict.py", "--checkpoint", onnx, "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.parquet")
-    assert code == 2 and "a column holds values of several types" in err and "write .jsonl or .csv" in err
+    assert code == 2 and "in.jsonl: 'n' holds values of several types" in err and "write .jsonl or .csv" in err
     assert listing(tmp_path) == before
 
     def dies(fresh):
@@ -134,9 +134,49 @@ def test_a_file_is_written_whole_or_stays_as_it_was(onnx, tmp_path):
     assert listing(tmp_path) == before
 
 
-def test_columns_are_named_for_a_table_alone():
-    with pytest.raises(UserError, match="name columns of a table"):
-        inputs.table("-", columns.Wanted("text"))
+@pytest.mark.parametrize("cells", [[1, "x"], [2**64, 1], [2**63, -1], ["\ud800", "x"]])
+def test_a_column_that_parquet_cannot_hold_is_refused_before_any_answer(tmp_path, cells):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": GOOD, "n": cell}) + "\n" for cell in cells))
+    table = inputs.table(str(tmp_path / "in.jsonl"), Wanted())
+    with pytest.raises(UserError, match="'n' holds values of several types, or such as Parquet has none for"):
+        outputs.refuse(tmp_path / "out.parquet", table)
+    outputs.refuse(tmp_path / "out.jsonl", table)
+
+
+def test_large_whole_numbers_stay_such_in_parquet(tmp_path):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "fine", "n": {2**64 - 1}}}\n')
+    table = inputs.table(str(tmp_path / "in.jsonl"), Wanted())
+    outputs.write(tmp_path / "out.parquet", ["fine"], [{"label": "a", "probability": 1.0}], ["a"], table)
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["n"].to_pylist() == [2**64 - 1]
+
+
+def test_a_name_is_taken_by_a_column_too_that_no_model_reads(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": [GOOD], "predicted_label": [date(2020, 1, 2)]}), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="has the column 'predicted_label' already"):
+        outputs.refuse(tmp_path / "out.csv", inputs.table(str(tmp_path / "in.parquet"), Wanted()))
+
+
+def test_columns_are_named_for_a_table_alone(tmp_path):
+    (tmp_path / "in.txt").write_text("fine\n")
+    for file in (None, "-", str(tmp_path / "in.txt"), str(tmp_path)):
+        with pytest.raises(UserError, match="name columns of a table"):
+            inputs.table(file, columns.Wanted("text"))
+    for name in ("gone.csv", "gone.txt"):
+        with pytest.raises(UserError, match=f"{name} not found"):
+            inputs.table(str(tmp_path / name), columns.Wanted("text"))
+
+
+def test_blanks_around_a_text_are_none_of_it_as_in_training():
+    nothing = "\u200b \u200e"
+    table = tables.Table("t", "csv", ["text", "second"], [[f"  {GOOD}\t", nothing], [f"\n{BAD} ", BAD]], [2, 3])
+    assert list(inputs.of_table(table, Wanted("text"), False, 9)) == [[GOOD, nothing]]
+    assert list(inputs.of_table(table, Wanted("text", "second"), True, 9)) == [[(GOOD, BAD), ""]]
+    lines = [[f"  {GOOD} \r\n".encode(), f"{nothing}\n".encode()]]
+    assert list(inputs.of_lines(lines, "t", pairs=False)) == [[GOOD, nothing]]
+    assert list(inputs.of_lines([[f" {GOOD} \t {BAD}\n".encode(), lines[0][1]]], "t", pairs=True)) == [[(GOOD, BAD), ""]]
+    with pytest.raises(UserError, match="t:1: this model reads pairs"):
+        list(inputs.of_lines([[f"{GOOD}\t{nothing}".encode()]], "t", pairs=True))
+    assert cascade.empty(nothing) and cascade.empty("") and not cascade.empty(GOOD) and not cascade.empty((GOOD, BAD))
 
 
 # --- lines as they come

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import streams
 from common.cli import UserError, warn
-from common.texts import columns, stream_lines, tables
+from common.texts import columns, stream_lines, tables, tsv
 from common.texts.columns import Wanted
 from common.texts.splits import Row
 from common.texts.tables import Table
@@ -35,6 +35,9 @@ def table(file: str | None, wanted: Wanted) -> Table | None:
     What is said of it goes to standard error: standard output is for answers.
     """
     if file is None or Path(file).suffix.lower() not in tables.ENDS or not Path(file).is_file():
+        if wanted.names and file not in (None, "-"):
+            with _found(file):
+                os.stat(file)
         if wanted.names:
             raise UserError(f"--text-column and --pair-column name columns of a table: give --file one ({', '.join(tables.ENDS)})")
         return None
@@ -43,15 +46,15 @@ def table(file: str | None, wanted: Wanted) -> Table | None:
 
 
 def of_table(table: Table, wanted: Wanted, pairs: bool, most: int) -> Iterator[list[Row]]:
-    """The texts, or pairs, of a table, in its order, up to `most` at once; which columns they stand in is said. Raises UserError where
-    that can't be known.
+    """The texts, or pairs, of a table without blanks around them, in its order, up to `most` at once; which columns they stand in is said.
+    Raises UserError where that can't be known.
     """
     for name in wanted.names:
         table.column(name)
     text, pair = columns.of_texts(table, wanted, pairs)
     warn(f"{table.path}: labelled by {columns.called(text)}" + (f" and {columns.called(pair)}" if pair else ""))
-    texts = [["" if cell is None else str(cell) for cell in table.column(name)] for name in (text, pair) if name]
-    found: list[Row] = [(one, other) if one.strip() and other.strip() else "" for one, other in zip(*texts, strict=True)] \
+    texts = [["" if cell is None else str(cell).strip() for cell in table.column(name)] for name in (text, pair) if name]
+    found: list[Row] = [(one, other) if tsv.visible(one) and tsv.visible(other) else "" for one, other in zip(*texts, strict=True)] \
         if pair else list(texts[0])
     for start in range(0, len(found), most):
         yield found[start:start + most]
@@ -72,10 +75,17 @@ def opened(file: str | None):
         if "stdin" in streams.closed:
             raise UserError("no texts, and standard input is closed: give texts, or --file")
         return sys.stdin.buffer
-    try:
+    with _found(file):
         if os.path.isdir(file):
             raise UserError(f"{file} is a directory: --file needs a text file, one text a line")
         return open(file, "rb")  # a pipe too, named or of the shell's <(…)
+
+
+@contextlib.contextmanager
+def _found(file: str) -> Iterator[None]:
+    """What is asked of a file; a UserError where it isn't there or can't be read."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{file} not found: --file needs a text file, one text a line, or a table") from None
     except OSError as error:
@@ -83,7 +93,8 @@ def opened(file: str | None):
 
 
 def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool = True) -> Iterator[list[Row]]:
-    """Chunks of lines as rows, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like something else than a text a line.
+    """Chunks of lines as rows without blanks around their texts, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like
+    something else than a text a line.
 
     Raises UserError with name and line where one isn't UTF-8, isn't a pair or can't be read.
     """
@@ -97,7 +108,7 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
                 for hint in [hint for hint, fits in left.items() if fits(text, number)]:
                     warn(f"{name}:{number}: {hint}")
                     del left[hint]
-                found.append(_pair(text, f"{name}:{number}") if pairs else text)
+                found.append(_pair(text, f"{name}:{number}") if pairs else text.strip())
             yield found
     except UnicodeDecodeError:
         raise UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
@@ -106,10 +117,10 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
 
 
 def _pair(text: str, where: str) -> Row:
-    both = text.split("\t")
-    if not text.strip():
+    if not tsv.visible(text):
         return ""
-    if len(both) != 2 or not all(part.strip() for part in both):
+    both = [part.strip() for part in text.split("\t")]
+    if len(both) != 2 or not all(map(tsv.visible, both)):
         raise UserError(f"{where}: this model reads pairs of texts: give TEXT<TAB>TEXT, one tab between them")
     return both[0], both[1]
 
