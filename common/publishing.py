@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -210,9 +211,10 @@ def claim(folder: Path) -> None:
     """
     import filelock
 
+    folder = folder.absolute()  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.absolute() not in _locks:  # else it is ours since an earlier try
-        lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), blocking=False)
+    if folder not in _locks:  # else it is ours since an earlier try
+        lock = filelock.FileLock(folder.parent / f"{folder.name}.lock", blocking=False)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -221,7 +223,7 @@ def claim(folder: Path) -> None:
             if error.errno not in UNSUPPORTED:
                 raise
             warn(f"{folder.parent} takes no locks ({error.strerror}): don't start this command there a second time before it ends")
-        _locks[folder.absolute()] = lock
+        _locks[folder] = lock
     folder.mkdir(exist_ok=True)
 
 
@@ -231,6 +233,20 @@ def give_back(folder: Path) -> None:
     with contextlib.suppress(OSError):  # Windows removes no file that is open, and it does no harm there
         Path(lock.lock_file).unlink()
     lock.release()
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A claim for as long as something is done. Directories that it made go again where nothing was written into them."""
+    absent = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+    claim(folder)
+    try:
+        yield
+    finally:
+        give_back(folder)
+        for path in absent:
+            with contextlib.suppress(OSError):  # it isn't empty
+                path.rmdir()
 
 
 def point(link: Path, target: Path) -> None:
