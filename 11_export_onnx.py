@@ -198,7 +198,7 @@ def export(args, source, precision: str, corpus) -> Path:
     for layout in args.layout:
         layouts.LAYOUTS[layout](stage.dir)
     if args.tokenizer_in_graph:
-        stage.metrics["texts_spelt_alike"] = onnx_text.export(stage.dir, model, corpus, classifier, thresholds)
+        stage.metrics["texts_spelt_alike"] = onnx_text.export(stage.dir, model, corpus, classifier, thresholds, temperature)
     score = corpus.task.scores(tasks.decisive(logits, thresholds), labels)[corpus.task.metric]
     stage.metrics[f"validation_{corpus.task.metric}"] = score
     size_mb = (stage.dir / inference.ONNX_FILE).stat().st_size / 1e6

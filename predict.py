@@ -77,24 +77,24 @@ def choose(run_dir: Path) -> Path:
 
 def show(rows, said, as_json: bool) -> bool:
     """Prints a line for each row and whether anybody still reads. Raises UserError where standard output takes no more."""
-    from common.texts import answered
+    from common.texts import outputs
 
-    number = streams.put("".join(f"{answered.line(*both, as_json)}\n" for both in zip(rows, said, strict=True)), sys.stdout)
+    number = streams.put("".join(f"{outputs.line(*both, as_json)}\n" for both in zip(rows, said, strict=True)), sys.stdout)
     if number not in (0, errno.EPIPE):
         raise cli.UserError(f"standard output takes nothing more ({os.strerror(number)})")
     return number == 0
 
 
 def main(args):
-    from common.texts import answered, asked, columns
+    from common.texts import columns, inputs, outputs
 
     if "stdout" in streams.closed:
         raise cli.UserError("standard output is closed: there is nowhere to answer")
     wanted, most = columns.Wanted(args.text_column, args.pair_column), args.batch_size * BATCHES_AT_ONCE
-    table = asked.table(args.file, wanted)
-    lines = asked.lines(args.texts, args.file, most) if table is None else []
+    table = inputs.table(args.file, wanted)
+    lines = inputs.lines(args.texts, args.file, most) if table is None else []
     if args.output:
-        answered.refuse(args.output, table)
+        outputs.refuse(args.output, table)
     from common import cascade, inference
     from training import memory
 
@@ -109,7 +109,7 @@ def main(args):
     # --- 2. answer, chunk by chunk
     name = "argument" if args.texts else args.file or "standard input"
     pairs = bool(classifier.checkpoint.manifest["dataset"].get("pairs"))
-    chunks = asked.of_lines(lines, name, pairs, hints=not args.texts) if table is None else asked.of_table(table, wanted, pairs, most)
+    chunks = inputs.of_lines(lines, name, pairs, hints=not args.texts) if table is None else inputs.of_table(table, wanted, pairs, most)
     every, answers, empty = [], [], 0
     for rows in chunks:
         said = model.answers(rows, args.batch_size, args.all_scores)
@@ -122,7 +122,7 @@ def main(args):
 
     # --- 3. write what goes into a file, and what is to be known of it
     if args.output:
-        answered.write(args.output, every, answers, classifier.label_names, table)
+        outputs.write(args.output, every, answers, classifier.label_names, table)
     for line in (model.summary(), f"{empty:,} empty {'line' if empty == 1 else 'lines'} answered with an empty label" if empty else None,
                  f"{classifier.cut_short} {'text' if classifier.cut_short == 1 else 'texts'} longer than the model's "
                  f"{classifier.max_length} tokens: what follows these wasn't read" if classifier.cut_short else None):

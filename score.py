@@ -46,19 +46,18 @@ def main(args):
 
     # --- 1. what is to be done, and what of it is done already
     engine = engines.chosen(args.engine)
-    publishing.claim(args.output)
-    try:
+    with publishing.claimed(args.output):
         job, tasks = scoring.plan(args.data, args.output, args.checkpoint, Wanted(args.text_column, args.pair_column), args.rows_per_file,
                                   args.bad_rows == "stop")
 
         # --- 2. do it
         start = time.perf_counter()
-        with contextlib.closing(engines.outcomes(engine, job, tasks, args.threads)) as outcomes:
-            total = scoring.tally(outcomes, sum(task.shard.rows for task in tasks))
+        try:
+            with contextlib.closing(engines.outcomes(engine, job, tasks, args.threads)) as outcomes:
+                total = scoring.tally(outcomes, sum(task.shard.rows for task in tasks))
+        finally:
+            scoring.clear(args.output)
         seconds = time.perf_counter() - start
-    finally:
-        scoring.clear(args.output)
-        publishing.give_back(args.output)
 
     # --- 3. what came of it
     cli.say(f"{total.rows:,} rows answered in {seconds:,.1f} s ({total.rows / max(seconds, 1e-9):,.0f} a second): {args.output}")

@@ -86,7 +86,9 @@ def parse_args(argv=None):
         parser.error("--speedup is times the teacher's speed, and --soft-labels has none: give --flops or --mb")
     if not any((args.preset, args.flops, args.mb, args.speedup, args.within)):
         args.within = WITHIN
-    args.data = args.data and Path(os.path.expanduser(args.data))  # no shell expands --data=~/…
+    for dest in ("teacher", "soft_labels", "unlabelled", "init", "data"):
+        if value := getattr(args, dest):
+            setattr(args, dest, type(value)(os.path.expanduser(value)))  # no shell expands --data=~/…
     args.mode = "fast" if args.fast else "full"
     args.known = None  # (the teacher's directory, the texts' own length in tokens), once there is a teacher
     args.run_dir = args.run_dir or Path("runs") / default_name(args)

@@ -5,8 +5,9 @@
 
 For each level of sureness a row {set, sure, answered, agreement_lower, accuracy, cost_share, …} under `fall_back` of the JSON file, whose
 other keys stay. Levels are counted on dev. The temperature of an export of earlier code is fitted on the held-out sentences, and the
-level that is `chosen` is the lowest at which both together answer the held-out sentences as well as the teacher does. Cost is in FLOPs,
-each sentence at its own length: `cost_share` is all that small model and teacher do over what the teacher alone does for all sentences.
+level that is `chosen` is the lowest at which both together answer the held-out sentences as well as the teacher does; there may be none.
+Cost is in FLOPs, each sentence at its own length: `cost_share` is all that small model and teacher do over what the teacher alone does for
+all sentences.
 """
 
 import statistics
@@ -55,6 +56,13 @@ def seconds(job, repeats: int) -> float:
         job()
         took.append(time.perf_counter() - start)
     return statistics.median(took[1:])
+
+
+def choose(rows: list[dict], least: float) -> None:
+    """Says of each level whether it is `chosen`: the lowest with a `held_out_accuracy` of at least so much. None is where none has it."""
+    enough = [row["sure"] for row in rows if row["held_out_accuracy"] >= least]
+    for row in rows:
+        row["chosen"] = bool(enough) and row["sure"] == min(enough)
 
 
 def main(args) -> None:
@@ -108,9 +116,7 @@ def main(args) -> None:
         rows.append({"set": args.set, **level, "accuracy": score, "cost_share": float((flops[0].sum() + flops[1][below].sum())
                                                                                       / flops[1].sum()),
                      "seconds_share": seconds(both, args.repeats) / for_all, "held_out_accuracy": together("held_out", level["sure"])[0]})
-    enough = [row["sure"] for row in rows if row["held_out_accuracy"] >= alone["held_out"]]
-    for row in rows:
-        row["chosen"] = row["sure"] == min(enough, default=rows[-1]["sure"])
+    choose(rows, alone["held_out"])
 
     # --- 3. beside what stands in the file already
     result = finished.earlier(args.output)
@@ -125,6 +131,8 @@ def main(args) -> None:
         bound = "n/a" if row["agreement_lower"] is None else f"{row['agreement_lower']:.3f}"
         print(f"sure {row['sure']:g}: answers {row['answered']:.3f}, agrees >= {bound}, both {row['accuracy']:.4f} at "
               f"{row['cost_share']:.3f} of the FLOPs, {row['seconds_share']:.3f} of the seconds" + (" (chosen)" if row["chosen"] else ""))
+    if not any(row["chosen"] for row in rows):
+        print("none is chosen: at no level do both answer the held-out sentences as well as the teacher does")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import finished
 from bench.elsewhere.places import PLACES, NotHere, Place, by_predict
-from common import cli, forms
+from common import cli, forms, measure
 from common.facts import read_json
 
 WORK = Path("runs/ship")
@@ -44,7 +44,7 @@ def forms_of(folder: Path, to: Path) -> dict[str, Path]:
     layouts.for_transformers_js(found["web"])
     model, config = onnx.load(found["onnx"] / inference.ONNX_FILE), read_json(found["onnx"] / "config.json")
     task = tasks.of_config(config.get("problem_type"), list(config["id2label"].values()))
-    onnx.save(onnx_text.with_tokenizer(model, found["onnx"], task, None), found["text"] / onnx_text.TEXT_FILE)
+    onnx.save(onnx_text.with_tokenizer(model, found["onnx"], task, None), found["text"] / measure.TEXT_FILE)
     shutil.copytree(found["onnx"], found["plain"], ignore=shutil.ignore_patterns("*.onnx", "stage.json"))
     onnx.save(onnx_export.export(opening.load_model(folder), min(onnx_export.OLDEST_RUNTIME)), found["plain"] / inference.ONNX_FILE)
     return found

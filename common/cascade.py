@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from common.cli import UserError, warn
 from common.inference import Classifier
+from common.texts import tsv
 from common.texts.labels import alike
 from common.texts.splits import Row
 
@@ -32,7 +33,7 @@ class Cascade:
             warn(f"{path} isn't calibrated, so it may be surer than it should be: exports of 11_export_onnx.py are (of earlier code "
                  "with --force)")
 
-    def answers(self, rows: Sequence[Row], batch_size: int, all_scores: bool = False) -> list[dict]:
+    def answers(self, rows: Sequence[Row], batch_size: int = 32, all_scores: bool = False) -> list[dict]:
         """Of each row what `Task.said` says; with `all_scores` "scores" too; with a level "mark": "", UNSURE or TEACHER."""
         full = [row for row in rows if not empty(row)]
         logits = self.classifier.classify(full, batch_size)
@@ -66,5 +67,5 @@ class Cascade:
 
 
 def empty(row: Row) -> bool:
-    """Whether a row has no text."""
-    return isinstance(row, str) and not row.strip()
+    """Whether a row has no text: nothing that could be seen."""
+    return isinstance(row, str) and not tsv.visible(row)

@@ -176,7 +176,7 @@ def sentences(repo_id: str, config: str, revision: str | None, target: Path) -> 
     if "sentence" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
         raise UserError(f"{repo_id} {config} has not the splits train and validation with columns sentence and label (named classes): "
                         "make train.tsv and dev.tsv of it, and name them with --data-dir")
-    names = ["_".join(name.split()) for name in columns["label"].names]  # labels.txt parts names by blanks
+    names = [" ".join(name.split()) for name in columns["label"].names]
     with fresh(target) as folder:
         for split, file in (("train", "train.tsv"), ("validation", "dev.tsv")):
             rows = zip(loaded[split]["sentence"], loaded[split]["label"], strict=True)

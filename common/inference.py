@@ -213,7 +213,8 @@ class OnnxModel:
         self.single = self.session if self.small else None  # of one thread, for a batch a core; of a large model opened when it is needed
 
     def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name not in ("session", "cores")}  # each process opens its own
+        own = ("session", "single", "cores")  # each process opens these itself
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state):
         self.__dict__ |= state

@@ -12,13 +12,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from common import card, distributed, provenance
-from common.checkpoints import SCHEMA, Checkpoint, published, validation, verify
+from common.checkpoints import SCHEMA, TABLE, Checkpoint, published, validation, verify
 from common.cli import UserError, say, warn
 from common.facts import read_json, sealed, sha256_file, sha256_json
 
@@ -37,6 +38,7 @@ NOT_IN_KEY = {
     **dict.fromkeys(("variant", "name"), "the name that they give the result is"),
     "mode": "says --fast again, which is, with the values it stands for",
     "precision": "the name of the stage says it",
+    **dict.fromkeys(("demo", "push_to_hub"), "they are made of the result"),
     "n_seeds": "each seed is a result of its own, and that is",
 }
 # What a disk answers that hasn't a lock, or doesn't flush.
@@ -141,7 +143,7 @@ class Stage:
         # A directory's name may hold bytes that are no text: written as JSON escapes them.
         (self.dir / "stage.json").write_text(text, encoding="utf-8", errors="backslashreplace")
         config = read_json(self.dir / "config.json")
-        if "id2label" in config:  # a model, neither lessons nor a table of answers
+        if "id2label" in config and config.get("model_type") != TABLE:  # a model, neither lessons nor a table of answers
             (self.dir / card.NAME).write_text(card.of_checkpoint(manifest, config, self.usage), encoding="utf-8", errors="backslashreplace")
         for path in [p for p in self.dir.rglob("*") if p.is_file()] + [self.dir]:
             _flush(path)
@@ -209,9 +211,10 @@ def claim(folder: Path) -> None:
     """
     import filelock
 
+    folder = folder.absolute()  # "." has no name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.absolute() not in _locks:  # else it is ours since an earlier try
-        lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), blocking=False)
+    if folder not in _locks:  # else it is ours since an earlier try
+        lock = filelock.FileLock(folder.parent / f"{folder.name}.lock", blocking=False)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -220,7 +223,7 @@ def claim(folder: Path) -> None:
             if error.errno not in UNSUPPORTED:
                 raise
             warn(f"{folder.parent} takes no locks ({error.strerror}): don't start this command there a second time before it ends")
-        _locks[folder.absolute()] = lock
+        _locks[folder] = lock
     folder.mkdir(exist_ok=True)
 
 
@@ -230,6 +233,20 @@ def give_back(folder: Path) -> None:
     with contextlib.suppress(OSError):  # Windows removes no file that is open, and it does no harm there
         Path(lock.lock_file).unlink()
     lock.release()
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A claim for as long as something is done. Directories that it made go again where nothing was written into them."""
+    absent = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+    claim(folder)
+    try:
+        yield
+    finally:
+        give_back(folder)
+        for path in absent:
+            with contextlib.suppress(OSError):  # it isn't empty
+                path.rmdir()
 
 
 def point(link: Path, target: Path) -> None:

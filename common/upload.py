@@ -27,7 +27,9 @@ def refuse(repo_id: str | None) -> None:
     from huggingface_hub import HfApi
 
     with _told(repo_id):
-        HfApi().whoami()
+        who = HfApi().whoami()
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise UserError(f"--push-to-hub {repo_id}: the token that is logged in here may only read: log in with one that may write")
 
 
 def push(folder: Path, repo_id: str) -> str:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -16,7 +17,7 @@ from common.checkpoints import Checkpoint, read
 from common.cli import UserError
 from common.facts import read_json
 
-PAGE = "index.html"
+PAGE, NOTICE = "index.html", "NOTICE.txt"
 # Package and version: (the sha512 of its archive in base64, as npm's own integrity, its licence, and its files that are taken).
 RUNTIME = {
     "onnxruntime-web@1.30.0": ("q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==", "MIT",
@@ -36,17 +37,21 @@ def refuse_without_npm() -> None:
 def write(model: Path, folder: Path, title: str, table: str) -> Path:
     """The page `folder`/index.html of the exported model in a directory, with an HTML table of what it is worth. Returns its path.
 
-    Raises UserError where the runtime can't be had.
+    Raises UserError where the runtime can't be had, and where something else stands in `folder`.
     """
     import jinja2
 
     from common.inference import ONNX_FILE
+    from common.tasks import TEMPERATURE
 
-    taken = _runtime()
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / NOTICE).is_file():
+        raise UserError(f"{folder} holds something else than a page made here: move it away, or give another --run-dir")
+    taken, place = _runtime(), folder
+    folder = place.with_name(f".{place.name}.new")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config, spelling = read_json(model / "config.json"), read_json(model / "tokenizer_config.json")
-    described = {name: config.get(name) for name in ("id2label", "problem_type", "thresholds", "pad_token_id")}
+    described = {name: config.get(name) for name in ("id2label", "problem_type", "thresholds", TEMPERATURE, "pad_token_id")}
     described |= {"max_length": spelling["model_max_length"], "tokenizer_config": spelling,
                   "tokenizer": read_json(model / "tokenizer.json")}
     (folder / "onnxruntime.js").write_bytes(taken["ort.wasm.min.js"])
@@ -59,10 +64,12 @@ def write(model: Path, folder: Path, title: str, table: str) -> Path:
     template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("demo.html")
     pairs = bool(read_json(model / "stage.json").get("dataset", {}).get("pairs"))
     (folder / PAGE).write_text(template.render(title=title, table=table, pairs=pairs, example=EXAMPLES[pairs]), encoding="utf-8")
-    (folder / "NOTICE.txt").write_text("Made by others, fetched from npm, unchanged but for how they are packed:\n" + "".join(
+    (folder / NOTICE).write_text("Made by others, fetched from npm, unchanged but for how they are packed:\n" + "".join(
         f"{package}, {licence}, sha512-{digest}: {', '.join(files)}\n" for package, (digest, licence, files) in RUNTIME.items()),
         encoding="utf-8")
-    return folder / PAGE
+    shutil.rmtree(place, ignore_errors=True)
+    os.rename(folder, place)
+    return place / PAGE
 
 
 def table(source: Checkpoint, exported: Path) -> str:

@@ -1,19 +1,22 @@
 """Who does the shards of a scoring job: a process a core of this machine, or Ray's actors, here or on a cluster.
 
-Both give every shard to one process that has one session, hand out no more than is soon done, and do again what a process had in hand that
-died. The rows themselves never pass through the program that asks: each process reads its shard from the disk and writes its answers
+Both give every shard to one process that has one session, hand out no more than is soon done, and do again what a process that died had in
+hand. The rows themselves never pass through the program that asks: each process reads its shard from the disk and writes its answers
 there, a few thousand rows in memory. So the disk must be the same for all machines of a cluster, and no queue can grow.
 """
 
-import concurrent.futures
+import functools
 import importlib.util
+import itertools
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -22,7 +25,8 @@ from common.cli import UserError
 from deploy.scoring import Job, Outcome, Scorer, Task
 
 AHEAD = 2  # shards that a process has in hand: the one that it does, and the next
-TRIES = 3  # of a shard whose process dies
+TRIES = 3  # of a shard whose process dies, the last one with nothing else at work
+FILES = 8  # that a pool holds open
 REPOSITORY = Path(__file__).resolve().parent.parent
 CODE = ("common", "compact", "deploy")  # what an actor imports of ours
 INSTALL = "pip install -r requirements-scale.txt"
@@ -37,9 +41,16 @@ def chosen(engine: str | None) -> str:
 
 
 def outcomes(engine: str, job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None, None]:
-    """What becomes of each task, in the order in which they end; `threads` a process. Whoever closes it ends what is at work."""
-    if tasks:
-        yield from (on_ray if engine == "ray" else local)(job, tasks, threads)
+    """What becomes of each task, in the order in which they end; `threads` a process. Whoever closes it ends what is at work.
+
+    Raises UserError where there are fewer outcomes than tasks: nothing is to be lost unsaid.
+    """
+    missing = len(tasks)
+    for outcome in (on_ray if engine == "ray" else local)(job, tasks, threads) if tasks else ():
+        missing -= 1
+        yield outcome
+    if missing:
+        raise UserError(f"{missing:,} of {len(tasks):,} files of answers weren't made: the same command makes them")
 
 
 # --- this machine
@@ -48,36 +59,89 @@ _scorer: Scorer  # of a process that was started to score
 
 
 def local(job: Job, tasks: list[Task], threads: int) -> Generator[Outcome, None, None]:
-    """By spawned processes, as many as have cores. Raises UserError for a shard whose process dies again and again."""
+    """By spawned processes, as many as have cores. Raises UserError for a shard at which a process dies again and again."""
     processes = min(max(1, cores.usable() // threads), len(tasks))
-    left, tries = deque(tasks), Counter[str]()
-    while left:
-        running: dict[concurrent.futures.Future[Outcome], Task] = {}
-        pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (job, threads))
-        try:
-            while left or running:
-                while left and len(running) < AHEAD * processes:
-                    task = left.popleft()
-                    running[pool.submit(_score, task)] = task
-                for future in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    del running[future]
+    _allow_files(processes * FILES)
+    crew = [_Process(job, threads) for _ in range(processes)]
+    left, alone, deaths = deque(tasks), deque[Task](), Counter[str]()
+    try:
+        while left or alone or any(process.in_hand for process in crew):
+            if not alone:
+                for depth, process in itertools.product(range(AHEAD), crew):  # first one for each
+                    if left and len(process.in_hand) == depth and process.takes(left[0]):
+                        left.popleft()  # only now: what a dead process was offered is still there
+            elif not any(process.in_hand for process in crew):
+                crew[0].takes(alone[0])
+            wait([process.in_hand[0][0] for process in crew if process.in_hand], return_when=FIRST_COMPLETED)
+            for process in crew:
+                for task, outcome in process.finished():
+                    if task in alone:
+                        alone.remove(task)
                     yield outcome
-            pool.shutdown()
-        except BrokenProcessPool:  # the others end with it
-            for future, task in running.items():
-                if future.done() and future.exception() is None:
-                    yield future.result()
-                    continue
-                tries[task.name] += 1
-                if tries[task.name] == TRIES:
-                    raise UserError(f"{task.source.path}: the process that was at shard {task.shard.index} died {TRIES} times: is there "
-                                    "memory enough? The same command goes on from what is there") from None
-                left.append(task)
-        finally:  # where nobody waits for more, what is at work ends too: its half file goes, and is made again the next time
-            for process in multiprocessing.active_children():
-                process.kill()
-            pool.shutdown(cancel_futures=True)
+                if process.died():
+                    at_work, *waiting = process.again()
+                    left.extendleft(reversed(waiting))
+                    deaths[at_work.name] += 1
+                    if deaths[at_work.name] == TRIES:
+                        raise UserError(f"{at_work.source.path}: the process that was at shard {at_work.shard.index} died {TRIES} times, "
+                                        "the last time alone: is there memory enough? The same command goes on from what is there")
+                    if deaths[at_work.name] == TRIES - 1:
+                        alone.append(at_work)
+                    else:
+                        left.appendleft(at_work)
+        for process in crew:
+            process.pool.shutdown()
+    finally:  # where nobody waits for more, what is at work ends too: its half file goes, and is made again the next time
+        for child in multiprocessing.active_children():
+            child.kill()
+        for process in crew:
+            process.pool.shutdown(cancel_futures=True)
+
+
+class _Process:
+    """A process that does tasks one behind another, in a pool of its own: no other dies with it, and what it was at is known."""
+
+    def __init__(self, job: Job, threads: int):
+        self.fresh = functools.partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"), _begin, (job, threads))
+        self.pool, self.in_hand = self.fresh(), deque[tuple[Future[Outcome], Task]]()
+
+    def takes(self, task: Task) -> bool:
+        """Whether it has a task in hand now, which it hasn't where it died since it was looked at."""
+        try:
+            self.in_hand.append((self.pool.submit(_score, task), task))
+        except BrokenProcessPool:
+            if not self.in_hand:
+                self.pool = self.fresh()
+            return False
+        return True
+
+    def finished(self) -> Iterator[tuple[Task, Outcome]]:
+        """What it is done with. Raises whatever ended a task but a death."""
+        while self.in_hand and self.in_hand[0][0].done() and not self.died():
+            future, task = self.in_hand.popleft()
+            yield task, future.result()
+
+    def died(self) -> bool:
+        """Whether it died at the first task that it has in hand."""
+        return bool(self.in_hand) and self.in_hand[0][0].done() and isinstance(self.in_hand[0][0].exception(), BrokenProcessPool)
+
+    def again(self) -> list[Task]:
+        """Starts anew with nothing in hand. Returns what it had, first what it was at."""
+        had = [task for _, task in self.in_hand]
+        self.pool = self.fresh()
+        self.in_hand.clear()
+        return had
+
+
+def _allow_files(more: int) -> None:
+    """Lets this process hold so many more files open, as far as the system allows: of many systems' 1,024, 128 pools leave none."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard), hard))
 
 
 def _begin(job: Job, threads: int) -> None:

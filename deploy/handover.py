@@ -16,12 +16,14 @@ HERE = "os.path.dirname(os.path.abspath(__file__))"
 
 
 def write(export: Checkpoint, folder: Path, figures: dict) -> None:
-    """`folder` anew: the files of a published export, README.md, card.json and example.py. Whoever looks finds the old one or the new.
+    """`folder` anew: the files of a published export, README.md, card.json and example.py. A kill leaves the old one or the new.
 
     Raises UserError where the export is damaged.
     """
     verify(export.path)
     fresh, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    if old.exists() and not folder.exists():  # killed between the two
+        os.rename(old, folder)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     layouts.copied(export.path, fresh)

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from common.cli import UserError
 from common.facts import read_json
-from common.measure import TEXT_FILE as TEXT_FILE
+from common.measure import TEXT_FILE
 from common.tasks import MultiLabel, Regression
 
 CHECKED = 200  # held-out texts of which the whole graph's answer is compared
@@ -46,13 +46,14 @@ def refuse_other_tokenizers(folder: Path, corpus) -> None:
                         f"{normalizer} and {splitter}: leave the flag out")
 
 
-def export(folder: Path, model: onnx.ModelProto, corpus, classifier, thresholds: np.ndarray | None) -> int:
+def export(folder: Path, model: onnx.ModelProto, corpus, classifier, thresholds: np.ndarray | None, temperature: float | None) -> int:
     """Writes text.onnx beside the files of an exported `model`, checked on every text at hand: their number.
 
-    `classifier` answers by the model alone, by `thresholds` where it says several labels. Raises UserError where a text is spelt otherwise.
+    `classifier` answers by the model alone, by `thresholds` where it says several labels; probabilities are of logits divided by the
+    `temperature`, where there is one. Raises UserError where a text is spelt otherwise.
     """
     texts = [*corpus.train.texts, *corpus.held_out.texts, *corpus.dev.texts]
-    whole = with_tokenizer(model, folder, corpus.task, thresholds)
+    whole = with_tokenizer(model, folder, corpus.task, thresholds, temperature)
     refuse_other_spellings(folder, texts, lambda text: classifier.spelt([text])[0])
     session = session_of(whole)
     for text in corpus.validation.texts[:CHECKED]:
@@ -77,7 +78,8 @@ def alike(ours: dict, theirs: dict[str, np.ndarray]) -> bool:
     return sorted(said) == sorted(theirs["label"])
 
 
-def with_tokenizer(model: onnx.ModelProto, folder: Path, task, thresholds: np.ndarray | None) -> onnx.ModelProto:
+def with_tokenizer(model: onnx.ModelProto, folder: Path, task, thresholds: np.ndarray | None,
+                   temperature: float | None = None) -> onnx.ModelProto:
     """text: string (1,) -> what `task` answers of an exported classifier whose tokenizer.json and config.json stand in `folder`.
 
     label: string (1,), probabilities: float32 (K,); of several labels at once label: string (any number,); of a score score: float32 ().
@@ -96,6 +98,8 @@ def with_tokenizer(model: onnx.ModelProto, folder: Path, task, thresholds: np.nd
         nodes.append(helper.make_node("Squeeze", ["text_logits"], ["score"]))
         outputs = [helper.make_tensor_value_info("score", TensorProto.FLOAT, [])]
     else:
+        constants.append(numpy_helper.from_array(np.array(temperature or 1, np.float32), "text_temperature"))
+        nodes.append(helper.make_node("Div", ["text_logits", "text_temperature"], ["text_calibrated"]))
         outputs = [helper.make_tensor_value_info("label", TensorProto.STRING, [None]),
                    helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [len(names)])]
     if isinstance(task, MultiLabel):
@@ -103,11 +107,11 @@ def with_tokenizer(model: onnx.ModelProto, folder: Path, task, thresholds: np.nd
         constants.append(numpy_helper.from_array(limits, "text_thresholds"))
         nodes += [helper.make_node("Greater", ["text_logits", "text_thresholds"], ["text_said"]),
                   helper.make_node("Compress", ["labels", "text_said"], ["label"]),
-                  helper.make_node("Sigmoid", ["text_logits"], ["probabilities"])]
+                  helper.make_node("Sigmoid", ["text_calibrated"], ["probabilities"])]
     elif not isinstance(task, Regression):
         nodes += [helper.make_node("ArgMax", ["text_logits"], ["text_best"], axis=0, keepdims=1),
                   helper.make_node("Gather", ["labels", "text_best"], ["label"]),
-                  helper.make_node("Softmax", ["text_logits"], ["probabilities"], axis=0)]
+                  helper.make_node("Softmax", ["text_calibrated"], ["probabilities"], axis=0)]
     text = helper.make_tensor_value_info("text", TensorProto.STRING, [1])
     graph = helper.make_graph(nodes, "text_classifier", [text], outputs, constants)
     whole = helper.make_model(graph, opset_imports=[*model.opset_import, helper.make_opsetid(DOMAIN, 1)])

@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from common import checkpoints, inference
+from common.cascade import Cascade
 from common.cli import UserError, say
 from common.obstacles import obstacle
-from common.texts import columns, shards, tsv
+from common.texts import columns, outputs, shards, tsv
 from common.texts.columns import Wanted
 from common.texts.shards import Bad, Chunk, Shard, Source
 from common.texts.splits import Row
+from common.texts.tables import Table
 
 PLAN, BAD_ROWS = "_score.json", "_bad_rows"
 SCHEMA = 1
-PREFIX = "predicted_"  # of the answers' columns, where the input has one that is called so
 ENDS_READ = 1 << 16  # bytes at both ends of a file by which it is known again
 GROUP_ROWS, GROUP_BYTES = 1 << 16, 1 << 26  # what a row group of the output holds at most, and the memory besides
 NUMBERS, LISTS = ("score", "probability", "probabilities"), ("labels", "probabilities")  # of an answer's columns; see `common.tasks`
@@ -82,9 +83,10 @@ def plan(data: Path, output: Path, checkpoint: Path, wanted: Wanted, rows: int, 
     sources = shards.sources(data, wanted.names)
     text, pair, names = _columns(sources, wanted, pairs)
     answers = answer_columns(classifier.task)
-    job = Job(checkpoint.resolve(), output.resolve(), text, pair, PREFIX if names & set(answers) else "", stop_at_bad)
+    job = Job(checkpoint.resolve(), output.resolve(), text, pair, outputs.PREFIX if names & set(answers) else "", stop_at_bad)
     if job.prefix:
-        say(f"the input has a column {' and a column '.join(sorted(names & set(answers)))}: answers are called {PREFIX}…")
+        outputs.refuse_taken(data, sorted(names & {job.prefix + name for name in answers}))
+        say(f"the input has a column {' and a column '.join(sorted(names & set(answers)))}: answers are called {job.prefix}…")
     # Absolute paths: who does a task may stand elsewhere.
     tasks = [Task(replace(source, path=source.path.absolute()), shard) for source in sources for shard in source.shards(rows)]
     _settle(output, {"schema": SCHEMA, "checkpoint": classifier.checkpoint.key, "text": text, "pair": pair, "prefix": job.prefix,
@@ -105,22 +107,33 @@ def opened(checkpoint: Path, threads: int) -> inference.Classifier:
 
 def _columns(sources: list[Source], wanted: Wanted, pairs: bool) -> tuple[str, str | None, set[str]]:
     """The columns of the text and its partner, by the first file that has rows, and the names of all. Raises UserError where another
-    file hasn't these.
+    file that has rows hasn't these.
     """
     heads = [source.head(wanted.names) for source in sources]
-    first = next((head for head in heads if len(head)), None)
-    if first is None:
+    full = [(source, head) for source, head in zip(sources, heads, strict=True) if len(head) or source.has_rows()]
+    known = next((both for both in full if len(both[1]) and both[1].names), None)
+    if full and known is None:
+        raise UserError(f"{full[0][0].path}: no text can be read in its first rows: {full[0][0].mend}")
+    if known is None:
         raise UserError(f"{sources[0].path} holds no rows" + (", nor does any other file there" if len(sources) > 1 else ""))
+    source, first = known
     for name in wanted.names:
-        first.column(name)
+        _refuse_unread(source, first, name)
     text, pair = columns.of_texts(first, wanted, pairs, reader="this model reads")
-    for head in heads:
-        for name in [text, *([pair] if pair else [])] if head.names else []:
-            head.column(name)
+    for source, head in full:
+        for name in [text, *([pair] if pair else [])]:
+            _refuse_unread(source, head, name)
     if set(wanted.names) < {text, pair} - {None}:
         found = f"the text is {tsv.shown(text)}" if pair is None else f"the two texts are {tsv.shown(text)} and {tsv.shown(pair)}"
         say(f"{first.path}: {found} (--text-column and --pair-column choose others)")
     return text, pair, {name for source, head in zip(sources, heads, strict=True) for name in source.names_of(head)}
+
+
+def _refuse_unread(source: Source, head: Table, name: str) -> None:
+    """Raises UserError where a file, of which `head` are the first rows, has no such column, or one that holds no texts."""
+    if name not in head.names and (not head.names or name in source.names_of(head)):
+        raise UserError(f"{source.path}: no column {tsv.shown(name)} can be read in it: {source.mend}")
+    head.column(name)
 
 
 def identity(path: Path) -> dict[str, int | str]:
@@ -242,7 +255,7 @@ class Scorer:
         bad = [*chunk.bad, *(Bad(chunk.places[at], reason, _cells(chunk.table, at)) for at, reason in faults.items())]
         good = [at for at in range(len(first)) if at not in faults]
         texts: list[Row] = [first[at] if second is None else (first[at], second[at]) for at in good]
-        said = [self.classifier.task.said(logits, self.classifier.thresholds) for logits in self.classifier.classify(texts)]
+        said = Cascade(self.classifier).answers(texts)
         table = chunk.table if len(good) == len(first) else chunk.table.take(pyarrow.array(good, pyarrow.int64()))
         for name, kind in answer_columns(self.classifier.task).items():
             table = table.append_column(self.job.prefix + name, pyarrow.array([answer[name] for answer in said], kind))

@@ -60,7 +60,9 @@ def fault(report: dict) -> str | None:
         timed = {f"{name} {batch} {quantile}".strip(): value for name in ("latency_ms", "speedup") for batch in BATCHES
                  for quantile, value in (row[name][batch].items() if name == "latency_ms" else [("", row[name][batch])])}
         amounts = {name: row[name] for name in AMOUNTS} | timed
-        shares = {name: row[name] for name in SHARES}
+        correlates = report["dataset"].get("task") == "regression"  # scores are correlations there, and so is agreement
+        shares = {name: row[name] for name in SHARES if not (correlates and name == "agreement")}
+        least = -1 if correlates else 0
         wrong = [f"{name} is {value:g}, and must be above 0" for name, value in amounts.items() if a_number(value) and value < LEAST]
         wrong += [f"{name} is {value:g}, and must lie between 0 and 1" for name, value in shares.items()
                   if value is not None and not 0 <= value <= 1]
@@ -69,8 +71,8 @@ def fault(report: dict) -> str | None:
         if row["delta"] is not None and not -1 <= row["delta"] <= 1:
             wrong.append(f"delta is {row['delta']:g}, and must lie between -1 and 1")
         bounds = row["ci95"]
-        if bounds is not None and (len(bounds) != 2 or not -LEAST <= bounds[0] <= bounds[1] <= 1 + LEAST):
-            wrong.append("ci95 is no interval between 0 and 1")
+        if bounds is not None and (len(bounds) != 2 or not least - LEAST <= bounds[0] <= bounds[1] <= 1 + LEAST):
+            wrong.append(f"ci95 is no interval between {least} and 1")
         if not has_form(row.get("seeds", []), SEEDS):
             wrong.append("seeds is no list of seeds and their scores")
         if wrong:

@@ -24,9 +24,10 @@ class Judge:
 
     def refuse_another_teacher(self, start: str) -> None:
         """Raises UserError where the newest teacher of the run, from which stages go on, wasn't made from the model at `start`."""
-        path = Path(start)
+        path, made = Path(start), self.teacher.manifest
         asked = sources.identity(path) if path.is_dir() else sha256_file(path)[:16] if path.is_file() else None
-        if asked and self.teacher.manifest["args"].get("start") != asked:
+        other = made["args"].get("start") != asked if asked else (made.get("origin") or {}).get("name") not in (None, start)
+        if other:
             raise UserError(f"{self.run_dir} has a newer teacher, made from another model than {start}: give another --run-dir")
 
     @property

@@ -8,7 +8,7 @@ from report import claims, tables
 from report.figures import interval, looks, pareto, side_by_side
 from report.tables import metric, number, percent
 
-TEMPLATE = "page.html"
+TEMPLATE, UNIT = "page.html", "%"
 COSTS = (("gflops_128", "GFLOPs", "GFLOPs a text of 128 tokens"), ("size_mb", "MB", "weights, MB"),
          ("ms", "ms", "milliseconds, one text at a time"))
 WIDE, HIGH, LEFT, BELOW, RADIUS = 760, 400, 52, 44, 11  # of a frontier, in its own pixels
@@ -51,6 +51,11 @@ def tone(claim: dict | None) -> str:
     return "good" if claim["holds"] else "bad" if claims.surely_lost(claim) else "unsure"
 
 
+def in_per_cent(report: dict) -> bool:
+    """Whether a score is a share: a correlation, though shown times a hundred too, is none."""
+    return report["dataset"].get("task") != "regression"
+
+
 def on_one_device(report: dict, *rows: dict) -> bool:
     """Whether these rows were timed on the same kind of device."""
     devices = report["measuring"].get("devices") or {}
@@ -66,7 +71,7 @@ def verdict(report: dict, before: dict, after: dict) -> str:
     if all(ms) and on_one_device(report, before, after):
         parts.append(f"answers a text {ratio(*ms)} times as fast")
     if None not in (before["score"], after["score"]):
-        unit = "" if metric(report).startswith("Pearson") else " %"
+        unit = f" {UNIT}" if in_per_cent(report) else ""
         parts.append(f"reaches {percent(after['score'])}{unit} {metric(report)} on {report['dataset']['dev']:,} dev texts, "
                      f"where {before['label']} has {percent(before['score'])}{unit}")
     return f"{after['label']} " + (" and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)) + "."
@@ -83,7 +88,8 @@ def tiles(report: dict, before: dict, after: dict) -> list[dict]:
     found = []
     if None not in (before["score"], after["score"]):
         delta = 100 * (after["score"] - before["score"])
-        found.append({"name": f"{metric(report)}, %", "before": percent(before["score"]), "after": percent(after["score"]),
+        name = metric(report) + (f", {UNIT}" if in_per_cent(report) else "")
+        found.append({"name": name, "before": percent(before["score"]), "after": percent(after["score"]),
                       "change": f"{delta:+.1f} points", "tone": tone((report.get("outcome") or {}).get("no_loss"))})
     same = on_one_device(report, before, after)
     amounts = [("weights, MB", "size_mb", 2), ("GFLOPs, 128 tokens", "gflops_128", 3), ("memory, MB", "peak_rss_mb", 0)]

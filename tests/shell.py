@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from scripts import REPOSITORY, environment
@@ -27,3 +28,21 @@ def labels(done) -> list[str]:
 def killed(task) -> None:
     """What becomes of a process where memory ends. It stands here since one that is started for it imports little then."""
     os._exit(9)
+
+
+def by_whom(task):
+    """An outcome that says which process it is of."""
+    from deploy.scoring import Outcome
+
+    time.sleep(1)
+    return Outcome(os.getpid())
+
+
+def killed_at_the_second(task):
+    """The second shard ends its process, while another is still at the first."""
+    from deploy.scoring import Outcome
+
+    if task.shard.index == 1:
+        os._exit(9)
+    time.sleep(1)
+    return Outcome(task.shard.rows)

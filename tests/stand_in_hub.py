@@ -20,7 +20,9 @@ SMALL = 1000  # bytes; larger files are the hub's "LFS" ones, known by sha256
 
 
 class Hub:
-    """The server; `endpoint` is what HF_ENDPOINT must say."""
+    """The server; `endpoint` is what HF_ENDPOINT must say, `role` what its tokens may do."""
+
+    role = "write"
 
     def __init__(self):
         self.repositories: dict[tuple[str, str], dict[str, bytes]] = {}
@@ -125,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         if who is None:
             return self.send(401, b'{"error": "Invalid username or password."}', {})
         if path == "/api/whoami-v2":
-            return self.json({"type": "user", "name": who, "orgs": [], "auth": {}})
+            return self.json({"type": "user", "name": who, "orgs": [], "auth": {"accessToken": {"role": self.hub.role}}})
         if path == "/api/repos/create":
             asked = json.loads(self.body)
             owner, name = asked.get("organization") or who, asked["name"]

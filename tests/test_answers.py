@@ -19,7 +19,7 @@ from scripts import REPOSITORY, call_script, environment, listing, manifests, re
 
 from common import cascade, checkpoints, facts, inference, lineage, measure, opening, tasks
 from common.cli import UserError
-from common.texts import answered, asked, columns, marks, tables
+from common.texts import columns, inputs, marks, outputs, stream_lines, tables
 from common.texts.columns import Wanted
 
 BOX = REPOSITORY / "pretrained/sst2-max/onnx"
@@ -69,7 +69,7 @@ def test_parquet_keeps_every_column_in_its_type_those_that_no_model_reads_too(on
     assert found["predicted_label"].to_pylist() == ["positive", "", "negative"]
 
 
-@pytest.mark.parametrize("end", answered.OUTPUT_ENDS)
+@pytest.mark.parametrize("end", outputs.OUTPUT_ENDS)
 def test_a_table_becomes_one_of_any_format_that_is_read_again(onnx, tmp_path, end):
     file, to = tmp_path / "in.csv", tmp_path / f"out{end}"
     file.write_text(f'id;review;label\n1;{GOOD};positive\n2;"a ""rather dull"" story; with a familiar plot";negative\n')
@@ -92,14 +92,14 @@ def test_lines_become_a_table_too(onnx, tmp_path):
 def test_pairs_stand_in_two_columns_and_labels_in_a_list(tmp_path):
     said = [{"labels": ["a", "b"], "probabilities": [0.9, 0.6]}, {"labels": [], "probabilities": []}]
     for end in (".csv", ".parquet"):
-        answered.write(tmp_path / f"out{end}", [("one", "two"), ""], said, ["a", "b"], None)
+        outputs.write(tmp_path / f"out{end}", [("one", "two"), ""], said, ["a", "b"], None)
     with open(tmp_path / "out.csv", newline="") as handle:
         assert [row["predicted_labels"] for row in csv.DictReader(handle)] == ["a,b", ""]
     found = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     assert found == {"text": ["one", ""], "second": ["two", ""], "predicted_labels": [["a", "b"], []],
                      "predicted_probabilities": [[0.9, 0.6], []]}
     table = tables.Table("t", "csv", ["premise", "hypothesis"], [["a film", "x"], ["it is one", ""]], [2, 3])
-    assert list(asked.of_table(table, Wanted(), True, 1)) == [[("a film", "it is one")], [""]]
+    assert list(inputs.of_table(table, Wanted(), True, 1)) == [[("a film", "it is one")], [""]]
 
 
 @pytest.mark.parametrize(("content", "flags", "says"), [
@@ -122,7 +122,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(onnx, tmp_path):
     (tmp_path / "out.parquet").write_text("earlier")
     before = listing(tmp_path)
     code, _, err = call_script("predict.py", "--checkpoint", onnx, "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.parquet")
-    assert code == 2 and "a column holds values of several types" in err and "write .jsonl or .csv" in err
+    assert code == 2 and "in.jsonl: 'n' holds values of several types" in err and "write .jsonl or .csv" in err
     assert listing(tmp_path) == before
 
     def dies(fresh):
@@ -134,9 +134,49 @@ def test_a_file_is_written_whole_or_stays_as_it_was(onnx, tmp_path):
     assert listing(tmp_path) == before
 
 
-def test_columns_are_named_for_a_table_alone():
-    with pytest.raises(UserError, match="name columns of a table"):
-        asked.table("-", columns.Wanted("text"))
+@pytest.mark.parametrize("cells", [[1, "x"], [2**64, 1], [2**63, -1], ["\ud800", "x"]])
+def test_a_column_that_parquet_cannot_hold_is_refused_before_any_answer(tmp_path, cells):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": GOOD, "n": cell}) + "\n" for cell in cells))
+    table = inputs.table(str(tmp_path / "in.jsonl"), Wanted())
+    with pytest.raises(UserError, match="'n' holds values of several types, or such as Parquet has none for"):
+        outputs.refuse(tmp_path / "out.parquet", table)
+    outputs.refuse(tmp_path / "out.jsonl", table)
+
+
+def test_large_whole_numbers_stay_such_in_parquet(tmp_path):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "fine", "n": {2**64 - 1}}}\n')
+    table = inputs.table(str(tmp_path / "in.jsonl"), Wanted())
+    outputs.write(tmp_path / "out.parquet", ["fine"], [{"label": "a", "probability": 1.0}], ["a"], table)
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["n"].to_pylist() == [2**64 - 1]
+
+
+def test_a_name_is_taken_by_a_column_too_that_no_model_reads(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": [GOOD], "predicted_label": [date(2020, 1, 2)]}), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="has the column 'predicted_label' already"):
+        outputs.refuse(tmp_path / "out.csv", inputs.table(str(tmp_path / "in.parquet"), Wanted()))
+
+
+def test_columns_are_named_for_a_table_alone(tmp_path):
+    (tmp_path / "in.txt").write_text("fine\n")
+    for file in (None, "-", str(tmp_path / "in.txt"), str(tmp_path)):
+        with pytest.raises(UserError, match="name columns of a table"):
+            inputs.table(file, columns.Wanted("text"))
+    for name in ("gone.csv", "gone.txt"):
+        with pytest.raises(UserError, match=f"{name} not found"):
+            inputs.table(str(tmp_path / name), columns.Wanted("text"))
+
+
+def test_blanks_around_a_text_are_none_of_it_as_in_training():
+    nothing = "\u200b \u200e"
+    table = tables.Table("t", "csv", ["text", "second"], [[f"  {GOOD}\t", nothing], [f"\n{BAD} ", BAD]], [2, 3])
+    assert list(inputs.of_table(table, Wanted("text"), False, 9)) == [[GOOD, nothing]]
+    assert list(inputs.of_table(table, Wanted("text", "second"), True, 9)) == [[(GOOD, BAD), ""]]
+    lines = [[f"  {GOOD} \r\n".encode(), f"{nothing}\n".encode()]]
+    assert list(inputs.of_lines(lines, "t", pairs=False)) == [[GOOD, nothing]]
+    assert list(inputs.of_lines([[f" {GOOD} \t {BAD}\n".encode(), lines[0][1]]], "t", pairs=True)) == [[(GOOD, BAD), ""]]
+    with pytest.raises(UserError, match="t:1: this model reads pairs"):
+        list(inputs.of_lines([[f"{GOOD}\t{nothing}".encode()]], "t", pairs=True))
+    assert cascade.empty(nothing) and cascade.empty("") and not cascade.empty(GOOD) and not cascade.empty((GOOD, BAD))
 
 
 # --- lines as they come
@@ -174,17 +214,17 @@ class Slow(io.RawIOBase):
 
 @pytest.fixture
 def no_file(monkeypatch):
-    monkeypatch.setattr(asked.stat, "S_ISREG", lambda mode: False)
+    monkeypatch.setattr(stream_lines.stat, "S_ISREG", lambda mode: False)
 
 
 @pytest.mark.parametrize("blocks", [[b"a\nb", b"b\n", None, b"c"], [b"a", b"\n", b"bb\nc\n"], [b"a\nbb\nc"]])
 def test_lines_are_whole_however_they_come(no_file, blocks):
-    assert [line for chunk in asked.chunks(Slow(blocks), 2) for line in chunk] == [b"a", b"bb", b"c"]
-    assert all(len(chunk) <= 2 for chunk in asked.chunks(Slow(blocks), 2))
+    assert [line for chunk in stream_lines.chunks(Slow(blocks), 2) for line in chunk] == [b"a", b"bb", b"c"]
+    assert all(len(chunk) <= 2 for chunk in stream_lines.chunks(Slow(blocks), 2))
 
 
 def test_what_ends_a_stream_is_said_behind_what_came(no_file):
-    rows = asked.of_lines(asked.chunks(Slow([b"a\nb\n", OSError(5, "Input/output error")]), 9), "pipe", pairs=False)
+    rows = inputs.of_lines(stream_lines.chunks(Slow([b"a\nb\n", OSError(5, "Input/output error")]), 9), "pipe", pairs=False)
     assert next(rows) == ["a", "b"]
     with pytest.raises(UserError, match="pipe:3: can't be read"):
         next(rows)

@@ -152,6 +152,15 @@ def test_ablation_judges_every_part(stages, tmp_path, monkeypatch):
     assert rounded["PTQ"]["size_mb"] == rounded["QKD"]["size_mb"] < 0.1
 
 
+def test_no_level_is_chosen_that_fails_the_rule():
+    from bench import fall_back
+
+    rows = [{"sure": sure, "held_out_accuracy": score} for sure, score in ((.9, .7), (.98, .9), (.99, .9))]
+    for least, chosen in ((.5, [.9]), (.8, [.98]), (.9, [.98]), (.95, [])):
+        fall_back.choose(rows, least)
+        assert [row["sure"] for row in rows if row["chosen"]] == chosen
+
+
 @pytest.mark.slow
 def test_what_a_fall_back_is_worth_and_costs(pipeline, tmp_path):
     output = tmp_path / "ship.json"
@@ -162,7 +171,9 @@ def test_what_a_fall_back_is_worth_and_costs(pipeline, tmp_path):
     result = json.loads(output.read_text())
     assert result["checks"] == [1] and result["fall_back"][0] == kept, "what others wrote stays"
     rows, about = result["fall_back"][1:], result["fall_back_of"]["made-up"]
-    assert [row["set"] for row in rows] == ["made-up"] * len(sureness.LEVELS) and sum(row["chosen"] for row in rows) == 1
+    assert [row["set"] for row in rows] == ["made-up"] * len(sureness.LEVELS)
+    enough = [row["sure"] for row in rows if row["held_out_accuracy"] >= about["teacher_held_out"]]
+    assert [row["sure"] for row in rows if row["chosen"]] == enough[:1], "none that is worse than the teacher is chosen"
     shares = [row["cost_share"] for row in rows]
     assert shares == sorted(shares) and shares[0] > 0, "the surer it must be, the more the teacher is asked"
     for row in rows:

@@ -95,7 +95,7 @@ def test_what_is_handed_over_carries_the_same_head(pipeline):
     score = {"score": 0.875, "ci95": [0.8, 0.9]}
     figures = {"name": "max", "command": "python shrink.py", "commit": None, "origin": None, "dataset": manifest["dataset"], "table": "",
                "labels": list(pipeline.classes), "structure": {"heads": [1], "ffn": [2], "vocab": 3}, "verdict": "Kept.",
-               "after": {"dev": score, "held_out": score}}
+               "onnxruntime": "1.23.0", "after": {"dev": score, "held_out": score}}
     text = shrunk.of_shrunk(figures)
     assert text.startswith("---\n") and "- type: accuracy\n      value: 0.875\n" in text and "\n# made-up, *max*\n" in text
 
@@ -140,6 +140,7 @@ def test_an_export_goes_there_by_a_flag(server, pipeline):
 @pytest.mark.parametrize(("change", "says"), [
     (lambda patch: patch.delenv("HF_TOKEN"), "nobody is logged in here: hf auth login, or set HF_TOKEN"),
     (lambda patch: patch.setenv("HF_TOKEN", "hf_old"), "the hub doesn't take it"),
+    (lambda patch: patch.setattr(Hub, "role", "read"), "the token that is logged in here may only read"),
     (lambda patch: patch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9"), "the same command goes on from here")])
 def test_whoever_may_not_hears_so_before_any_work(server, monkeypatch, change, says):
     change(monkeypatch)

@@ -46,9 +46,18 @@ def test_what_npm_brings_is_the_pinned_archive_or_nothing(npm, says, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/of before").touch()
+    (tmp_path / "demo" / demo.NOTICE).touch()
     with pytest.raises(UserError) as told:
         demo.write(BOX, tmp_path / "demo", "x", "")
     assert says in str(told.value) and (tmp_path / "demo/of before").exists()
+
+
+def test_what_somebody_else_put_there_stays(tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/slides.odp").touch()
+    with pytest.raises(UserError, match="holds something else than a page made here"):
+        demo.write(BOX, tmp_path / "demo", "x", "")
+    assert [path.name for path in tmp_path.rglob("*")] == ["demo", "slides.odp"]
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,8 @@ def test_layouts_that_are_asked_for_are_published_and_part_of_what_was_asked(sta
 def test_what_is_handed_over_opens_in_a_browser_and_says_what_it_needs(tmp_path):
     facts = {"name": "made-up", "source": "tsv", "sha256": "d" * 64, "train": 3}
     figures = {"name": "max", "command": "python shrink.py", "commit": None, "dataset": facts, "labels": ["negative", "positive"],
-               "structure": {"heads": [1], "ffn": [1], "vocab": 9}, "verdict": "", "table": ""}
+               "structure": {"heads": [1], "ffn": [1], "vocab": 9}, "verdict": "", "table": "",
+               "after": {part: {"score": 0.5} for part in ("dev", "held_out")}}
     handover.write(checkpoints.read(BOX / "onnx"), tmp_path / "compressed", figures)
     folder = tmp_path / "compressed"
     assert (folder / "onnx/model_quantized.onnx").samefile(folder / "model.onnx")
@@ -239,7 +240,7 @@ def test_the_answer_behind_the_logits_is_the_tasks(kind, tmp_path):
     shutil.copyfile(BOX / "tokenizer.json", tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text(json.dumps({"id2label": {str(i): name for i, name in enumerate(names)}}))
     model = a_classifier(len(names))
-    whole = onnx_text.with_tokenizer(model, tmp_path, task, thresholds)
+    whole = onnx_text.with_tokenizer(model, tmp_path, task, thresholds, temperature=2.0)
     onnx.checker.check_model(whole)
     assert whole.graph.node[0].op_type == "BertTokenizer"
     del whole.graph.node[0]
@@ -252,6 +253,8 @@ def test_the_answer_behind_the_logits_is_the_tasks(kind, tmp_path):
         theirs = dict(zip([value.name for value in session.get_outputs()], session.run(None, given), strict=True))
         logits = alone.run(None, {"input_ids": ids[None], "attention_mask": np.ones_like(ids)[None]})[0][0]
         assert onnx_text.alike(task.said(logits, thresholds), theirs), (logits, theirs)
+        if kind != "regression":
+            assert np.allclose(theirs["probabilities"], task.probabilities(logits[None] / 2)[0], atol=1e-6)
 
 
 # --- what the bench writes

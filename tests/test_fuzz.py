@@ -110,7 +110,7 @@ def test_reports(compare, tmp_path_factory, strange, rng, spoil):
 def answers(pipeline):
     """A function: bytes as predict.py reads them -> (lines of its answer, what it said of them)."""
     from common import cascade, inference
-    from common.texts import asked
+    from common.texts import inputs, stream_lines
 
     predict = load_script("predict.py")
     classifier = inference.open_classifier(manifests(pipeline.run_dir)["distilled_onnx_int8", "published"][0], threads=1)
@@ -118,7 +118,7 @@ def answers(pipeline):
     def ask(text: bytes) -> list[dict]:
         model = cascade.Cascade(classifier)
         with redirect_stdout(io.StringIO()) as out:
-            for rows in asked.of_lines(asked.chunks(io.BytesIO(text), 5), "standard input", pairs=False):
+            for rows in inputs.of_lines(stream_lines.chunks(io.BytesIO(text), 5), "standard input", pairs=False):
                 assert predict.show(rows, model.answers(rows, batch_size=4), as_json=True)
         return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
 

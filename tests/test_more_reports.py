@@ -19,7 +19,7 @@ from test_errors import DISTIL, LESSONS, PRUNE, QAT, TEACHER, refused
 import compact
 from common import checkpoints, facts, inference, inspection, obstacles, opening
 from common.cli import UserError
-from common.texts import asked
+from common.texts import inputs, stream_lines
 from deploy import onnx_export
 from report import files, tables
 from training.trainer import _Progress
@@ -185,6 +185,15 @@ def test_our_own_reports_have_no_fault_and_a_title_of_two_lines_is_one(pipeline,
     assert report_of(run)["title"] == "a|b # x"
     page = (run.run_dir / "final_report.md").read_text(encoding="utf-8")
     assert page.startswith("# a&#124;b # x\n") and "\n# " not in page and "<b>" not in page
+
+
+def test_correlations_below_zero_are_no_fault(pipeline):
+    report = files.read(pipeline.run_dir / "final_report.json")
+    row = report["models"][0]
+    row |= {"score": -0.1, "ci95": [-0.4, 0.2], "agreement": -0.2}
+    assert "and must lie between 0 and 1" in files.fault(report)
+    report["dataset"]["task"] = "regression"
+    assert files.fault(report) is None
 
 
 # --- numbers that are none
@@ -362,7 +371,7 @@ def test_a_cut_is_counted_though_the_library_names_no_overflow(stages):
     ('"text","label"\nfine,1\n', [":1: its first line looks like a table's header"]), ("Long text, short label\n", []),
     ("text\nfine\n", [])])
 def test_what_looks_like_no_texts_is_said_once_and_answered(content, hints, capsys):
-    chunks = asked.of_lines(asked.chunks(io.BytesIO(content.encode()), 100), "reviews", pairs=False)
+    chunks = inputs.of_lines(stream_lines.chunks(io.BytesIO(content.encode()), 100), "reviews", pairs=False)
     assert [text for chunk in chunks for text in chunk] == [line.rstrip("\r") for line in content.removesuffix("\n").split("\n")]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(hints) and all(line.startswith("reviews" + hint) for line, hint in zip(said, hints, strict=True))

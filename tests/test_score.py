@@ -1,10 +1,12 @@
 """score.py: tables of any size, in new processes, some of which are killed: each row answered once, as predict.py answers it."""
 
+import contextlib
 import csv
 import datetime
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +21,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from made_up import make_sentences
-from scripts import REPOSITORY, environment, run_script
-from shell import killed, one_line
+from scripts import REPOSITORY, call_script, environment, heed_interrupts, run_script
+from shell import by_whom, killed, killed_at_the_second, one_line
 from tiny import tiny_compact
 
 from bench import scale
-from common import inference, opening, publishing
+from common import inference, opening, publishing, tasks
 from common.cli import UserError
 from common.texts import shards, tables
 from deploy import engines, onnx_export, scoring
@@ -60,9 +62,10 @@ def export(folder, tokenizer, names=("negative", "positive"), pairs: bool = Fals
 def models(tmp_path_factory, tokenizer):
     """{task: an exported model of it}."""
     at = tmp_path_factory.mktemp("models")
-    return {"single_label": export(at / "single", tokenizer), "pairs": export(at / "pairs", tokenizer, pairs=True),
+    return {"single_label": export(at / "single", tokenizer, **{tasks.TEMPERATURE: .25}),
+            "pairs": export(at / "pairs", tokenizer, pairs=True, **{tasks.TEMPERATURE: 4.0}),
             "multi_label": export(at / "multi", tokenizer, ("joy", "anger"), problem_type="multi_label_classification",
-                                  thresholds=[.1, -.1]),
+                                  thresholds=[.1, -.1], **{tasks.TEMPERATURE: .25}),
             "regression": export(at / "score", tokenizer, ("score",), problem_type="regression")}
 
 
@@ -137,6 +140,30 @@ def test_other_columns_stay_what_they_are(models, tmp_path, capsys):
     found = pa.concat_tables(parts)
     assert found.column_names == [*table.column_names, "predicted_label", "predicted_probability"]
     assert found.select(table.column_names).equals(table) and set(found["predicted_label"].to_pylist()) <= {"negative", "positive"}
+
+
+def test_answers_never_share_a_name_with_a_column(models, tmp_path):
+    for name in ("predicted_label", "predicted_probability"):
+        write_csv(tmp_path / f"{name}.csv", [{"text": text, "label": 1, name: 2} for text in SENTENCES[:40]])
+        with pytest.raises(UserError, match=f"has the column '{name}' already"):
+            plan(tmp_path / f"{name}.csv", tmp_path / "out", models["single_label"])
+    write_csv(tmp_path / "a.csv", [{"text": text, "label": 1, "predicted_stars": 2} for text in SENTENCES[:40]])
+    job, left = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"])
+    assert scoring.Scorer(job, 1)(left[0]).rows == 40
+    assert pq.read_table(tmp_path / "out/a.csv-00000.parquet").column_names == ["text", "label", "predicted_stars", "predicted_label",
+                                                                                "predicted_probability"]
+
+
+def test_whole_numbers_of_any_size_stay_such(models, tmp_path):
+    unsigned = [2**64 - 1, *range(2**63 - 20, 2**63 + 19)]
+    rows = [{"id": i, "text": text, "far": [2**64, -1][i % 2], "both": [2**63, -1][i % 2], "share": [.5, 2**60 + 1][i % 2], "list": [2**63]}
+            for i, text in zip(unsigned, SENTENCES, strict=False)]
+    job, left = plan(write_json_lines(tmp_path / "a.jsonl", rows), tmp_path / "out", models["single_label"])
+    assert scoring.Scorer(job, 1)(left[0]) == scoring.Outcome(40), "none is a bad row"
+    found = pq.read_table(tmp_path / "out/a.jsonl-00000.parquet")
+    assert found.schema.field("id").type == pa.uint64() and found["id"].to_pylist() == unsigned
+    for name in ("far", "both", "share", "list"):
+        assert [json.loads(cell) for cell in found[name].to_pylist()] == [row[name] for row in rows], "as JSON, to the last digit"
 
 
 def test_json_lines_keep_their_types_whichever_file_shows_them(models, tmp_path):
@@ -223,7 +250,7 @@ def many(tmp_path):
 def begin(data, output, checkpoint=BOX, *more, **env) -> subprocess.Popen:
     command = [sys.executable, str(REPOSITORY / "score.py"), data, output, "--checkpoint", checkpoint, "--rows-per-file", 150, *more]
     return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment(**env), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
 
 
 def written(output) -> dict:
@@ -281,6 +308,67 @@ def test_a_shard_that_kills_its_process_ends_the_run_with_its_name(models, tmp_p
         list(engines.local(job, tasks, 1))
 
 
+def test_who_is_to_blame_is_who_was_at_work(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
+    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    monkeypatch.setattr(engines, "_score", killed_at_the_second)
+    monkeypatch.setattr(engines.cores, "usable", lambda: 2)
+    with pytest.raises(UserError, match=r"shard 1 died 3 times, the last time alone"):
+        list(engines.local(job, tasks, 1))
+
+
+def test_each_process_has_a_shard_before_any_has_two(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
+    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 20)
+    monkeypatch.setattr(engines, "_score", by_whom)
+    monkeypatch.setattr(engines.cores, "usable", lambda: 2)
+    assert len({outcome.rows for outcome in engines.local(job, tasks, 1)}) == 2
+
+
+def test_a_process_that_dies_before_it_is_given_more_loses_nothing(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:60])])
+    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    monkeypatch.setattr(engines.cores, "usable", lambda: 1)
+    given = []
+
+    class Dies(engines.ProcessPoolExecutor):
+        def submit(self, *task):
+            given.append(task)
+            if len(given) in (2, 5):
+                for process in list(self._processes.values()):
+                    process.kill()
+                wait_for(lambda: self._broken, seconds=60)
+            return super().submit(*task)
+
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", Dies)
+    assert scoring.tally(engines.outcomes("local", job, tasks, 1), 60) == scoring.Outcome(60)
+    once(tmp_path / "out", range(60))
+
+
+def test_fewer_outcomes_than_shards_are_said(models, tmp_path, monkeypatch):
+    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
+    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    monkeypatch.setattr(engines, "local", lambda job, tasks, threads: map(scoring.Scorer(job, threads), tasks[1:]))
+    with pytest.raises(UserError, match="1 of 4 files of answers weren't made"):
+        list(engines.outcomes("local", job, tasks, 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_as_many_files_may_be_open_as_processes_need():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = max(map(int, os.listdir("/dev/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 4, before[1]))
+    try:
+        engines._allow_files(50)
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(open(os.devnull))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_ctrl_c_ends_all_at_once(many, tmp_path):
     process = begin(many, tmp_path / "out", BOX, *LOCAL)
     wait_for(lambda: written(tmp_path / "out"), process)
@@ -336,6 +424,14 @@ def test_what_cannot_be_done_is_one_line(models, tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine").write_text("")
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "glue/train.tsv").write_text("sentence\tlabel\nfine\t1\n")
+    (tmp_path / "mac.csv").write_bytes(b"id,text\r1,lovely\r2,\"dull\" too\r")
+    (tmp_path / "mac.jsonl").write_bytes(b'{"text": "lovely"}\r{"text": "dull"}\r')
+    (tmp_path / "header.csv").write_bytes(b"\nid,text,caf\xe9\n1,lovely,2\n")
+    (tmp_path / "latin.csv").write_bytes(b"id,text\n1,caf\xe9\n2,caf\xe9s\n")
+    pq.write_table(pa.table({"when": pa.array([datetime.datetime(2026, 1, 1)])}), tmp_path / "when.parquet")
+    pq.write_table(pa.table({"id": [1], "text": pa.array([b"lovely"])}), tmp_path / "bytes.parquet")
     torch = BOX.parent
     for data, out, model, says, more in [
             (good, "o", single, "no column 'body'", {"text": "body"}),
@@ -349,10 +445,17 @@ def test_what_cannot_be_done_is_one_line(models, tmp_path):
             (tmp_path / "gone", "o", single, "not found", {}),
             (tmp_path / "full/mine", "o", single, "give .parquet", {}),
             (tmp_path / "full", "o", single, "holds no table", {}),
+            (tmp_path / "glue", "o", single, "holds no table that is read here, but train.tsv", {}),
+            (tmp_path / "mac.csv", "o", single, "carriage return alone (an old Mac's)", {}),
+            (tmp_path / "mac.jsonl", "o", single, "carriage return alone (an old Mac's)", {}),
+            (tmp_path / "header.csv", "o", single, "header.csv:2: bytes that aren't UTF-8 in the first row", {}),
+            (tmp_path / "latin.csv", "o", single, "latin.csv: no text can be read in its first rows", {}),
+            (tmp_path / "when.parquet", "o", single, "when.parquet: no text can be read in its first rows", {}),
+            (tmp_path / "bytes.parquet", "o", single, "bytes.parquet: no column 'text' can be read in it", {"text": "text"}),
             (good, "full", single, "isn't empty", {}),
             (tmp_path / "in", "in/out", single, "would be read the next time", {}),
             (good, "o", torch, "is no exported model", {})]:
-        with pytest.raises(UserError, match=says.replace("(", r"\(").replace("?", r"\?")):
+        with pytest.raises(UserError, match=re.escape(says)):
             plan(data, tmp_path / out, model, **more)
     assert list((tmp_path / "o").iterdir()) == []
 
@@ -372,6 +475,49 @@ def test_a_file_without_the_column_is_named(models, tmp_path):
     write_csv(tmp_path / "in/b.csv", [{"body": text} for text in SENTENCES[:40]])
     with pytest.raises(UserError, match=r"b\.csv:1: no column 'text'"):
         plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+
+
+def test_so_is_one_that_cannot_be_read_and_one_without_rows_does_no_harm(models, tmp_path):
+    write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
+    (tmp_path / "in/empty.csv").write_text("")
+    (tmp_path / "in/header.csv").write_text("body\n")
+    (tmp_path / "in/none.jsonl").write_text("\n")
+    pq.write_table(pa.table({"body": pa.array([], pa.string())}), tmp_path / "in/none.parquet")
+    _, tasks = plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+    assert [task.source.name for task in tasks] == ["a.csv"]
+    odd = {"b.parquet": lambda path: pq.write_table(pa.table({"when": pa.array([datetime.datetime(2026, 1, 1)])}), path),
+           "b.jsonl": lambda path: path.write_bytes(b'{"text": "caf\xe9"}\n' * 9)}
+    for name, write in odd.items():
+        write(tmp_path / "in" / name)
+        with pytest.raises(UserError, match=f"{name}: no column 'text' can be read in it: "):
+            plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+        (tmp_path / "in" / name).unlink()
+
+
+def test_tables_of_other_kinds_are_left_out_aloud(models, tmp_path, capsys):
+    write_csv(tmp_path / "in/a.csv", [{"text": text} for text in SENTENCES[:40]])
+    assert plan(tmp_path / "in", tmp_path / "out", models["single_label"]) and capsys.readouterr().err == ""
+    for name in ("train.tsv", "more/b.csv.gz", "notes.txt", ".hidden.tsv"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("")
+    plan(tmp_path / "in", tmp_path / "out", models["single_label"])
+    said = capsys.readouterr().err
+    assert "2 that may be tables too, first more/b.csv.gz" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", [".", "deep/down/out"])
+def test_what_is_refused_leaves_no_directory_behind(models, tmp_path, monkeypatch, output):
+    write_csv(tmp_path / "a.csv", [{"body": text} for text in SENTENCES[:40]])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    flags = ("score.py", "../a.csv", output, "--checkpoint", models["single_label"], "--text-column")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = call_script(*flags, "text", *LOCAL)
+    assert code == 2 and "no column 'text'" in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    code, out, err = call_script(*flags, "body", *LOCAL)
+    assert code == 0 and "40 rows answered" in out, err
+    assert [path.name for path in tmp_path.rglob("*.parquet")] == ["a.csv-00000.parquet"] and not list(tmp_path.rglob("*.lock"))
 
 
 def test_the_engine_is_ray_where_it_is_installed(monkeypatch):

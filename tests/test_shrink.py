@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from made_up import write_data
-from scripts import REPOSITORY, call_script, environment, listing, load_script, manifests, run_script
+from scripts import REPOSITORY, call_script, environment, listing, load_script, manifests, rewrite_manifest, run_script
 from tiny import tiny_bert, tiny_distilbert
 
 import compact
@@ -86,6 +86,13 @@ def test_a_run_is_named_by_what_decides_it(classifier, tmp_path):
     assert len(names) == len(ASKED) + 2
     assert name("--speedup", "20@32") == "speedup20-32" and name("--flops", ".1") == "flops.1"
     assert all(forms.name(given) for given in names)
+
+
+def test_a_users_home_is_followed_in_every_path(classifier, monkeypatch):
+    monkeypatch.setenv("HOME", str(classifier.parent))
+    here = shrink.parse_args([f"--teacher=~/{classifier.name}", "--data=~/reviews", "--unlabelled=~/more.txt"])
+    assert (here.teacher, here.data) == (str(classifier), classifier.parent / "reviews")
+    assert here.unlabelled == classifier.parent / "more.txt"
 
 
 def test_dry_run_prints_commands_to_paste_and_does_nothing(tmp_path, classifier):
@@ -351,7 +358,7 @@ def test_compressed_is_all_that_a_user_needs(handed, pipeline, tmp_path):
     for command, place in (([str(folder / "example.py")], tmp_path), (["-c", printed], folder)):
         done = subprocess.run([sys.executable, *command], cwd=place, env=environment(), capture_output=True, text=True, check=True)
         assert done.stdout.strip().strip("[]'") in pipeline.classes and "common" not in printed and "compact" not in printed
-    assert len([line for line in printed.splitlines() if line and not line.startswith(("import", "folder"))]) == 3
+    assert len([line for line in printed.splitlines() if line and not line.startswith(("import", "folder", "os."))]) == 3
     assert "\n# made-up, *published*\n" in text and str(tmp_path) not in text + (folder / "card.json").read_text()
     assert "before" in said and f"{folder}: the model" in said
 
@@ -382,6 +389,12 @@ def test_what_was_handed_over_is_replaced_whole(handed, pipeline):
     handover.write(export, folder, figures)
     assert {"of before", "half"}.isdisjoint(path.name for path in folder.iterdir())
     assert not list(run_dir.glob(".compressed*"))
+    folder.rename(run_dir / ".compressed.old")  # as a kill in between leaves it
+    (run_dir / "models/onnx_gone").mkdir()
+    with pytest.raises(cli.UserError):
+        handover.write(checkpoints.Checkpoint(run_dir / "models/onnx_gone", export.manifest), folder, figures)
+    handover.write(export, folder, figures)
+    assert folder.is_dir() and not list(run_dir.glob(".compressed*"))
 
 
 def test_another_teacher_of_the_same_run_is_refused(stages, bert_local, tmp_path):
@@ -393,6 +406,11 @@ def test_another_teacher_of_the_same_run_is_refused(stages, bert_local, tmp_path
     (other / "config.json").write_text((other / "config.json").read_text().replace('"pad_token_id": 0', '"pad_token_id":  0'))
     with pytest.raises(cli.UserError, match="made from another model than .*other: give another --run-dir"):
         looking.refuse_another_teacher(str(other))
+    rewrite_manifest(run.checkpoint("teacher"), origin={"name": "orga/bert", "source": "hub", "revision": "0" * 40, "license": None})
+    looking = judge.Judge(run.run_dir, run.data_dir, "auto", 42, 0.01)
+    looking.refuse_another_teacher("orga/bert")
+    with pytest.raises(cli.UserError, match="made from another model than orgb/bert"):
+        looking.refuse_another_teacher("orgb/bert")
 
 
 # --- end to end: minutes

@@ -168,6 +168,7 @@ def test_answers_in_a_file_are_lessons_and_a_teacher_without_weights(sentences, 
     found = manifests(run)
     taught = lessons.read(run, checkpoints.read(found["lessons", "augmented"][0]))
     assert taught.teacher.path == found["teacher", "published"][0] and checkpoints.is_a_table(taught.teacher.path)
+    assert not (taught.teacher.path / "README.md").exists(), "no card: there is no model to open"
     known = corpus(sentences)
     assert set(taught.sentences.texts).isdisjoint(known.dev.texts + known.held_out.texts) and taught.sentences.labels.count(-100) == 30
     given = {text: float(positive) for text, positive, _ in rows_of(labelled_by_others)}

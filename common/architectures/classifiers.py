@@ -1,6 +1,6 @@
 """A fine-tuned classifier of texts of any architecture, by its answers alone: opened by the installed library's own class, whole, tried.
 
-One of the families is opened as `common.encoders` does. Of any other nothing is known of what stands inside: it can't be pruned, nor do its
+One of the families is opened as `encoders` does. Of any other nothing is known of what stands inside: it can't be pruned, nor do its
 hidden states pair with a student's, but whatever learns from logits learns from it. A file of answers has no model at all.
 """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from common.cli import UserError
+from common.cli import UserError, warn
 from common.texts import tables, tsv
 from common.texts.columns import CELLS
 from common.texts.headers import has_header
@@ -59,6 +59,7 @@ class Source:
     name: str
 
     place: ClassVar[str] = "line"  # what a row's number counts
+    mend: ClassVar[str] = "save it as UTF-8, in rows of one kind"  # what helps where its rows can't be read
 
     def at(self, place: int) -> str:
         """A row in a message."""
@@ -76,6 +77,10 @@ class Source:
         """All of it, at most `rows` each; none where it has no rows. Raises UserError where rows can't be told apart."""
         raise NotImplementedError
 
+    def has_rows(self) -> bool:
+        """Whether there is a row in it, of whatever kind."""
+        raise NotImplementedError
+
     def chunks(self, shard: Shard) -> Iterator[Chunk]:
         """The rows of a shard, in their order. Raises UserError where the file is damaged there."""
         raise NotImplementedError
@@ -85,6 +90,7 @@ class Source:
 
 class Parquet(Source):
     place = "row"
+    mend = "write it again with a column of texts"
 
     def _file(self):
         import pyarrow
@@ -120,6 +126,10 @@ class Parquet(Source):
     def names_of(self, head: Table) -> list[str]:
         with self._file() as file:
             return file.schema_arrow.names
+
+    def has_rows(self) -> bool:
+        with self._file() as file:
+            return file.metadata.num_rows > 0
 
     def shards(self, rows: int) -> list[Shard]:
         with self._file() as file:
@@ -199,13 +209,24 @@ class TextSource(Source):
         """How many rows stand above the first."""
         return 0
 
-    def begun(self, most: int) -> list[tuple[int, Any]]:
-        """Its first rows that are text, the header's too."""
+    def beginning(self, most: int) -> Iterator[tuple[int, Any, str | None]]:
+        """Its first rows, the header's too, each with why it is no text, or None where it is."""
         with self.path.open("rb") as handle:
-            tsv.refuse_other(self.path, handle.read(tsv.BEGINNING))
+            begun = handle.read(tsv.BEGINNING)
+            tsv.refuse_other(self.path, begun)
+            tsv.refuse_returns(self.path, begun)
             handle.seek(0)
             lines = Lines(handle)
-            return [row for row in itertools.islice(self.rows(lines), most) if lines.fault(row[0]) is None]
+            for line, row in itertools.islice(self.rows(lines), most):
+                yield line, row, lines.fault(line)
+
+    def begun(self, most: int) -> list[tuple[int, Any]]:
+        """Those of its first rows that are text, the header's too."""
+        return [(line, row) for line, row, fault in self.beginning(most) if fault is None]
+
+    def has_rows(self) -> bool:
+        above = self.header_rows()
+        return sum(1 for _ in self.beginning(above + 1)) > above
 
     def shards(self, rows: int) -> list[Shard]:
         found: list[Shard] = []
@@ -256,6 +277,9 @@ class Csv(TextSource):
                 yield from Lines(handle)
 
         first = cls(path, name, tables.delimiter_of(path, lines))
+        for line, _, fault in first.beginning(1):
+            if fault is not None:
+                raise UserError(f"{path}:{line}: {fault} in the first row, which may name the columns: save the file as UTF-8")
         rows = first.begun(tables.ROWS_BELOW)
         if not rows:
             return first
@@ -354,14 +378,15 @@ def _array(cells: list, kind):
 
 def _misfits(cells: list, kind) -> set[int]:
     """Which cells are none of a kind."""
-    def fit(some: list) -> bool:
-        try:
-            _array(some, kind)
-        except (ValueError, TypeError, OverflowError):  # Arrow's own errors are these too, and half a surrogate pair's
-            return False
-        return True
+    return set() if _fit(cells, kind) else {at for at, cell in enumerate(cells) if not _fit([cell], kind)}
 
-    return set() if fit(cells) else {at for at, cell in enumerate(cells) if not fit([cell])}
+
+def _fit(cells: list, kind) -> bool:
+    try:
+        _array(cells, kind)
+    except (ValueError, TypeError, OverflowError):  # Arrow's own errors are these too, and half a surrogate pair's
+        return False
+    return True
 
 
 def kinds_of(heads: Iterable[list[dict]]) -> tuple[tuple[str, Any], ...]:
@@ -377,19 +402,32 @@ def kinds_of(heads: Iterable[list[dict]]) -> tuple[tuple[str, Any], ...]:
                 cells.setdefault(name, []).append(cell)
     found: dict[str, Any] = {}
     for name, column in cells.items():
-        try:
-            kind = pyarrow.infer_type(column)
-        except (ValueError, TypeError, OverflowError):
-            kind = None
+        kind = inferred(column)
         nested = kind is not None and (pyarrow.types.is_nested(kind) and (
             not pyarrow.types.is_list(kind) or pyarrow.types.is_nested(kind.value_type) or pyarrow.types.is_null(kind.value_type)))
         found[name] = None if kind is None or nested or pyarrow.types.is_null(kind) else kind
     return tuple(found.items())
 
 
+def inferred(cells: list):
+    """The type of Arrow that holds all of these, whole numbers above 2^63 too; None where none does. A text's broken characters are no
+    reason to take it for anything else.
+    """
+    import pyarrow
+
+    try:
+        kind = pyarrow.infer_type(cells)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if pyarrow.types.is_string(kind) or _fit(cells, kind):
+        return kind
+    return pyarrow.uint64() if pyarrow.types.is_integer(kind) and _fit(cells, pyarrow.uint64()) else None
+
+
 # --- files
 
 ENDS = {".parquet": Parquet, ".csv": Csv, ".jsonl": JsonLines, ".ndjson": JsonLines}
+OTHER_ENDS = (*sorted(set(tables.ENDS) - set(ENDS)), ".gz")  # of tables that aren't read in shards
 
 
 def files(path: Path) -> list[tuple[Path, str]]:
@@ -403,12 +441,17 @@ def files(path: Path) -> list[tuple[Path, str]]:
         return [(path, path.name)]
     if not path.is_dir():
         raise UserError(f"{path} not found: give a table ({', '.join(ENDS)}) or a directory of such")
-    below = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDS and file.is_file())
-    found = [(file, file.relative_to(path).as_posix()) for file in below]
-    found = [(file, name) for file, name in found if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*"))
+             if file.suffix.lower() in (*ENDS, *OTHER_ENDS) and file.is_file()]
+    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    found = [name for name in names if name.lower().endswith(tuple(ENDS))]
+    others = [name for name in names if name.lower().endswith(OTHER_ENDS)]
     if not found:
-        raise UserError(f"{path} holds no table: give {', '.join(ENDS)}, or a directory of such")
-    return found
+        raise UserError(f"{path} holds no table that is read here" + (f", but {others[0]}" if others else "") +
+                        f": give {', '.join(ENDS)}, or a directory of such")
+    if others:
+        warn(f"{path}: left out: {len(others):,} that may be tables too, first {others[0]}; {', '.join(ENDS)} are read here")
+    return [(path / name, name) for name in found]
 
 
 def sources(path: Path, wanted: Iterable[str]) -> list[Source]:

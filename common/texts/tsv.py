@@ -13,7 +13,7 @@ from common.cli import UserError, say
 
 CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^"\t\n]*))(\t|\r?\n|\Z)')  # in quotes, or without any; then what ends it
 WRAPPED = re.compile(r'"[^"]*(?:""[^"]*)*"')
-AS_TEXT = "text with tabs between the columns,"
+AS_TEXT = "text (CSV, or tabs between the columns)"
 NO_TEXT = {b"PK\x03\x04": f"a workbook or a zip archive: export its sheet as {AS_TEXT}",
            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": f"a workbook (.xls): export its sheet as {AS_TEXT}",
            b"\x1f\x8b": f"compressed (gzip): unpack it to {AS_TEXT}", b"\x28\xb5\x2f\xfd": f"compressed (zstd): unpack it to {AS_TEXT}",
@@ -46,11 +46,8 @@ def decoded(path: Path) -> str:
         raise UserError(f"{path}:{line}: bytes that aren't UTF-8: save the file as UTF-8") from None
     if "\0" in text:
         raise UserError(f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte: the file is damaged, or no text")
-    text = text.lstrip("\ufeff")
-    if "\r" in text.split("\n", 1)[0].rstrip("\r"):
-        raise UserError(f"{path}: its lines end in a carriage return alone (an old Mac's): save it with line feeds "
-                        r"(tr '\r' '\n' makes them)")
-    return text
+    refuse_returns(path, content)
+    return text.lstrip("\ufeff")
 
 
 def refuse_other(path: Path, begun: bytes) -> None:
@@ -60,6 +57,14 @@ def refuse_other(path: Path, begun: bytes) -> None:
             raise UserError(f"{path} is {what} in UTF-8")
     if begun.startswith((b"\xff\xfe", b"\xfe\xff")) or 0 in begun and _every_other_is_nul(begun):
         raise UserError(f"{path} is UTF-16 (a spreadsheet's 'Unicode text'): save the file as UTF-8")
+
+
+def refuse_returns(path: Path, begun: bytes) -> None:
+    """Raises UserError where the first line of a file, which begins so, isn't ended by a line feed."""
+    end = begun.find(b"\n")
+    if b"\r" in begun[:end if end >= 0 else None].rstrip(b"\r"):
+        raise UserError(f"{path}: its lines end in a carriage return alone (an old Mac's): save it with line feeds "
+                        r"(tr '\r' '\n' makes them)")
 
 
 def _every_other_is_nul(content: bytes) -> bool:

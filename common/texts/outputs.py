@@ -9,7 +9,7 @@ from pathlib import Path
 from common import streams
 from common.cli import UserError
 from common.facts import replace
-from common.texts import columns
+from common.texts import columns, shards
 from common.texts.splits import Row
 from common.texts.tables import Table
 
@@ -48,8 +48,22 @@ def refuse(path: Path, table: Table | None) -> None:
         raise UserError(f"--output {path}: there is no directory {path.parent}: make it first")
     if path.is_dir():
         raise UserError(f"--output {path} is a directory: give a file")
-    if table and (earlier := [name for name in table.names if name.startswith(PREFIX)]):
-        raise UserError(f"{table.path} has the column {columns.called(earlier[0])} already, of an earlier answer: take it out")
+    if table is None:
+        return
+    names = table.names
+    if table.kind == "parquet":
+        import pyarrow.parquet
+
+        names = pyarrow.parquet.read_schema(table.path).names  # those too that no model reads
+    elif path.suffix.lower() == ".parquet":
+        _arrow([], table)
+    refuse_taken(table.path, [name for name in names if name.startswith(PREFIX)])
+
+
+def refuse_taken(path: str | Path, taken: Sequence[str]) -> None:
+    """Raises UserError where a table has columns already that answers are to be called: nobody could read two of one name."""
+    if taken:
+        raise UserError(f"{path} has the column {columns.called(taken[0])} already, of an earlier answer: take it out, or rename it")
 
 
 def write(path: Path, rows: Sequence[Row], said: list[dict], names: Sequence[str], table: Table | None) -> None:
@@ -96,11 +110,14 @@ def _arrow(rows: Sequence[Row], table: Table | None):
 
     if table is not None and table.kind == "parquet":
         return pyarrow.parquet.read_table(table.path)
-    try:
-        return pyarrow.table(_plain(rows, table))
-    except (pyarrow.ArrowException, TypeError) as error:
-        raise UserError(f"{table.path if table else 'the texts'}: a column holds values of several types, and Parquet takes one a column "
-                        f"({str(error).splitlines()[0]}): write .jsonl or .csv") from None
+    found = {}
+    for name, cells in _plain(rows, table).items():
+        try:
+            found[name] = pyarrow.array(cells, shards.inferred(cells))
+        except (ValueError, TypeError, OverflowError) as error:  # Arrow's own errors are these too, and half a surrogate pair's
+            raise UserError(f"{table.path if table else 'the texts'}: {columns.called(name)} holds values of several types, or such as "
+                            f"Parquet has none for ({str(error).splitlines()[0]}): write .jsonl or .csv") from None
+    return pyarrow.table(found)
 
 
 def _added(said: list[dict], names: Sequence[str]) -> dict[str, list]:

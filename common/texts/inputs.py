@@ -4,27 +4,20 @@ A row without a text is an empty string, so that answers stay beside what they a
 """
 
 import contextlib
-import itertools
 import json
 import os
-import queue
 import re
-import stat
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common import streams
 from common.cli import UserError, warn
-from common.texts import columns, tables
+from common.texts import columns, stream_lines, tables, tsv
 from common.texts.columns import Wanted
 from common.texts.splits import Row
 from common.texts.tables import Table
 
-MOMENT = 0.02  # seconds in which more lines may come before those that are there are answered
-BLOCK = 1 << 16  # bytes that are read at once, as many as a pipe holds
 HINTS = {
     "carriage returns stand inside a line, which ends with a line feed here: it is answered as one text (tr '\\r' '\\n' parts it)":
         lambda text, number: "\r" in text,
@@ -42,6 +35,9 @@ def table(file: str | None, wanted: Wanted) -> Table | None:
     What is said of it goes to standard error: standard output is for answers.
     """
     if file is None or Path(file).suffix.lower() not in tables.ENDS or not Path(file).is_file():
+        if wanted.names and file not in (None, "-"):
+            with _found(file):
+                os.stat(file)
         if wanted.names:
             raise UserError(f"--text-column and --pair-column name columns of a table: give --file one ({', '.join(tables.ENDS)})")
         return None
@@ -50,32 +46,27 @@ def table(file: str | None, wanted: Wanted) -> Table | None:
 
 
 def of_table(table: Table, wanted: Wanted, pairs: bool, most: int) -> Iterator[list[Row]]:
-    """The texts, or pairs, of a table, in its order, up to `most` at once; which columns they stand in is said. Raises UserError where
-    that can't be known.
+    """The texts, or pairs, of a table without blanks around them, in its order, up to `most` at once; which columns they stand in is said.
+    Raises UserError where that can't be known.
     """
     for name in wanted.names:
         table.column(name)
     text, pair = columns.of_texts(table, wanted, pairs)
     warn(f"{table.path}: labelled by {columns.called(text)}" + (f" and {columns.called(pair)}" if pair else ""))
-    texts = [["" if cell is None else str(cell) for cell in table.column(name)] for name in (text, pair) if name]
-    found: list[Row] = [(one, other) if one.strip() and other.strip() else "" for one, other in zip(*texts, strict=True)] \
+    texts = [["" if cell is None else str(cell).strip() for cell in table.column(name)] for name in (text, pair) if name]
+    found: list[Row] = [(one, other) if tsv.visible(one) and tsv.visible(other) else "" for one, other in zip(*texts, strict=True)] \
         if pair else list(texts[0])
     for start in range(0, len(found), most):
         yield found[start:start + most]
 
 
-def read_table(file: str, wanted: Wanted) -> Table:
-    """A table; what is said of it goes to standard error, as standard output is for answers. Raises UserError."""
-    with contextlib.redirect_stdout(sys.stderr):
-        return tables.read(Path(file), wanted=wanted.names)
-
-
 # --- lines
 
 def lines(texts: Sequence[str], file: str | None, most: int) -> Iterable[list[bytes]]:
-    """The texts of a command line, or else the `chunks` of a file or of standard input. Raises UserError where nothing can be read."""
+    """The texts of a command line, or else the chunks of lines of a file or of standard input. Raises UserError where nothing can be read.
+    """
     # What the shell handed over as other bytes becomes bytes again, to be refused like a file's.
-    return [[os.fsencode(text) for text in texts]] if texts else chunks(opened(file), most)
+    return [[os.fsencode(text) for text in texts]] if texts else stream_lines.chunks(opened(file), most)
 
 
 def opened(file: str | None):
@@ -84,69 +75,26 @@ def opened(file: str | None):
         if "stdin" in streams.closed:
             raise UserError("no texts, and standard input is closed: give texts, or --file")
         return sys.stdin.buffer
-    try:
+    with _found(file):
         if os.path.isdir(file):
             raise UserError(f"{file} is a directory: --file needs a text file, one text a line")
         return open(file, "rb")  # a pipe too, named or of the shell's <(…)
+
+
+@contextlib.contextmanager
+def _found(file: str) -> Iterator[None]:
+    """What is asked of a file; a UserError where it isn't there or can't be read."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{file} not found: --file needs a text file, one text a line, or a table") from None
     except OSError as error:
         raise UserError(f"{file} can't be read ({error.strerror}): --file needs a text file, one text a line") from None
 
 
-def chunks(handle, most: int) -> Iterator[list[bytes]]:
-    """The lines of a binary stream, up to `most` at once: of a file always as many, of anything else what came within a MOMENT, so that
-    whoever types one is answered. May raise OSError.
-    """
-    if not hasattr(handle, "raw") or stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-        while chunk := list(itertools.islice(handle, most)):
-            yield chunk
-        return
-    came: queue.Queue[list[bytes] | OSError | None] = queue.Queue(maxsize=4)
-    # Past the buffer, whose lock a thread that waits for a line would hold for ever, at the program's end too.
-    threading.Thread(target=_read, args=(handle.raw, came), daemon=True).start()
-    waiting: list[bytes] = []
-    end: OSError | bool = False
-    while waiting or not end:
-        while not end and len(waiting) < most:
-            try:
-                found = came.get(timeout=MOMENT if waiting else None)
-            except queue.Empty:
-                break
-            if isinstance(found, list):
-                waiting += found
-            else:
-                end = found or True
-        if waiting:
-            yield waiting[:most]
-            waiting = waiting[most:]
-    if isinstance(end, OSError):
-        raise end
-
-
-def _read(raw, came: queue.Queue) -> None:
-    """Puts the lines of an unbuffered stream into a queue, as they come; None behind the last, or the error that ends it."""
-    begun: list[bytes] = []
-    try:
-        while (block := raw.read(BLOCK)) != b"":
-            if block is None:  # a stream that doesn't wait
-                time.sleep(MOMENT)
-                continue
-            *lines, rest = block.split(b"\n")
-            if lines:
-                lines[0] = b"".join([*begun, lines[0]])
-                came.put(lines)
-                begun = []
-            begun.append(rest)
-        if any(begun):
-            came.put([b"".join(begun)])
-        came.put(None)
-    except OSError as error:
-        came.put(error)
-
-
 def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool = True) -> Iterator[list[Row]]:
-    """Chunks of lines as rows, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like something else than a text a line.
+    """Chunks of lines as rows without blanks around their texts, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like
+    something else than a text a line.
 
     Raises UserError with name and line where one isn't UTF-8, isn't a pair or can't be read.
     """
@@ -160,7 +108,7 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
                 for hint in [hint for hint, fits in left.items() if fits(text, number)]:
                     warn(f"{name}:{number}: {hint}")
                     del left[hint]
-                found.append(_pair(text, f"{name}:{number}") if pairs else text)
+                found.append(_pair(text, f"{name}:{number}") if pairs else text.strip())
             yield found
     except UnicodeDecodeError:
         raise UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
@@ -169,10 +117,10 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
 
 
 def _pair(text: str, where: str) -> Row:
-    both = text.split("\t")
-    if not text.strip():
+    if not tsv.visible(text):
         return ""
-    if len(both) != 2 or not all(part.strip() for part in both):
+    both = [part.strip() for part in text.split("\t")]
+    if len(both) != 2 or not all(map(tsv.visible, both)):
         raise UserError(f"{where}: this model reads pairs of texts: give TEXT<TAB>TEXT, one tab between them")
     return both[0], both[1]
 
