@@ -63,11 +63,14 @@ def main(args):
     teacher = (checkpoints.parent(args.run_dir, answered, "teacher") if answered
                else checkpoints.find(args.run_dir, "teacher", seed=args.seed))
     checkpoints.same_data(teacher, corpus.facts)
-    answered = answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed, teacher)
-    taught = lessons.read(args.run_dir, answered, corpus.facts)
     prepare(args.seed, args.matmul_precision)
     conv = args.architecture == "conv"
-    begun = students.of_words(args, corpus, teacher, taught) if conv else students.of_layers(args, corpus, teacher)
+    if not conv:
+        begun = students.of_layers(args, corpus, teacher)
+    answered = answered or lessons.find(args.run_dir, None, recipes.read()[args.recipe].lessons, args.seed, teacher)
+    taught = lessons.read(args.run_dir, answered, corpus.facts)
+    if conv:  # whose word table keeps the pieces of the lessons
+        begun = students.of_words(args, corpus, teacher, taught)
     student, tokenizer = begun.model, begun.tokenizer
     if begun.unlike:
         cli.say(f"{begun.unlike}: the student reads texts in its own, and learns logits alone")
