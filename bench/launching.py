@@ -23,6 +23,7 @@ from common import cli, cores, forms
 from common.provenance import REPOSITORY
 
 CLOCKS = {"processor": time.thread_time, "wall": time.perf_counter}
+PROFILED = 128  # answers of each size that say what an operator takes
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")  # as Linux names what int8 products are made of
 
 
@@ -59,7 +60,7 @@ def by_operator(path: Path, batches: dict[str, list]) -> dict[str, dict]:
             options.enable_profiling, options.profile_file_prefix = True, f"{work}/profile"
             options.log_severity_level, options.intra_op_num_threads = 3, 1
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for batch in [fed[0], *fed]:
+            for batch in [fed[0], *fed * max(1, PROFILED // len(fed))]:
                 session.run(["logits"], batch)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         took = defaultdict(list)
