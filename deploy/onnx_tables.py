@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compact import nf4
 
-LARGE = 1_000_000  # weights of a table from which on it isn't opened into floats
+LARGE = 4_000_000  # weights of a table from which on it isn't opened into floats, 16 MB of them: rows of bytes cost five operators, not one
 LEVELS = 127  # of an NF4 level in int8, on either side of zero
 
 
