@@ -76,7 +76,7 @@ def _rows_of_4_bits(node: onnx.NodeProto, table: np.ndarray, rank: int) -> tuple
     graph = _Nodes(name, {"codes": packed.codes.numpy().view("<u2").reshape(count, width // nf4.BLOCK, -1),
                           "blocks": np.array([count, -1, 1, 1]), "rows": np.array([0] * rank + [width])},
                    {"low": levels[None], "high": levels[:, None], "pairs": np.array([256, 256, 2]), "fours": np.array([-1, 4]),
-                    "step": np.float32(1 / LEVELS)})
+                    "step": np.array(1 / LEVELS, np.float32)})
     both = graph.add("Concat", *(graph.add("Expand", f"nf4_{half}", "nf4_pairs") for half in ("low", "high")), axis=2)
     at = graph.add("Cast", f"{name}_codes", to=TensorProto.INT32)
     codes = graph.add("Gather", graph.add("Reshape", both, "nf4_fours"), at)  # (V, D/64, 16, 4)
