@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,18 @@ class Classifier:
         self.tokenizer = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
         self.tokenizer.enable_truncation(self.max_length)
         self.tokenizer.no_padding()
-        self.uncut = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-        self.uncut.no_truncation()
-        for tokenizer in (self.tokenizer, self.uncut):
-            marks.are_text(tokenizer)
+        marks.are_text(self.tokenizer)
         self.cut_short = 0  # texts so far whose end no model saw
+
+    @cached_property
+    def uncut(self):
+        """The tokenizer that cuts nothing, opened when a text of `max_length` tokens is met: reading it takes as long as the model."""
+        from tokenizers import Tokenizer
+
+        whole = Tokenizer.from_str(self.tokenizer.to_str())
+        whole.no_truncation()
+        whole.encode_special_tokens = self.tokenizer.encode_special_tokens  # a switch that tokenizer.json doesn't hold
+        return whole
 
     def spelt(self, texts: Sequence[Row]) -> list[list[int]]:
         """The token ids of each text, at most `max_length`; what is longer is counted in `cut_short`."""
@@ -60,14 +68,14 @@ class Classifier:
 
     def _encodings(self, texts: Sequence[Row]) -> list:
         begun = [text[:LONGEST] if isinstance(text, str) else (text[0][:LONGEST], text[1][:LONGEST]) for text in texts]
-        encodings = self.tokenizer.encode_batch(begun)
-        self.cut_short += sum(start != text or len(encoding.ids) == self.max_length and self._goes_on(start, encoding)
+        encodings = self.tokenizer.encode_batch_fast(begun)  # without where in the text each token stood
+        self.cut_short += sum(start != text or len(encoding) == self.max_length and self._goes_on(start, encoding)
                               for text, start, encoding in zip(texts, begun, encodings, strict=True))
         return encodings
 
     def _goes_on(self, text: Row, encoding) -> bool:
         """Whether a text has more tokens than these; some versions of the library leave `overflowing` empty where it has."""
-        return bool(encoding.overflowing) or len(self.uncut.encode_batch([text])[0].ids) > len(encoding.ids)
+        return bool(encoding.overflowing) or len(self.uncut.encode_batch_fast([text])[0]) > len(encoding)
 
     def encode(self, texts: Sequence[Row]) -> dict[str, np.ndarray]:
         """Texts -> input_ids, attention_mask: int64 (B, N), padded to the longest; of pairs token_type_ids where the model knows these."""
@@ -78,15 +86,13 @@ class Classifier:
         return [encoding.tokens for encoding in self.tokenizer.encode_batch(texts)]
 
     def _pad(self, encodings: list) -> dict[str, np.ndarray]:
-        longest = max(len(encoding.ids) for encoding in encodings)
-        input_ids = np.full((len(encodings), longest), self.pad_token_id, dtype=np.int64)
-        attention_mask, types = np.zeros_like(input_ids), np.zeros_like(input_ids)
-        for row, encoding in enumerate(encodings):
-            input_ids[row, :len(encoding.ids)] = encoding.ids
-            attention_mask[row, :len(encoding.ids)] = 1
-            if self.knows_types:
-                types[row, :len(encoding.ids)] = encoding.type_ids
-        return {"input_ids": input_ids, "attention_mask": attention_mask} | ({TYPES: types} if types.any() else {})
+        tokens = np.array([len(encoding) for encoding in encodings])  # (B,)
+        longest = int(tokens.max())
+        batch = {"input_ids": _filled_up([encoding.ids for encoding in encodings], longest, self.pad_token_id),
+                 "attention_mask": (np.arange(longest) < tokens[:, None]).astype(np.int64)}
+        if self.knows_types and (types := _filled_up([encoding.type_ids for encoding in encodings], longest, 0)).any():
+            batch[TYPES] = types
+        return batch
 
     def logits(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """input_ids, attention_mask (B, N) -> float32 (B, K)."""
@@ -102,7 +108,7 @@ class Classifier:
         Raises UserError where one isn't finite.
         """
         encodings = self._encodings(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
+        order = sorted(range(len(texts)), key=lambda i: len(encodings[i]))
         answers = np.empty((len(texts), len(self.label_names)), dtype=np.float32)
         groups = [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
         found = self.all_logits([self._pad([encodings[i] for i in rows]) for rows in groups])
@@ -133,6 +139,16 @@ class Classifier:
     def all_logits(self, batches: list[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """The `logits` of each batch, in their order."""
         return map(self.logits, batches)
+
+
+def _filled_up(rows: list[list[int]], longest: int, value: int) -> np.ndarray:
+    """Rows of at most `longest` numbers as one int64 array, filled up with `value`."""
+    if all(len(row) == longest for row in rows):
+        return np.array(rows, dtype=np.int64)
+    filled = np.full((len(rows), longest), value, dtype=np.int64)
+    for row, numbers in zip(filled, rows, strict=True):
+        row[:len(numbers)] = numbers
+    return filled
 
 
 class TorchClassifier(Classifier):

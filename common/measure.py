@@ -170,12 +170,12 @@ def size(checkpoint: checkpoints.Checkpoint) -> dict:
 
 # --- latency
 
-def timed_ms(job: Callable[[], object], cuda: bool) -> float:
-    """Milliseconds that `job` takes; on CUDA between two events, after a synchronise."""
+def timed_ms(job: Callable[[], object], cuda: bool, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Milliseconds that `job` takes by a clock of seconds; on CUDA between two events, after a synchronise."""
     if not cuda:
-        start = time.perf_counter()
+        start = clock()
         job()
-        return (time.perf_counter() - start) * 1e3
+        return (clock() - start) * 1e3
     import torch
 
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -194,7 +194,8 @@ def to_time(texts: Sequence[Row], n: int) -> list[Row]:
     return random.Random(0).sample(chosen, len(chosen))
 
 
-def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], bar=None) -> dict:
+def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], bar=None,
+               clock: Callable[[], float] = time.perf_counter) -> dict:
     """The one latency protocol: {model: jobs} -> {model: (jobs,) milliseconds, each the median of `repeats`}.
 
     Models take turns every few jobs, in shuffled order, so a drift of the machine hits all alike. Each turn begins with a rest, in
@@ -218,13 +219,13 @@ def take_turns(jobs: dict[str, list[Callable]], repeats: int, cuda: set[str], ba
                     time.sleep(REST_S)
                     jobs[name][start]()
                     for i in turn:
-                        times[name][repeat, i] = timed_ms(jobs[name][i], name in cuda)
+                        times[name][repeat, i] = timed_ms(jobs[name][i], name in cuda, clock)
                 if bar is not None:
                     bar.update(len(turn))
     return {name: np.median(t, axis=0) for name, t in times.items()}
 
 
-def latency(classifiers: dict, texts: list[Row], repeats: int) -> dict[str, dict]:
+def latency(classifiers: dict, texts: list[Row], repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, dict]:
     """{model: {latency_ms: {"1": {p50, p90}, "32": {p50, p90}}, text_to_label_ms}} for {model: Classifier} on sentences (S,).
 
     p50 and p90 are over sentences or batches, each the median of `repeats`. Batches of 32 come as the sentences do, padded
@@ -243,11 +244,11 @@ def latency(classifiers: dict, texts: list[Row], repeats: int) -> dict[str, dict
         for batch_size, batches in groups.items():
             encoded = {name: [c.encode(batch) for batch in batches] for name, c in classifiers.items()}
             jobs = {name: [lambda c=c, b=b: c.logits(b) for b in encoded[name]] for name, c in classifiers.items()}
-            for name, ms in take_turns(jobs, repeats, cuda, bar).items():
+            for name, ms in take_turns(jobs, repeats, cuda, bar, clock).items():
                 p50, p90 = np.percentile(ms, [50, 90])
                 results[name]["latency_ms"][batch_size] = {"p50": round(float(p50), 4), "p90": round(float(p90), 4)}
         jobs = {name: [lambda c=c, t=text: c.logits(c.encode([t])).argmax(-1) for text in texts] for name, c in classifiers.items()}
-        for name, ms in take_turns(jobs, repeats, cuda, bar).items():
+        for name, ms in take_turns(jobs, repeats, cuda, bar, clock).items():
             results[name]["text_to_label_ms"] = round(float(np.median(ms)), 4)
     return results
 

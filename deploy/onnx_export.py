@@ -1,6 +1,6 @@
 """A classifier as one ONNX file, in 32 bits. Files are read and written by the caller.
 
-Shapes: B batch, N tokens, K classes, T real tokens of all sentences, D width, H heads of width d.
+Shapes: B batch, N tokens, K classes.
 """
 
 import logging
@@ -16,11 +16,12 @@ from transformers import DistilBertConfig
 
 from common.architectures import families
 from common.texts import lengths
-from compact.modeling_compact import CompactConfig, CompactForSequenceClassification, EmptyAttention
+from compact.modeling_compact import CompactConfig, CompactForSequenceClassification
 from compact.modeling_conv import ConvConfig, ConvForSequenceClassification
+from deploy import onnx_compact
+from deploy.onnx_compact import ATTENTION
 
 TOLERANCE = 1e-4  # largest difference of a logit between torch and the exported file
-ATTENTION = 23  # the first opset that has Attention
 OLDEST_RUNTIME = {20: "1.17.0", ATTENTION: "1.23.0"}  # the oldest onnxruntime that opens a file of each opset, and answers alike: as tried
 FORMAT = 9  # of files of opset 20, the IR version of its year: the exporter writes 10, which no runtime before 1.18 opens
 
@@ -53,64 +54,6 @@ class _Conv(torch.nn.Module):
         return self.model.logits(input_ids, attention_mask)
 
 
-class _Compact(torch.nn.Module):
-    """(input_ids, attention_mask, token_type_ids or not) -> logits of a compact model in full precision, in as few operators as there are.
-
-    Launching them is much of what a small model's answer takes: maps that read the same tokens become one, `joined`, and attention
-    is ONNX's own operator where the opset has it.
-    """
-
-    def __init__(self, model, opset: int):
-        super().__init__()
-        blocks = [layer.attention for layer in model.layers() if not isinstance(layer.attention, EmptyAttention)]
-        for attention in blocks:
-            first_only = attention is blocks[-1]
-            attention.joined = _side_by_side([attention.k_lin, attention.v_lin] if first_only
-                                             else [attention.q_lin, attention.k_lin, attention.v_lin])
-        model.attend = self.attend
-        self.mix = _mixed_by_one_operator if opset >= ATTENTION else _mixed_by_operators
-        if opset >= ATTENTION:
-            model.attended_to = lambda real, _: real[:, None, None]
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
-        return self.model.logits(input_ids, attention_mask, token_type_ids)
-
-    def attend(self, attention, x: torch.Tensor, token: torch.Tensor, place: torch.Tensor, attended_to: torch.Tensor,
-               first_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the compact model's own `attend` gives."""
-        if isinstance(attention, EmptyAttention):
-            return attention(x)[0], x
-        asking = x.index_select(0, place[:, 0]) if first_only else x
-        *query, key, value = torch.nn.functional.embedding(place, attention.joined(x)).split(attention.q_lin.out_features, dim=-1)
-        query = attention.q_lin(asking)[:, None] if first_only else query[0]  # (B, 1 or N, H·d); key and value (B, N, H·d)
-        mixed = self.mix(attention, query, key, value, attended_to).flatten(0, 1)
-        return attention.out_lin(mixed if first_only else mixed.index_select(0, token)), asking
-
-
-def _mixed_by_one_operator(attention, query, key, value, real: torch.Tensor) -> torch.Tensor:
-    """Attention of n queries to the real tokens (B, 1, 1, N): (B, n, H·d) of query (B, n, H·d), key and value (B, N, H·d)."""
-    rows = real if query.shape[1] == 1 else real.expand(-1, -1, key.shape[1], -1)  # the runtime asks for one row a query
-    return torch.onnx.ops.attention(query, key, value, rows, q_num_heads=attention.n_heads, kv_num_heads=attention.n_heads,
-                                    scale=attention.scaling)[0]
-
-
-def _mixed_by_operators(attention, query, key, value, added: torch.Tensor) -> torch.Tensor:
-    """The same by plain operators, of what is added to the scores (B, 1, 1, N)."""
-    query, key, value = (part.unflatten(-1, (attention.n_heads, -1)).transpose(1, 2) for part in (query, key, value))
-    weights = (torch.matmul(query * attention.scaling, key.transpose(2, 3)) + added).softmax(-1)  # (B, H, n, N)
-    return torch.matmul(weights, value).transpose(1, 2).flatten(2)
-
-
-@torch.no_grad()
-def _side_by_side(maps: list[torch.nn.Linear]) -> torch.nn.Linear:
-    """One linear map whose outputs are those of all, one behind the other."""
-    joined = torch.nn.Linear(maps[0].in_features, sum(part.out_features for part in maps))
-    joined.weight.copy_(torch.cat([part.weight for part in maps]))
-    joined.bias.copy_(torch.cat([part.bias for part in maps]))
-    return joined
-
-
 def export(model, opset: int = ATTENTION, pairs: bool = False) -> onnx.ModelProto:
     """A torch classifier as an ONNX model with dynamic B and N: input_ids, attention_mask int64 (B, N) -> logits float32 (B, K).
 
@@ -122,7 +65,7 @@ def export(model, opset: int = ATTENTION, pairs: bool = False) -> onnx.ModelProt
     compact, conv = isinstance(model, CompactForSequenceClassification), isinstance(model, ConvForSequenceClassification)
     model = (model.full_precision_twin() if compact else model).float().cpu().eval()
     opset = opset if compact else min(OLDEST_RUNTIME)
-    logits = _Compact(model, opset) if compact else _Conv(model) if conv else _Stock(model)
+    logits = onnx_compact.Compact(model, opset) if compact else _Conv(model) if conv else _Stock(model)
     # Two sentences of unequal length: an axis of size one would be taken for a constant.
     inputs = {"input_ids": torch.full((2, 9), 5), "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3])}
     if model.config.type_vocab_size if compact else pairs and not conv and families.knows_types(model.config):

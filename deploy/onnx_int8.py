@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from common import inference
 from compact import nf4
-from deploy import onnx_export
+from deploy import onnx_export, onnx_tables
 
 RUNTIMES_OWN = "com.microsoft"  # the domain of onnxruntime's own operators
 WEIGHT_LEVELS = 64  # of linear maps, on either side of zero
@@ -89,8 +89,8 @@ def quantise(model: onnx.ModelProto, batches: list[dict[str, np.ndarray]], table
                       helper.make_node("Gemm", [f"{read}_rounded", f"{out}_rounded", f"{out}_bias"], [out])]
         else:
             nodes.append(helper.make_node("MatMul", [f"{read}_rounded", f"{out}_rounded"], [out]))
-    _replace(quantised, nodes, constants)
-    _quantise_tables(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits, map_bits)
+    onnx_tables.replace(quantised, nodes, constants)
+    onnx_tables.quantise(quantised, {name: weight for name, weight in weights.items() if weight.ndim == 2}, table_bits, map_bits)
     onnx.checker.check_model(quantised)
     return quantised
 
@@ -103,18 +103,6 @@ def _is_inner_map(node: onnx.NodeProto, weights: dict[str, np.ndarray], model: o
         return False
     transposed = any(a.name == "transB" and a.i for a in node.attribute)
     return node.op_type == "MatMul" or (node.op_type == "Gemm" and transposed)
-
-
-def _replace(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
-    """Gives the graph these nodes, adds the constants, and drops those that no node reads any more."""
-    graph = model.graph
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # the graph's own vanish with the list
-    read = {name for node in nodes for name in node.input}
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read - constants.keys()]
-    del graph.node[:]
-    del graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept + [numpy_helper.from_array(value, name) for name, value in constants.items()])
 
 
 class _Seen(NamedTuple):
@@ -203,69 +191,6 @@ def _weight_codes(weight: np.ndarray, least: np.ndarray | float = 0.0) -> tuple[
     return np.clip(np.rint(weight / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8), scales
 
 
-def _quantise_tables(model: onnx.ModelProto, tables: dict[str, np.ndarray], bits: int, map_bits: int) -> None:
-    """Embedding tables in 8 or 4 bits: the node that looks rows up in one of `tables` (V, D) gives way to nodes that unpack it.
-
-    A factorised table and its map are unpacked, and multiplied, when the file is opened.
-    """
-    nodes: list[onnx.NodeProto] = []
-    constants: dict[str, np.ndarray] = {}
-    for node in model.graph.node:
-        if node.op_type == "Gemm" and node.input[0] in tables:
-            for i, kept_in in enumerate((bits, map_bits)):
-                unpacked, needed, node.input[i] = _opened(node.input[i], tables[node.input[i]], kept_in)
-                nodes += unpacked
-                constants |= needed
-        if node.op_type != "Gather" or node.input[0] not in tables:
-            nodes.append(node)
-            continue
-        unpacked, needed = (_rows_of_8_bits if bits == 8 else _table_of_4_bits)(node, tables[node.input[0]])
-        nodes += unpacked
-        constants |= needed
-    _replace(model, nodes, constants)
-
-
-def _rows_of_8_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Gather(table) as Cast(Gather(codes)) · Gather(scales), one scale a row.
-
-    Written out rather than left to the quantiser, which would give the whole table one scale and dequantise it in every call.
-    """
-    name, ids, rows = node.input[0], node.input[1], node.output[0]
-    codes, scales = _row_codes(table)
-    constants = {f"{name}_codes": codes, f"{name}_scales": scales}
-    return [helper.make_node("Gather", [f"{name}_codes", ids], [f"{rows}_codes"], axis=0),
-            helper.make_node("Cast", [f"{rows}_codes"], [f"{rows}_float"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}_scales", ids], [f"{rows}_scale"], axis=0),
-            helper.make_node("Mul", [f"{rows}_float", f"{rows}_scale"], [rows])], constants
-
-
-def _row_codes(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(V, D) -> int8 codes (V, D) and scales float32 (V, 1)."""
-    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / 127, 1e-30).astype(np.float32)
-    return np.rint(table / scales).astype(np.int8), scales
-
-
-def _table_of_4_bits(node: onnx.NodeProto, table: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Gather(table) from a table on the NF4 grid, as `compact.nf4` packs it: the file holds codes and scales.
-
-    The nodes that unpack them depend on no input, so a runtime folds them into one table of floats when it opens the file
-    (onnxruntime does): small on disk, and as fast as full precision from the first sentence on.
-    """
-    name, ids, rows = node.input[0], node.input[1], node.output[0]
-    nodes, constants, dense = _opened(name, table, 4)
-    return [*nodes, helper.make_node("Gather", [dense, ids], [rows], axis=0)], constants
-
-
-def _opened(name: str, weight: np.ndarray, bits: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]:
-    """(nodes, their constants, what they make): a float32 weight (rows, columns) kept in int8, a scale for each row, or on the NF4 grid."""
-    if bits == 4:
-        return _unpacking(name, nf4.pack(torch.from_numpy(weight.copy())), weight.shape)
-    codes, scales = _row_codes(weight)
-    nodes = [helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], to=TensorProto.FLOAT),
-             helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [f"{name}_opened"])]
-    return nodes, {f"{name}_codes": codes, f"{name}_scales": scales}, f"{name}_opened"
-
-
 def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int, int],
                      smoothing: np.ndarray) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     """The int8 codes of a linear map, made of a weight on the NF4 grid as `_weight_codes` makes them; its scales are there already.
@@ -273,7 +198,7 @@ def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int,
     As with a table: nothing of it depends on an input, so it is done once, when the file is opened.
     """
     out = node.output[0]
-    nodes, constants, dense = _unpacking(f"{out}_nf4", packed, shape)
+    nodes, constants, dense = onnx_tables.unpacking(f"{out}_nf4", packed, shape)
     if node.op_type == "Gemm":  # its weight is (out, in)
         nodes.append(helper.make_node("Transpose", [dense], [f"{out}_columns"], perm=[1, 0]))
         dense = f"{out}_columns"
@@ -283,35 +208,3 @@ def _codes_of_4_bits(node: onnx.NodeProto, packed: nf4.Packed, shape: tuple[int,
               helper.make_node("Round", [f"{out}_levels"], [f"{out}_round"]),
               helper.make_node("Cast", [f"{out}_round"], [f"{out}_codes"], to=TensorProto.INT8)]
     return nodes, constants
-
-
-def _unpacking(name: str, packed: nf4.Packed, shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]:
-    """(nodes, their constants, what they make): a float32 weight of `shape` of its codes and scales, as `compact.nf4.unpack` does it."""
-    cpu, weights = torch.device("cpu"), int(np.prod(shape))
-    blocks = packed.scale_codes.numel()
-    constants = {f"{name}_{part}": value.numpy() for part, value in packed._asdict().items()}
-    constants[f"{name}_codes"] = np.pad(packed.codes.numpy(), (0, blocks * nf4.BLOCK // 2 - packed.codes.numel()))  # to whole blocks
-    constants |= {f"{name}_shape": np.array(shape), f"{name}_short": np.array([0, -blocks % nf4.SCALE_BLOCK]),
-                  f"{name}_end": np.array([blocks]), f"{name}_weights": np.array([weights])}
-    constants |= {"nf4_byte_levels": nf4.byte_levels(cpu).numpy(), "nf4_scale_levels": nf4.scale_levels(cpu).numpy(),
-                  "nf4_by_block": np.array([-1, nf4.BLOCK]), "nf4_by_scale_block": np.array([-1, nf4.SCALE_BLOCK]),
-                  "nf4_column": np.array([-1, 1]), "nf4_flat": np.array([-1]), "nf4_start": np.array([0])}  # of all weights alike
-    made = 0
-
-    def node_of(op: str, *inputs: str, **attributes) -> str:
-        nonlocal made
-        made += 1
-        named = [i if i.startswith("nf4_") else f"{name}_{i}" for i in inputs]
-        nodes.append(helper.make_node(op, named, [f"{name}_{made}"], **attributes))
-        return str(made)
-
-    nodes: list[onnx.NodeProto] = []
-    codes = node_of("Cast", "codes", to=TensorProto.INT32)
-    values = node_of("Reshape", node_of("Gather", "nf4_byte_levels", codes), "nf4_by_block")  # (blocks, 64)
-    scale_codes = node_of("Cast", "scale_codes", to=TensorProto.INT32)
-    scales = node_of("Reshape", node_of("Pad", node_of("Gather", "nf4_scale_levels", scale_codes), "short"), "nf4_by_scale_block")
-    scales = node_of("Add", node_of("Mul", scales, node_of("Reshape", "scale_scales", "nf4_column")), "scale_offset")
-    scales = node_of("Slice", node_of("Reshape", scales, "nf4_flat"), "nf4_start", "end")
-    flat = node_of("Reshape", node_of("Mul", values, node_of("Reshape", scales, "nf4_column")), "nf4_flat")
-    dense = node_of("Reshape", node_of("Slice", flat, "nf4_start", "weights"), "shape")
-    return nodes, constants, f"{name}_{dense}"

@@ -139,7 +139,7 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
     from onnx import TensorProto, helper, numpy_helper
 
     from compact import nf4
-    from deploy import onnx_int8
+    from deploy import onnx_tables
 
     table = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["rows"])], "g",
@@ -148,7 +148,7 @@ def test_table_of_4_bits_is_the_nf4_one(shape):
                               [numpy_helper.from_array(table.numpy(), "table")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     whole = len(model.SerializeToString())
-    onnx_int8._quantise_tables(model, {"table": table.numpy()}, 4, 8)
+    onnx_tables.quantise(model, {"table": table.numpy()}, 4, 8)
     onnx.checker.check_model(model)
     ids = np.array([0, shape[0] - 1, 3])
     rows = onnxruntime.InferenceSession(model.SerializeToString()).run(["rows"], {"ids": ids})[0]
