@@ -129,7 +129,7 @@ OPEN = """
 import sys, torch, transformers
 folder = sys.argv[1]
 model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 assert "compact" not in sys.modules
 with torch.no_grad():
     print(*model(**tokenizer(["a rather lovely film"], return_tensors="pt")).logits[0].tolist())
