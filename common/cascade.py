@@ -34,8 +34,11 @@ class Cascade:
                  "with --force)")
 
     def answers(self, rows: Sequence[Row], batch_size: int = 32, all_scores: bool = False) -> list[dict]:
-        """Of each row what `Task.said` says; with `all_scores` "scores" too; with a level "mark": "", UNSURE or TEACHER."""
-        full = [row for row in rows if not empty(row)]
+        """Of each row what `Task.said` says; with `all_scores` "scores" too; with a level "mark": "", UNSURE or TEACHER.
+
+        Blanks around a text are none of it, as in training.
+        """
+        full = [row.strip() if isinstance(row, str) else (row[0].strip(), row[1].strip()) for row in rows if not empty(row)]
         logits = self.classifier.classify(full, batch_size)
         found = [self._said(self.classifier, own, all_scores) for own in logits]
         if self.sure is not None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -169,11 +170,17 @@ def test_columns_are_named_for_a_table_alone(tmp_path):
 def test_blanks_around_a_text_are_none_of_it_as_in_training():
     nothing = "\u200b \u200e"
     table = tables.Table("t", "csv", ["text", "second"], [[f"  {GOOD}\t", nothing], [f"\n{BAD} ", BAD]], [2, 3])
-    assert list(inputs.of_table(table, Wanted("text"), False, 9)) == [[GOOD, nothing]]
-    assert list(inputs.of_table(table, Wanted("text", "second"), True, 9)) == [[(GOOD, BAD), ""]]
+    assert list(inputs.of_table(table, Wanted("text"), False, 9)) == [[f"  {GOOD}\t", nothing]], "shown as they stand"
+    assert list(inputs.of_table(table, Wanted("text", "second"), True, 9)) == [[(f"  {GOOD}\t", f"\n{BAD} "), ""]]
     lines = [[f"  {GOOD} \r\n".encode(), f"{nothing}\n".encode()]]
-    assert list(inputs.of_lines(lines, "t", pairs=False)) == [[GOOD, nothing]]
-    assert list(inputs.of_lines([[f" {GOOD} \t {BAD}\n".encode(), lines[0][1]]], "t", pairs=True)) == [[(GOOD, BAD), ""]]
+    (rows,) = inputs.of_lines(lines, "t", pairs=False)
+    assert rows == [f"  {GOOD} ", nothing]
+    assert list(inputs.of_lines([[f" {GOOD} \t {BAD}\n".encode(), lines[0][1]]], "t", pairs=True)) == [[(f" {GOOD} ", f" {BAD}"), ""]]
+    read, task = [], tasks.SingleLabel(("bad", "good"))
+    model = SimpleNamespace(task=task, checkpoint=SimpleNamespace(path="m"), calibrated=lambda logits: (logits, None),
+                            classify=lambda texts, size: read.extend(texts) or np.zeros((len(texts), 2)))
+    answers = cascade.Cascade(model).answers([*rows, (f" {GOOD} ", f"{BAD}\t")])
+    assert read == [GOOD, (GOOD, BAD)] and [answer["label"] for answer in answers] == ["bad", "", "bad"]
     with pytest.raises(UserError, match="t:1: this model reads pairs"):
         list(inputs.of_lines([[f"{GOOD}\t{nothing}".encode()]], "t", pairs=True))
     assert cascade.empty(nothing) and cascade.empty("") and not cascade.empty(GOOD) and not cascade.empty((GOOD, BAD))

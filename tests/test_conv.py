@@ -104,8 +104,8 @@ def test_the_stages_make_export_and_measure_it(conv):
     assert made["distilled_onnx", "conv"][1]["metrics"]["fp32_largest_difference"] <= onnx_export.TOLERANCE
     rows = rows_of(conv)
     assert {"teacher", "distilled@conv", "distilled_onnx@conv", "distilled_onnx_int8@conv"} <= set(rows)
-    teacher, small = rows["teacher"], rows["distilled_onnx_int8@conv"]
-    assert small["label"] == "Distilled, ONNX int8 (conv)" and small["gmacs_16"] < teacher["gmacs_16"]
+    small = rows["distilled_onnx_int8@conv"]
+    assert small["label"] == "Distilled, ONNX int8 (conv)" and 0 < small["gmacs_16"] < 1
     assert small["structure"] is None and "compact_conv" in rows["distilled@conv"]["notes"]["structure"]
     assert json.loads((conv.run_dir / "final_report.json").read_text())["baseline"] == "teacher"
     assert len(opening.load_tokenizer(source)) == manifest_vocab(source) <= len(opening.load_tokenizer(conv.checkpoint("teacher")))
@@ -134,7 +134,7 @@ assert "compact" not in sys.modules
 with torch.no_grad():
     print(*model(**tokenizer(["a rather lovely film"], return_tensors="pt")).logits[0].tolist())
 pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None)
-assert {one["label"] for one in pipe("a rather lovely film")} == {"negative", "positive"}
+assert {one["label"] for one in pipe(["a rather lovely film"])[0]} == {"negative", "positive"}
 """
 
 

@@ -18,6 +18,7 @@ from scripts import REPOSITORY, load_script, manifests
 
 from common import checkpoints, data
 from common.cli import UserError
+from common.texts import tsv
 from report import files, tables
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
@@ -140,4 +141,5 @@ def test_texts_to_label(answers, lines, rng, spoil):
             text.decode()
     else:
         assert len(found) == len(text.split(b"\n")) - (text == b"" or text.endswith(b"\n"))
-        assert all(row["label"] in ("negative", "positive") and np.isfinite(row["probability"]) for row in found if row["text"].strip())
+        assert all(row["label"] in ("negative", "positive") and np.isfinite(row["probability"]) for row in found
+                   if tsv.visible(row["text"]))

@@ -76,10 +76,15 @@ def test_a_text_of_ten_megabytes_is_cut_and_said_once(onnx, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["nul \0 byte", "\u202eright to left \u05e9\u05dc\u05d5\u05dd", "\U0001f600 film \U0001f44d\U0001f3fd",
-                                  "\u200b", "a\u0301 combining", "\x07 bell"])
+                                  "a\u0301 combining", "\x07 bell"])
 def test_any_text_is_answered_in_its_line(onnx, text):
     answers = columns(run_script("predict.py", "--checkpoint", onnx, stdin=f"before\n{text}\nafter\n").stdout)
     assert [row[2] for row in answers] == ["before", text, "after"] and answers[1][0] in ("negative", "positive")
+
+
+def test_a_line_that_shows_nothing_has_an_empty_label(onnx):
+    answers = columns(run_script("predict.py", "--checkpoint", onnx, stdin="before\n\u200b\n  after \n").stdout)
+    assert [row[2] for row in answers] == ["before", "\u200b", "  after "] and answers[1][0] == "" and answers[2][0] != ""
 
 
 def test_closed_pipe_ends_quietly(onnx):

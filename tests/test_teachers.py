@@ -145,7 +145,8 @@ def test_a_student_is_planned_in_place_of_what_cannot_be_pruned(modernbert, bert
     assert (student.layers, student.alpha, student.hidden_weight, student.epochs) == ("all", 1, 0, 1)
     steps = planned(*own[:4], "--within", 1)
     starts = [value(step, "--start") for step in steps if step.script == PRUNE]
-    assert [step.script for step in steps].count(STUDENT) == 1 and starts[0] == "student" and starts[1] == "flops.5"
+    assert [value(step, "--preset") for step in steps if step.script == STUDENT] == ["conv", "near"]
+    assert starts[0] == "student" and starts[1] == "flops.5"
     answers = planned("--soft-labels", sentences / "train.tsv", "--unlabelled", sentences / "dev.tsv", "--data", sentences, "--mb", 5)
     assert [step.script for step in answers] == ["download_model.py", LESSONS, STUDENT, PRUNE, EXPORT, REPORT]
     assert {f"--soft-labels={sentences / 'train.tsv'}", f"--unlabelled={sentences / 'dev.tsv'}"} <= set(answers[1].flags)

@@ -46,14 +46,14 @@ def table(file: str | None, wanted: Wanted) -> Table | None:
 
 
 def of_table(table: Table, wanted: Wanted, pairs: bool, most: int) -> Iterator[list[Row]]:
-    """The texts, or pairs, of a table without blanks around them, in its order, up to `most` at once; which columns they stand in is said.
-    Raises UserError where that can't be known.
+    """The texts, or pairs, of a table, in its order, up to `most` at once; which columns they stand in is said. Raises UserError where
+    that can't be known.
     """
     for name in wanted.names:
         table.column(name)
     text, pair = columns.of_texts(table, wanted, pairs)
     warn(f"{table.path}: labelled by {columns.called(text)}" + (f" and {columns.called(pair)}" if pair else ""))
-    texts = [["" if cell is None else str(cell).strip() for cell in table.column(name)] for name in (text, pair) if name]
+    texts = [["" if cell is None else str(cell) for cell in table.column(name)] for name in (text, pair) if name]
     found: list[Row] = [(one, other) if tsv.visible(one) and tsv.visible(other) else "" for one, other in zip(*texts, strict=True)] \
         if pair else list(texts[0])
     for start in range(0, len(found), most):
@@ -93,8 +93,7 @@ def _found(file: str) -> Iterator[None]:
 
 
 def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool = True) -> Iterator[list[Row]]:
-    """Chunks of lines as rows without blanks around their texts, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like
-    something else than a text a line.
+    """Chunks of lines as rows, of `pairs` TEXT<TAB>TEXT; with `hints` a word about what looks like something else than a text a line.
 
     Raises UserError with name and line where one isn't UTF-8, isn't a pair or can't be read.
     """
@@ -108,7 +107,7 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
                 for hint in [hint for hint, fits in left.items() if fits(text, number)]:
                     warn(f"{name}:{number}: {hint}")
                     del left[hint]
-                found.append(_pair(text, f"{name}:{number}") if pairs else text.strip())
+                found.append(_pair(text, f"{name}:{number}") if pairs else text)
             yield found
     except UnicodeDecodeError:
         raise UserError(f"{name}:{number}: bytes that aren't UTF-8: save the text as UTF-8") from None
@@ -119,7 +118,7 @@ def of_lines(lines: Iterable[list[bytes]], name: str, pairs: bool, hints: bool =
 def _pair(text: str, where: str) -> Row:
     if not tsv.visible(text):
         return ""
-    both = [part.strip() for part in text.split("\t")]
+    both = text.split("\t")
     if len(both) != 2 or not all(map(tsv.visible, both)):
         raise UserError(f"{where}: this model reads pairs of texts: give TEXT<TAB>TEXT, one tab between them")
     return both[0], both[1]
