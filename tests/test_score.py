@@ -300,17 +300,21 @@ def test_killed_and_started_again_it_makes_the_missing_files_only(many, tmp_path
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
+def sharded(models, folder, rows: int, size: int):
+    """The job and the tasks of so many sentences, a file of answers for each `size` of them."""
+    write_csv(folder / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:rows])])
+    return plan(folder / "a.csv", folder / "out", models["single_label"], size)
+
+
 def test_a_shard_that_kills_its_process_ends_the_run_with_its_name(models, tmp_path, monkeypatch):
-    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:20])])
-    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    job, tasks = sharded(models, tmp_path, 20, 10)
     monkeypatch.setattr(engines, "_score", killed)
     with pytest.raises(UserError, match=r"a\.csv: the process that was at shard \d died 3 times"):
         list(engines.local(job, tasks, 1))
 
 
 def test_who_is_to_blame_is_who_was_at_work(models, tmp_path, monkeypatch):
-    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
-    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    job, tasks = sharded(models, tmp_path, 40, 10)
     monkeypatch.setattr(engines, "_score", killed_at_the_second)
     monkeypatch.setattr(engines.cores, "usable", lambda: 2)
     with pytest.raises(UserError, match=r"shard 1 died 3 times, the last time alone"):
@@ -318,16 +322,14 @@ def test_who_is_to_blame_is_who_was_at_work(models, tmp_path, monkeypatch):
 
 
 def test_each_process_has_a_shard_before_any_has_two(models, tmp_path, monkeypatch):
-    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
-    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 20)
+    job, tasks = sharded(models, tmp_path, 40, 20)
     monkeypatch.setattr(engines, "_score", by_whom)
     monkeypatch.setattr(engines.cores, "usable", lambda: 2)
     assert len({outcome.rows for outcome in engines.local(job, tasks, 1)}) == 2
 
 
 def test_a_process_that_dies_before_it_is_given_more_loses_nothing(models, tmp_path, monkeypatch):
-    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:60])])
-    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    job, tasks = sharded(models, tmp_path, 60, 10)
     monkeypatch.setattr(engines.cores, "usable", lambda: 1)
     given = []
 
@@ -346,8 +348,7 @@ def test_a_process_that_dies_before_it_is_given_more_loses_nothing(models, tmp_p
 
 
 def test_fewer_outcomes_than_shards_are_said(models, tmp_path, monkeypatch):
-    write_csv(tmp_path / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:40])])
-    job, tasks = plan(tmp_path / "a.csv", tmp_path / "out", models["single_label"], 10)
+    job, tasks = sharded(models, tmp_path, 40, 10)
     monkeypatch.setattr(engines, "local", lambda job, tasks, threads: map(scoring.Scorer(job, threads), tasks[1:]))
     with pytest.raises(UserError, match="1 of 4 files of answers weren't made"):
         list(engines.outcomes("local", job, tasks, 1))
