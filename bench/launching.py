@@ -24,7 +24,6 @@ from common.provenance import REPOSITORY
 
 CLOCKS = {"processor": time.thread_time, "wall": time.perf_counter}
 PROFILED = 128  # answers of each size that say what an operator takes
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")  # as Linux names what int8 products are made of
 
 
 def export(tree: Path, source: Path, variant: str, run_dir: Path, args) -> Path:
@@ -73,13 +72,6 @@ def by_operator(path: Path, batches: dict[str, list]) -> dict[str, dict]:
     return found
 
 
-def instructions() -> list[str]:
-    """Which of INSTRUCTIONS this processor has; none are named where the system doesn't say."""
-    said = Path("/proc/cpuinfo")
-    flags = next((line for line in said.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), "") if said.exists() else ""
-    return [name for name in INSTRUCTIONS if name in flags.split()]
-
-
 def main(args) -> None:
     from common import checkpoints, inference, measure
     from common.texts.splits import as_text
@@ -88,7 +80,7 @@ def main(args) -> None:
     corpus = finished.corpus(args)
     source = checkpoints.find(args.run_dir, "pruned", variant=args.variant)
     checkpoints.same_data(source, corpus.facts)
-    conditions = finished.conditions(corpus, threads) | {"isa": instructions(), "cores": cores.usable()}
+    conditions = finished.conditions(corpus, threads) | {"cores": cores.usable()}
     texts = measure.to_time(corpus.dev.texts, args.sentences)
     with tempfile.TemporaryDirectory() as work:
         before = Path(work) / "before"

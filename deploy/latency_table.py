@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import checkpoints, cli, distributed, facts, provenance
+from common import checkpoints, cli, cores, distributed, facts, provenance
 from common.texts.splits import Row
 
 HEADS, NEURONS = (0, 1, 2, 4, 8, 12, 16), (0, 8, 32, 128, 384, 768, 1536, 3072)  # kept by each of the layers that vary
@@ -24,8 +24,8 @@ METHOD = 8  # what is timed, and how: a table of another method isn't found
 
 
 def machine(threads: int) -> dict:
-    """What a table is good for: this processor, so many threads, this runtime."""
-    return {"cpu": provenance.cpu_name(), "threads": threads, "onnxruntime": provenance.versions()["onnxruntime"],
+    """What a table is good for: this processor, so many of its cores and threads, this runtime."""
+    return {"cpu": provenance.cpu_name(), "cores": cores.usable(), "threads": threads, "onnxruntime": provenance.versions()["onnxruntime"],
             "torch": provenance.versions()["torch"]}
 
 

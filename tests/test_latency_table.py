@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import tiny_compact
 
-from common import checkpoints, cli, inference, opening
+from common import checkpoints, cli, inference, opening, provenance
 from common.facts import sealed
 from compress import budget, costs
 from deploy import latency_table, onnx_export, onnx_int8
@@ -64,13 +64,24 @@ def test_it_is_measured_once(table):
     assert latency_table.of(tiny_compact().config, teacher, ["never read"], run_dir, threads=1) == measured
 
 
-@pytest.mark.parametrize("other", [{"cpu": "another"}, {"threads": 7}, {"onnxruntime": "0.1"}])
+@pytest.mark.parametrize("other", [{"cpu": "another"}, {"cores": 99}, {"threads": 7}, {"onnxruntime": "0.1"}])
 def test_a_table_from_another_machine_is_refused(table, tmp_path, other):
     measured, _ = table
     path = tmp_path / "table.json"
     path.write_text(json.dumps(sealed(measured | {"machine": measured["machine"] | other})))
     with pytest.raises(cli.UserError, match="another machine.*delete it"):
         latency_table.read(path, threads=1)
+
+
+def test_processors_of_one_name_differ_by_their_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    named = []
+    for flags in ("fpu avx avx2 fma", "fpu avx avx2 fma avx512f avx512_vnni"):
+        provenance.CPUINFO.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\nbugs\t:\n\n", encoding="utf-8")
+        named.append(provenance.cpu_name())
+    assert named == ["AMD EPYC (avx2)", "AMD EPYC (avx2, avx512f, avx512_vnni)"]
+    provenance.CPUINFO.unlink()
+    assert provenance.cpu_name()
 
 
 def test_a_damaged_table_is_refused(table, tmp_path):
