@@ -64,6 +64,7 @@ def main(args):
     from common.texts import lengths, unlabelled
     from common.texts.columns import Wanted
     from compress import augmentation, words
+    from deploy import onnx_teacher
     from training import lessons, precision, soft_labels
     from training.trainer import prepare
 
@@ -112,7 +113,8 @@ def main(args):
 
     # --- 3. the teacher answers, once
     if distributed.is_first():
-        logits = lessons.answers(teacher, shown.rows, args.max_length, stage.work("answers"), args.matmul_precision)
+        runtime = onnx_teacher.runtime(teacher) if args.matmul_precision == "highest" else None
+        logits = lessons.answers(teacher, shown.rows, args.max_length, stage.work("answers"), args.matmul_precision, runtime)
 
         # --- 4. save
         lessons.write(shown, logits, stage.dir)

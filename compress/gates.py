@@ -14,6 +14,7 @@ from torch import nn
 from compact.modeling_compact import INPUTS, EmptyFFN
 from compress import importance
 
+OBSERVED = 4  # of a batch every fourth sentence shows what the logits feel: random signs blur a sum over few as they do one over many
 MEMORY = 200  # batches that the running mean looks back on: as units close, the others' worth changes
 
 
@@ -140,15 +141,15 @@ class Gates:
 
         A student that begins as its teacher has no distillation loss, and so no gradient of it: what a gate's closing will cost is the
         loss's curvature, of which the Gauss-Newton part is a sentence's sum over classes of (∂logit/∂g)². One forward and one backward
-        pass, without dropout; no parameter's gradient changes. The signs follow from the seed and how many batches went before, so a
-        resumed run goes on with the same.
+        pass over every OBSERVED-th sentence, without dropout; no parameter's gradient changes. The signs follow from the seed and how many
+        batches went before, so a resumed run goes on with the same.
         """
         seen = max(int(gate.curvature_seen) for gate in self.blocks)
         generator = torch.Generator().manual_seed(1_000_000 * seed + seen)
         training = model.training
         model.eval()
         with torch.enable_grad():
-            logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits  # (B, K)
+            logits = model(**{name: batch[name][::OBSERVED] for name in INPUTS if name in batch}).logits  # (B / OBSERVED, K)
         model.train(training)
         asked = [gate for gate in self.blocks if len(gate.mask)]
         squares = importance.squared_gradients(logits, [gate.last[0] for gate in asked if gate.last is not None], generator)

@@ -16,6 +16,7 @@ from scripts import REPOSITORY, call_script, environment, load_script, manifests
 
 from common import checkpoints, cli, data, distillation, opening, tasks
 from compress import augmentation
+from deploy import onnx_teacher
 from training import lessons
 
 MAKE, DISTIL, PRUNE, ROUND_AND_TRAIN = "make_lessons.py", "6_distill_student.py", "8_pruning_with_finetuning.py", "10_qat_kd_4bit.py"
@@ -171,6 +172,20 @@ def test_killed_while_the_teacher_answers_and_started_again_gives_the_same_file(
     said = start(0).communicate(timeout=300)[0]
     files = [each.checkpoint("lessons") / lessons.FILE for each in (run, undisturbed)]
     assert files[0].read_bytes() == files[1].read_bytes(), said
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_onnxruntime_answers_as_torch_does(stages, tmp_path, monkeypatch, pairs):
+    """Texts of unequal length in several windows of batches; pairs whose tokens are of two types."""
+    teacher = checkpoints.find(stages.run_dir, "teacher")
+    texts = [" ".join(["a fine film", "dull"][i % 2] for _ in range(1 + i % 7)) for i in range(300)]
+    rows = list(zip(texts, reversed(texts), strict=True)) if pairs else texts
+    monkeypatch.setattr(onnx_teacher, "WINDOW", 2)
+    monkeypatch.setattr(lessons, "PART", 200)
+    runtime = onnx_teacher.runtime(teacher)
+    said = [lessons.answers(teacher, rows, 48, tmp_path / str(i), runtime=how) for i, how in enumerate((None, runtime)) if
+            not (tmp_path / str(i)).mkdir()]
+    assert abs(said[0] - said[1]).max() < 1e-4 < said[0].std()
 
 
 # --- which are found, and which refused

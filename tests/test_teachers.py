@@ -58,6 +58,7 @@ def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sente
     """Registered as it is, its classes in the data's order; alone or in a batch, by every way of asking."""
     import transformers
 
+    from deploy import onnx_teacher
     from training import lessons
 
     code, out, err = register(given(kind, tmp_path / "given", NAMES[::-1]), sentences, tmp_path / "run")
@@ -71,6 +72,7 @@ def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sente
     assert theirs.std(0).min() > 0.01, "logits that hardly differ show nothing"
     assert abs(inference.open_classifier(teacher.path).classify(texts) - theirs.numpy()).max() <= 1e-4
     assert abs(lessons.answers(teacher, texts, 64, tmp_path) - theirs.numpy()).max() <= 1e-4
+    assert onnx_teacher.runtime(teacher) is None, "torch answers: it has no compact twin"
     work, why = measure.work(teacher.path, 12)
     assert work["gflops_128" if kind in ("modernbert", "deberta-v2") else "gflops_mean"] > 0 and work["params"] == own.num_parameters()
     assert work["structure"] is None and f"a '{kind}'" in why["structure"]

@@ -5,8 +5,9 @@
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import compact
 from common import checkpoints, recipes
-from common.architectures import layout, model_files
+from common.architectures import layout
 from common.architectures.classifiers import load_config
 from common.checkpoints import Checkpoint
 from common.cli import UserError
-from common.data import TYPES, Collator, Split, inputs, tokenise
+from common.data import TYPES, Split, inputs, longest_first, tokenise
 from common.facts import sha256_json
 from common.opening import load_model, load_tokenizer
 from common.texts.splits import Row
@@ -29,6 +29,7 @@ from training import precision, soft_labels
 FILE = "lessons.parquet"
 BATCH = 128
 PART = 50_000  # texts that a kill costs at most
+Runtime = Callable[..., Iterator[tuple[list[int], np.ndarray]]]  # (tokenised texts, pad_token_id) -> (rows, their logits), until all are
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,13 @@ def write(sentences: Split, logits: np.ndarray, folder: Path) -> None:
 
 # --- asking the teacher
 
-def answers(teacher: Checkpoint, texts: list[Row], max_length: int, folder: Path, matmul_precision: str = "highest") -> np.ndarray:
+def answers(teacher: Checkpoint, texts: list[Row], max_length: int, folder: Path, matmul_precision: str = "highest",
+            runtime: Runtime | None = None) -> np.ndarray:
     """The teacher's logits (S, K) for `texts`, each cut at `max_length` tokens; it reads them in its own spelling.
 
-    Every PART texts they are kept in `folder`, where another try finds them. A file of answers is looked up. Raises UserError for a
-    precision that this processor has no units for, and where the teacher answers no numbers, or hasn't answered a text.
+    Every PART texts they are kept in `folder`, where another try finds them. `runtime` answers in torch's place. A file of answers is
+    looked up. Raises UserError for a precision that this processor has no units for, and where the teacher answers no numbers, or
+    hasn't answered a text.
     """
     precision.check(matmul_precision)
     if checkpoints.is_a_table(teacher.path):
@@ -140,8 +143,11 @@ def answers(teacher: Checkpoint, texts: list[Row], max_length: int, folder: Path
         if not file.is_file():
             shown = tokenise(tokenizer, Split.of(part, [0] * len(part)), max_length)
             logits = np.empty((len(part), load_config(teacher.path).num_labels), dtype=np.float32)
-            for rows, out in ask(teacher, shown, tokenizer.pad_token_id, matmul_precision):
-                logits[rows] = out.logits.float().cpu().numpy()
+            for rows, found in (runtime(shown, tokenizer.pad_token_id) if runtime else
+                                _in_torch(teacher, shown, tokenizer.pad_token_id, matmul_precision)):
+                if not np.isfinite(found).all():
+                    raise UserError(_broken(teacher))
+                logits[rows] = found
             _keep(file, logits)
         parts.append(np.load(file))
     return np.concatenate(parts)
@@ -157,6 +163,15 @@ def _keep(file: Path, logits: np.ndarray) -> None:
     os.replace(fresh, file)
 
 
+def _broken(teacher: Checkpoint) -> str:
+    return f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher"
+
+
+def _in_torch(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str) -> Iterator[tuple[list[int], np.ndarray]]:
+    for rows, out in ask(teacher, shown, pad_token_id, matmul_precision):
+        yield rows, out.logits.float().cpu().numpy()
+
+
 @torch.no_grad()
 def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hidden_states: bool = False) -> Iterator[tuple]:
     """Yields (rows of `shown`, the teacher's outputs on them), longest sentences first, until it has answered all.
@@ -168,27 +183,13 @@ def ask(teacher: Checkpoint, shown, pad_token_id: int, matmul_precision: str, hi
     if hidden_states:
         half = precision.kept_short(matmul_precision, device.type)
     else:
-        model = precision.shortened(matmul_precision, _quickest(model, TYPES in shown.column_names))
+        model = precision.shortened(matmul_precision, layout.quickest(model, TYPES in shown.column_names))
     model.to(device)
-    columns = {name: shown[name][:] for name in shown.column_names}  # a row at a time costs as long as the teacher takes on a GPU
-    order = sorted(range(len(shown)), key=lambda i: -len(columns["input_ids"][i]))
-    collate = Collator(pad_token_id)
+    batches = longest_first(shown, pad_token_id, BATCH)
     with precision.products(matmul_precision, model), half:
-        for start in tqdm(range(0, len(order), BATCH), desc="teacher", unit="batch"):
-            rows = order[start:start + BATCH]
-            batch = collate([{name: column[i] for name, column in columns.items()} for i in rows])
+        for rows, batch in tqdm(batches, desc="teacher", unit="batch", total=math.ceil(len(shown) / BATCH)):
             asked = {name: value.to(device) for name, value in inputs(batch, model.config).items()}
             out = model(**asked, output_hidden_states=hidden_states)
             if not torch.isfinite(out.logits).all():
-                raise UserError(f"{teacher.path} answers with NaN or infinite numbers: its weights are broken, give another teacher")
+                raise UserError(_broken(teacher))
             yield rows, out
-
-
-def _quickest(model, types: bool):
-    """A classifier with the same logits that computes no more than these need, where there is one: two thirds of the time.
-
-    `types` says whether texts come in pairs whose tokens are of two types.
-    """
-    if isinstance(model, compact.CompactForSequenceClassification) or model_files.not_prunable(model.config.to_dict()):
-        return model
-    return layout.compact_of_teacher(model, [model.config.id2label[i] for i in range(model.config.num_labels)], types).eval()

@@ -91,6 +91,16 @@ def compact_of_teacher(teacher, label_names: list[str], types: bool = False) -> 
     return student
 
 
+def quickest(model, types: bool):
+    """A classifier with the same logits that computes no more than these need, where there is one: two thirds of the time.
+
+    `types` says whether texts come in pairs whose tokens are of two types.
+    """
+    if isinstance(model, compact.CompactForSequenceClassification) or model_files.not_prunable(model.config.to_dict()):
+        return model
+    return compact_of_teacher(model, [model.config.id2label[i] for i in range(model.config.num_labels)], types).eval()
+
+
 def hidden_layers_to_match(student_config, teacher_config, hidden_weight: float) -> list[int] | None:
     """The teacher's layers whose hidden states a student learns; None where they don't count, or don't compare: its layers are others
     than those of the families, or the widths differ.
