@@ -11,6 +11,7 @@
 # make ship    the model in the box opened wherever others would, each in an environment of its own -> runs/ship.json (DATA_DIR=… of sentences)
 # make box     the best max of make presets as pretrained/sst2-max, which predict.py opens before any training (DATA_DIR=… as for it)
 # make chaos   stages killed at random moments, stopped by signals, files damaged, on tiny models, into runs/chaos.json
+# make docs    the tables of README.md and docs/, drawn anew from the reports in docs/results/
 # make shape   DistilBERT's own shape with random weights: size, FLOPs and latency, into runs/distilbert-shape/
 #
 # What is made, and how, stands in recipes.toml; `python shrink.py` makes any of it without make.
@@ -35,7 +36,7 @@ PRECISE := --matmul-precision $(MATMUL)
 SHRINK := $(PY) shrink.py $(if $(SOURCE),--source $(SOURCE)) $(if $(value DATA_DIR),--data=$(call quote,DATA_DIR)) \
   $(if $(value TEACHER),--teacher=$(call quote,TEACHER)) $(PRECISE)
 
-.PHONY: help fast full presets frontier bench ablation sets ship box test test-all test-long chaos shape
+.PHONY: help docs fast full presets frontier bench ablation sets ship box test test-all test-long chaos shape
 help:
 	@sed -n 's/^# \?//p' Makefile
 
@@ -85,6 +86,9 @@ runs/peers/%/.installed: bench/requirements-%.txt
 	$(call quote,PYTHON) -m venv runs/peers/$*
 	-runs/peers/$*/bin/python -m pip install --quiet $(if $(value TORCH_INDEX),--extra-index-url $(call quote,TORCH_INDEX)) -r $<  # else it is a row with its error
 	touch $@
+
+docs: .venv/.installed
+	$(PY) -m bench.pages
 
 shape: .venv/.installed
 	$(PY) -m bench.distilbert_shape --run-dir runs/distilbert-shape $(DATA)

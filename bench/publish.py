@@ -1,21 +1,17 @@
-"""Puts a run's report under docs/results/ with all that it takes to judge it, and refreshes README's table from there.
+"""Puts a run's report under docs/results/ with all that it takes to judge it; `make docs` then draws the pages that show it.
 
     python -m bench.publish . docs/results/sst2 --command "make full DATA_DIR=sst2"
-    python -m bench.publish                                       README's tables alone, from what stands in docs/results/
 
 Reads RUN_DIR/final_report.* and the manifests and training logs of its rows. Writes into the directory final_report.{json,md,html,png},
 stages.json (arguments, versions, seconds, memory of each row's stage), training_curves.{json,png} and a README.md that is
-drawn from these. Between `<!-- results:NAME -->` and `<!-- /results -->` README.md gets the table of docs/results/NAME/, between
-`<!-- presets:NAME -->` and `<!-- /presets -->` that of its presets.json.
+drawn from these.
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 
-from bench import presets
-from common import checkpoints, cli, provenance
+from common import checkpoints, cli
 from report import files, tables
 
 KEPT = ("stage", "variant", "created", "key", "args", "seed", "mode", "parents", "dataset", "versions", "code", "cpu", "gpu", "metrics",
@@ -94,46 +90,25 @@ def readme(final: dict, stages: dict[str, dict], command: str) -> str:
     ]) + "\n"
 
 
-def refresh(text: str) -> str:
-    """README's text with each marked block replaced by the table of its report."""
-    def block(found: re.Match) -> str:
-        final = files.read(provenance.REPOSITORY / "docs/results" / found[1] / "final_report.json")
-        table = f"{tables.table(final)}\n" if final else ""
-        return f"<!-- results:{found[1]} -->\n{table}<!-- /results -->"
-
-    def presets_block(found: re.Match) -> str:
-        path = provenance.REPOSITORY / "docs/results" / found[1] / "presets.json"
-        table = f"{presets.table(json.loads(path.read_text(encoding='utf-8')))}\n" if path.is_file() else ""
-        return f"<!-- presets:{found[1]} -->\n{table}<!-- /presets -->"
-
-    text = re.sub(r"<!-- results:(\w[\w-]*) -->\n.*?<!-- /results -->", block, text, flags=re.DOTALL)
-    return re.sub(r"<!-- presets:(\w[\w-]*) -->\n.*?<!-- /presets -->", presets_block, text, flags=re.DOTALL)
-
-
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("run_dir", type=Path, nargs="?", metavar="RUN_DIR", help="where final_report.json and models/ stand")
-    parser.add_argument("target", type=Path, nargs="?", metavar="DIR", help="docs/results/NAME")
-    parser.add_argument("--command", default=None, help="what a reader types to make the run again")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="where final_report.json and models/ stand")
+    parser.add_argument("target", type=Path, metavar="DIR", help="docs/results/NAME")
+    parser.add_argument("--command", required=True, help="what a reader types to make the run again")
     args = parser.parse_args()
-    if args.run_dir:
-        if not (args.target and args.command):
-            parser.error("RUN_DIR needs DIR and --command")
-        final = files.read(args.run_dir / "final_report.json")
-        if final is None:
-            parser.error(f"no report at {args.run_dir / 'final_report.json'}")
-        args.target.mkdir(parents=True, exist_ok=True)
-        for ending in ("json", "md", "html", "png"):
-            shutil.copyfile(args.run_dir / f"final_report.{ending}", args.target / f"final_report.{ending}")
-        stages, curves = stages_of(final, args.run_dir), curves_of(final, args.run_dir)
-        kept = {key: {name: manifest[name] for name in KEPT} for key, manifest in stages.items()}
-        (args.target / "stages.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if curves:
-            (args.target / "training_curves.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
-            draw_curves(curves, args.target / "training_curves.png")
-        (args.target / "README.md").write_text(readme(final, stages, args.command), encoding="utf-8")
-    page = provenance.REPOSITORY / "README.md"
-    page.write_text(refresh(page.read_text(encoding="utf-8")), encoding="utf-8")
+    final = files.read(args.run_dir / "final_report.json")
+    if final is None:
+        parser.error(f"no report at {args.run_dir / 'final_report.json'}")
+    args.target.mkdir(parents=True, exist_ok=True)
+    for ending in ("json", "md", "html", "png"):
+        shutil.copyfile(args.run_dir / f"final_report.{ending}", args.target / f"final_report.{ending}")
+    stages, curves = stages_of(final, args.run_dir), curves_of(final, args.run_dir)
+    kept = {key: {name: manifest[name] for name in KEPT} for key, manifest in stages.items()}
+    (args.target / "stages.json").write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if curves:
+        (args.target / "training_curves.json").write_text(json.dumps(curves) + "\n", encoding="utf-8")
+        draw_curves(curves, args.target / "training_curves.png")
+    (args.target / "README.md").write_text(readme(final, stages, args.command), encoding="utf-8")
 
 
 if __name__ == "__main__":

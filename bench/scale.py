@@ -1,20 +1,19 @@
 """Rows a second of score.py on millions of made-up sentences, and whether a cluster that loses a worker loses a row.
 
-    python -m bench.scale WORK docs/results/ship.json [--rows 10000000] [--page docs/SCALE.md]
+    python -m bench.scale WORK docs/results/ship.json [--rows 10000000]
 
 Sentences are words of the bundled model's own vocabulary, 3 to 36 of them (mean 19.5, as SST-2's dev has), in Parquet files of a million
 rows. Beside score.py (processes of this machine) stand predict.py and the teacher's shape in torch (the packaged encoder with a fresh head:
 speed doesn't depend on weights), on a sample of the same rows, and the machine's limit: the model's session alone, in a bare loop over
 batches that are tokenised and sorted already. `rows_per_s` is by the clock, the whole command with its start; `rows_per_core_s` and
 `share_of_limit` are by the processors' seconds, which other work on the machine moves less. Then two Ray nodes on loopback do the first
-rows once more, and a worker is killed on the way. The result is the key `score` of the JSON file; the page's table is drawn from it.
+rows once more, and a worker is killed on the way. The result is the key `score` of the JSON file; `make docs` draws the page from it.
 Hours on two cores.
 """
 
 import importlib.util
 import os
 import random
-import re
 import resource
 import shutil
 import subprocess
@@ -32,7 +31,6 @@ WORDS = (3, 36)
 BATCH = 32
 BILLION = 10**9
 MACHINES = ((1, 2), (1, 16), (10, 16), (100, 16))  # (how many, of how many cores) for which a billion is reckoned
-BLOCK = re.compile(r"(<!-- scale -->\n).*?(\n<!-- /scale -->)", flags=re.DOTALL)
 
 
 def sentences(count: int, seed: int) -> list[str]:
@@ -169,13 +167,8 @@ def table(score: dict) -> str:
     fate = f"Two Ray nodes, one worker killed: {killed['rows']:,} of {killed['asked']:,} rows answered, {killed['lost']:,} lost, " \
            f"{killed['double']:,} double." if killed["rows"] is not None else f"No cluster was tried: {killed['reason']}."
     own = f"{score['cores']} {'core' if score['cores'] == 1 else 'cores'}"
-    return (f"{score['cpu']}, {own}, load average {score['load']:.1f} at the start. "
+    return (f"{own}, load average {score['load']:.1f} at the start. "
             f"{100 * score['share_of_limit']:.0f} % of the model's own throughput. {fate}\n\n{measured}\n\n{paper}")
-
-
-def refresh(page: str, score: dict) -> str:
-    """A page with its table anew."""
-    return BLOCK.sub(lambda found: found[1] + table(score) + found[2], page)
 
 
 def main(args) -> None:
@@ -204,8 +197,6 @@ def main(args) -> None:
     finished.write(finished.earlier(args.result) | {"score": found}, args.result)  # before what may yet fail
     found["worker_killed"] = worker_killed(args.work, args.cluster_rows)
     finished.write(finished.earlier(args.result) | {"score": found}, args.result)
-    if args.page:
-        args.page.write_text(refresh(args.page.read_text(encoding="utf-8"), found), encoding="utf-8")
     print(table(found))
 
 
@@ -213,7 +204,6 @@ if __name__ == "__main__":
     parser = cli.Parser(__doc__)
     parser.add_argument("work", type=forms.path, metavar="WORK", help="a directory for the rows and their answers: some GB")
     parser.add_argument("result", type=forms.path, metavar="FILE", help="the JSON file of which `score` is written")
-    parser.add_argument("--page", type=forms.path, metavar="FILE", default=None, help="the page whose table is drawn anew")
     parser.add_argument("--rows", type=forms.count, default=10_000_000, help="rows for score.py")
     parser.add_argument("--sample", type=forms.count, default=100_000, metavar="ROWS", help="rows for predict.py and the bare loop")
     parser.add_argument("--teacher-sample", type=forms.count, default=5_000, metavar="ROWS", help="rows for the teacher's shape")

@@ -203,20 +203,6 @@ class Faults:
         return ""
 
 
-def table(result: dict) -> str:
-    """What was tried and what held, as docs/RELIABILITY.md shows it."""
-    from tabulate import tabulate
-
-    kinds = {"kills": ("identical", "killed at a random moment and started again: the undisturbed run's bytes"),
-             "signals": ("clean", "stopped by a signal: in time, with its exit code, and on to the same bytes"),
-             "disk_full": ("clean", "on a full disk: one line, nothing touched, and on to the same bytes"),
-             "damage": ("noticed", "a bit flipped or the end cut off: noticed, the file named")}
-    rows = [(what, result[kind]["tried"], result[kind][held]) for kind, (held, what) in kinds.items()]
-    rows += [(f"made up at random, {name.replace('_', ' ')}: a right answer or one line", kind["cases"],
-              "all" if not kind["wrong"] else f"wrong: {kind['wrong']}") for name, kind in result["fuzz"].items()]
-    return tabulate(rows, headers=["what", "tried", "held"], tablefmt="github", disable_numparse=True)
-
-
 def main(args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         faults = Faults(Path(folder), args.seed)

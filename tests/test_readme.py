@@ -1,4 +1,4 @@
-"""The README's commands, run as they are written there, in its order, in a directory with a small data set of one's own.
+"""The commands of README and guide, run as they are written there, in their order, in a directory with a small data set of one's own.
 
 Minutes: `make test-all` runs them, `make test` leaves them out. The placeholder `<ts>` is filled in, shrink.py is told to be fast, and
 the stages to make few sentences and to try few structures; nothing else is changed. `make fast`, which takes a real encoder from a
@@ -29,19 +29,21 @@ CLASSES = ("negative", "neutral", "positive")
 
 
 def commands(text: str) -> list[str]:
-    """The shell commands of a page's code blocks."""
+    """The shell commands of the code blocks."""
     blocks = [block for language, block in BLOCK.findall(text) if not language]
     lines = [line for block in blocks for line in block.splitlines() if line.startswith(("make ", "python ", "cat "))]
     return [re.sub(r"\s+#.*", "", line) for line in lines]
 
 
 def pages() -> list[str]:
-    """The page in English and in Chinese."""
-    return (REPOSITORY / "README.md").read_text(encoding="utf-8").split("\n## 中文\n")
+    """README and guide in English, and in Chinese."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").split("\n## 中文\n")
+    guides = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("GUIDE.md", "GUIDE.zh.md")]
+    return [f"{half}\n{guide}" for half, guide in zip(readme, guides, strict=True)]
 
 
 def examples(text: str) -> list[str]:
-    """The Python of a page's code blocks."""
+    """The Python of the code blocks."""
     return [block for language, block in BLOCK.findall(text) if language == "python"]
 
 

@@ -1,101 +1,30 @@
-"""score.py: tables of any size, in new processes, some of which are killed: each row answered once, as predict.py answers it."""
+"""score.py: tables of any size, each row answered once, as predict.py answers it; what is refused; shards."""
 
-import contextlib
-import csv
 import datetime
-import functools
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from made_up import make_sentences
-from scripts import REPOSITORY, call_script, environment, heed_interrupts, run_script
-from shell import by_whom, killed, killed_at_the_second, one_line
-from tiny import tiny_compact
+from scored import BOX, LOCAL, SENTENCES, answers_in, bad_in, bad_tables, exported, once, plan, write_csv, write_json_lines, written
+from scripts import REPOSITORY, call_script, environment, run_script
+from shell import one_line
 
 from bench import scale
-from common import inference, opening, publishing, tasks
 from common.cli import UserError
 from common.texts import shards, tables
-from deploy import engines, onnx_export, scoring
-
-BOX = REPOSITORY / "pretrained/sst2-max/onnx"
-SENTENCES = [text for text, _ in make_sentences(400, ("positive", "negative"), 5)]
-LOCAL = ("--engine", "local")
-
-
-@functools.cache
-def tiny(outputs: int, vocab_size: int):
-    """(configuration, ONNX graph) of a tiny model with so many outputs."""
-    model = tiny_compact(vocab_size=vocab_size, layers=1, num_labels=outputs)
-    return model.config.to_dict(), onnx_export.export(model)
-
-
-def export(folder, tokenizer, names=("negative", "positive"), pairs: bool = False, **settings):
-    """A tiny model as 11_export_onnx.py leaves one: its directory."""
-    import onnx
-
-    config, graph = tiny(len(names), len(tokenizer))
-    config = onnx_export.configuration(config) | {"id2label": dict(enumerate(names)), **settings}
-    asked = SimpleNamespace(run_dir=folder, seed=1, mode="fast", force=False, max_length=40)
-    dataset = {"name": "made up", "source": "tsv", "sha256": "0" * 64, "train": 3, "validation": 1, "dev": 2, "pairs": pairs}
-    stage = publishing.begin(asked, "distilled_onnx", "onnx_fp32", dataset, [])
-    (stage.dir / "config.json").write_text(json.dumps(config))
-    opening.save_tokenizer(tokenizer, stage.dir, 40)
-    onnx.save(graph, stage.dir / inference.ONNX_FILE)
-    return stage.publish()
+from deploy import scoring
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, tokenizer):
     """{task: an exported model of it}."""
-    at = tmp_path_factory.mktemp("models")
-    return {"single_label": export(at / "single", tokenizer, **{tasks.TEMPERATURE: .25}),
-            "pairs": export(at / "pairs", tokenizer, pairs=True, **{tasks.TEMPERATURE: 4.0}),
-            "multi_label": export(at / "multi", tokenizer, ("joy", "anger"), problem_type="multi_label_classification",
-                                  thresholds=[.1, -.1], **{tasks.TEMPERATURE: .25}),
-            "regression": export(at / "score", tokenizer, ("score",), problem_type="regression")}
-
-
-def write_csv(path, rows: list[dict]):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def write_json_lines(path, rows: list[dict]):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def answers_in(output) -> list[dict]:
-    """All rows of a directory of answers, as any reader of Parquet finds them."""
-    return pyarrow.dataset.dataset(output, format="parquet").to_table().to_pylist()
-
-
-def bad_in(output) -> list[dict]:
-    return [json.loads(line) for path in sorted((output / scoring.BAD_ROWS).rglob("*.jsonl")) for line in path.read_text().splitlines()]
-
-
-def once(output, numbers) -> None:
-    """Each of these rows is there, and none twice."""
-    found = sorted(int(row["id"]) for row in answers_in(output))
-    assert found == sorted(numbers), f"lost {set(numbers) - set(found)}, {len(found) - len(set(found))} double"
+    return exported(tmp_path_factory.mktemp("models"), tokenizer)
 
 
 # --- what is answered
@@ -179,22 +108,6 @@ def test_json_lines_keep_their_types_whichever_file_shows_them(models, tmp_path)
 
 # --- rows that can't be answered
 
-def bad_tables(folder):
-    """A table of each kind, with good rows and others: what is wrong with these, by file and place."""
-    folder.mkdir()
-    (folder / "a.csv").write_bytes(b"id,text\n0,lovely\n1,caf\xe9\n2,\n3,dull,more\n\n4,\"two\nlines\"\nid,text\n5,a\0b\n6,warm\n")
-    (folder / "b.jsonl").write_bytes(b'{"id": 7, "text": "warm"}\n{"id": 8\n["text"]\n{"id": "x", "text": "warm"}\n'
-                                     b'{"id": 9, "text": null}\n{"id": 10, "text": "\\ud800"}\n\n{"id": 11, "text": "cold"}\n')
-    text = pa.array([b"lovely", b"caf\xe9", None, b" \xe2\x80\x8b ", b"dull"]).cast(pa.binary())
-    text = pa.Array.from_buffers(pa.string(), len(text), text.buffers())  # as careless writers leave it
-    pq.write_table(pa.table({"id": pa.array(range(12, 17)), "text": text}), folder / "c.parquet")
-    return {("a.csv", 3): "bytes that aren't UTF-8", ("a.csv", 4): "no text", ("a.csv", 5): "3 columns where the header has 2",
-            ("a.csv", 9): "the header line again", ("a.csv", 10): "a NUL byte", ("b.jsonl", 2): "no JSON object",
-            ("b.jsonl", 3): "no JSON object", ("b.jsonl", 4): "column 'id' holds no int64 here", ("b.jsonl", 5): "no text",
-            ("b.jsonl", 6): "column 'text' holds no string here", ("c.parquet", 2): "bytes that aren't UTF-8",
-            ("c.parquet", 3): "no text", ("c.parquet", 4): "no text"}
-
-
 @pytest.mark.parametrize("rows", [2, 100])
 def test_bad_rows_go_aside_with_their_reasons(models, tmp_path, monkeypatch, rows):
     # The column's type is what most of the first rows say: here of the first two, of which the third line is none.
@@ -215,13 +128,6 @@ def answers_of(output) -> list[int]:
     return [int(number) for path in output.glob("*.parquet") for number in pq.read_table(path)["id"].to_pylist()]
 
 
-def plan(data, output, checkpoint, rows=100, stop=False, **wanted):
-    from common.texts.columns import Wanted
-
-    output.mkdir(exist_ok=True)
-    return scoring.plan(data, output, checkpoint, Wanted(**wanted), rows, stop)
-
-
 def test_the_first_bad_row_stops_where_a_flag_says_so(models, tmp_path):
     rows = [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:30])]
     rows[25]["text"] = " "
@@ -233,161 +139,6 @@ def test_the_first_bad_row_stops_where_a_flag_says_so(models, tmp_path):
     run_script("score.py", *flags)
     once(tmp_path / "out", set(range(30)) - {25})
     assert [(row["line"], row["content"]) for row in bad_in(tmp_path / "out")] == [(27, {"id": "25", "text": " "})]
-
-
-# --- killed, and gone on
-
-MANY = 24  # files of answers
-
-
-@pytest.fixture
-def many(tmp_path):
-    """A table that takes a while: its path."""
-    rows = [{"id": str(i), "text": f"{SENTENCES[i % 400]} {i}"} for i in range(MANY * 150)]
-    return write_json_lines(tmp_path / "many.jsonl", rows)
-
-
-def begin(data, output, checkpoint=BOX, *more, **env) -> subprocess.Popen:
-    command = [sys.executable, str(REPOSITORY / "score.py"), data, output, "--checkpoint", checkpoint, "--rows-per-file", 150, *more]
-    return subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, env=environment(**env), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
-
-
-def written(output) -> dict:
-    """{file of answers: when and as what it was written}."""
-    return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in output.glob("*.parquet")}
-
-
-def wait_for(condition, process=None, seconds: float = 600):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end and (process is None or process.poll() is None), "it never came to that"
-        time.sleep(.02)
-    return found
-
-
-def workers_of(process) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
-
-
-def test_a_worker_that_is_killed_costs_nothing(many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, *LOCAL)
-    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
-    workers_of(process)[0].kill()
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0 and err == "", err
-    assert f"{MANY * 150:,} rows answered" in out
-    once(tmp_path / "out", range(MANY * 150))
-    assert len(written(tmp_path / "out")) == MANY and not list((tmp_path / "out").rglob("*.partial"))
-
-
-def test_killed_and_started_again_it_makes_the_missing_files_only(many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, *LOCAL)
-    wait_for(lambda: len(written(tmp_path / "out")) > 2, process)
-    workers = workers_of(process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert psutil.wait_procs(workers, timeout=60)[1] == [], "who did the work ends too"
-    there = written(tmp_path / "out")
-    assert 2 < len(there) < MANY
-    for name in there:
-        assert len(pq.read_table(tmp_path / "out" / name)) == 150, "whole"
-    done = run_script("score.py", many, tmp_path / "out", "--checkpoint", BOX, "--rows-per-file", 150, *LOCAL)
-    assert f"{len(there)} of {MANY} files of answers are there already" in done.stdout
-    assert f"{(MANY - len(there)) * 150:,} rows answered" in done.stdout
-    assert {name: facts for name, facts in written(tmp_path / "out").items() if name in there} == there, "untouched"
-    once(tmp_path / "out", range(MANY * 150))
-    assert not list((tmp_path / "out").rglob("*.partial"))
-
-
-def sharded(models, folder, rows: int, size: int):
-    """The job and the tasks of so many sentences, a file of answers for each `size` of them."""
-    write_csv(folder / "a.csv", [{"id": i, "text": text} for i, text in enumerate(SENTENCES[:rows])])
-    return plan(folder / "a.csv", folder / "out", models["single_label"], size)
-
-
-def test_a_shard_that_kills_its_process_ends_the_run_with_its_name(models, tmp_path, monkeypatch):
-    job, tasks = sharded(models, tmp_path, 20, 10)
-    monkeypatch.setattr(engines, "_score", killed)
-    with pytest.raises(UserError, match=r"a\.csv: the process that was at shard \d died 3 times"):
-        list(engines.local(job, tasks, 1))
-
-
-def test_who_is_to_blame_is_who_was_at_work(models, tmp_path, monkeypatch):
-    job, tasks = sharded(models, tmp_path, 40, 10)
-    monkeypatch.setattr(engines, "_score", killed_at_the_second)
-    monkeypatch.setattr(engines.cores, "usable", lambda: 2)
-    with pytest.raises(UserError, match=r"shard 1 died 3 times, the last time alone"):
-        list(engines.local(job, tasks, 1))
-
-
-def test_each_process_has_a_shard_before_any_has_two(models, tmp_path, monkeypatch):
-    job, tasks = sharded(models, tmp_path, 40, 20)
-    monkeypatch.setattr(engines, "_score", by_whom)
-    monkeypatch.setattr(engines.cores, "usable", lambda: 2)
-    assert len({outcome.rows for outcome in engines.local(job, tasks, 1)}) == 2
-
-
-def test_a_process_that_dies_before_it_is_given_more_loses_nothing(models, tmp_path, monkeypatch):
-    job, tasks = sharded(models, tmp_path, 60, 10)
-    monkeypatch.setattr(engines.cores, "usable", lambda: 1)
-    given = []
-
-    class Dies(engines.ProcessPoolExecutor):
-        def submit(self, *task):
-            given.append(task)
-            if len(given) in (2, 5):
-                for process in list(self._processes.values()):
-                    process.kill()
-                wait_for(lambda: self._broken, seconds=60)
-            return super().submit(*task)
-
-    monkeypatch.setattr(engines, "ProcessPoolExecutor", Dies)
-    assert scoring.tally(engines.outcomes("local", job, tasks, 1), 60) == scoring.Outcome(60)
-    once(tmp_path / "out", range(60))
-
-
-def test_fewer_outcomes_than_shards_are_said(models, tmp_path, monkeypatch):
-    job, tasks = sharded(models, tmp_path, 40, 10)
-    monkeypatch.setattr(engines, "local", lambda job, tasks, threads: map(scoring.Scorer(job, threads), tasks[1:]))
-    with pytest.raises(UserError, match="1 of 4 files of answers weren't made"):
-        list(engines.outcomes("local", job, tasks, 1))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
-def test_as_many_files_may_be_open_as_processes_need():
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    open_now = max(map(int, os.listdir("/dev/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 4, before[1]))
-    try:
-        engines._allow_files(50)
-        with contextlib.ExitStack() as stack:
-            for _ in range(40):
-                stack.enter_context(open(os.devnull))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_ctrl_c_ends_all_at_once(many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, *LOCAL)
-    wait_for(lambda: written(tmp_path / "out"), process)
-    workers = workers_of(process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "stopped\n", err
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
-
-
-@pytest.mark.slow
-def test_two_at_once_in_one_directory_are_refused(models, many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, *LOCAL)
-    wait_for(lambda: written(tmp_path / "out"), process)
-    flags = (many, tmp_path / "out", "--checkpoint", BOX, "--rows-per-file", 150, *LOCAL)
-    assert "another process is at work" in one_line(run_script("score.py", *flags, check=False))
-    process.kill()
-    process.communicate()
 
 
 def test_more_files_may_come_and_what_else_changes_is_refused(models, tmp_path):
@@ -521,14 +272,6 @@ def test_what_is_refused_leaves_no_directory_behind(models, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.rglob("*.parquet")] == ["a.csv-00000.parquet"] and not list(tmp_path.rglob("*.lock"))
 
 
-def test_the_engine_is_ray_where_it_is_installed(monkeypatch):
-    for there in (True, False):
-        monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name, there=there: object() if there else None)
-        assert engines.chosen(None) == ("ray" if there else "local") and engines.chosen("local") == "local"
-    with pytest.raises(UserError, match="requirements-scale.txt"):
-        engines.chosen("ray")
-
-
 # --- shards
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -575,10 +318,8 @@ def test_memory_does_not_grow_with_the_shard(models, tmp_path):
 
 # --- what was measured
 
-def test_the_page_holds_what_the_bench_measured():
+def test_the_bench_keeps_what_the_page_is_drawn_from():
     score = json.loads((REPOSITORY / "docs/results/ship.json").read_text(encoding="utf-8"))["score"]
-    page = (REPOSITORY / "docs/SCALE.md").read_text(encoding="utf-8")
-    assert scale.table(score) in page and scale.refresh(page, score) == page
     assert {"rows", "seconds", "rows_per_s", "share_of_limit"} < score.keys() and {"rows", "lost", "double"} < score["worker_killed"].keys()
 
 
@@ -586,73 +327,3 @@ def test_the_bench_counts_what_is_lost_and_what_is_double(tmp_path):
     for name, ids in {"a": [0, 1, 2], "b": [2, 4]}.items():
         pq.write_table(pa.table({"id": ids}), tmp_path / f"{name}.parquet")
     assert scale.lost_and_double(tmp_path, 6) == {"rows": 5, "lost": 2, "double": 1}
-
-
-# --- Ray
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one core each on loopback; gone afterwards."""
-    pytest.importorskip("ray", reason="pip install -r requirements-scale.txt")
-    found, second = scale.two_nodes()
-    found.second = second
-    yield found
-    found.shutdown()
-
-
-@pytest.mark.long
-def test_ray_alone_on_this_machine_answers_as_a_process_a_core_does(models, tmp_path):
-    pytest.importorskip("ray", reason="pip install -r requirements-scale.txt")
-    bad_tables(tmp_path / "in")
-    write_csv(tmp_path / "in/d.csv", [{"id": 100 + i, "text": text} for i, text in enumerate(SENTENCES)])
-    flags = ("--checkpoint", models["single_label"], "--rows-per-file", 50, "--text-column", "text")
-    done = run_script("score.py", tmp_path / "in", tmp_path / "ray", *flags)
-    assert "rows answered" in done.stdout and "bad rows put aside" in done.stderr and "Traceback" not in done.stderr
-    run_script("score.py", tmp_path / "in", tmp_path / "local", *flags, *LOCAL)
-    names = sorted(path.name for path in (tmp_path / "local").glob("*.parquet"))
-    assert names == sorted(path.name for path in (tmp_path / "ray").glob("*.parquet")) and len(names) == 11
-    for name in names:
-        assert pq.read_table(tmp_path / "ray" / name).equals(pq.read_table(tmp_path / "local" / name))
-    assert bad_in(tmp_path / "ray") == bad_in(tmp_path / "local")
-    stopped = run_script("score.py", tmp_path / "in", tmp_path / "stopped", *flags, "--bad-rows", "stop", check=False)
-    assert stopped.returncode == 2 and "(--bad-rows aside)" in stopped.stderr and "Traceback" not in stopped.stderr
-
-
-def actors() -> list[psutil.Process]:
-    """Ray's processes below this one that have a session."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            found += [child] if "MapWorker" in " ".join(child.cmdline()) else []
-        except psutil.Error:
-            continue
-    return found
-
-
-@pytest.mark.long
-def test_a_cluster_that_loses_a_worker_loses_no_row(cluster, many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
-    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
-    actors()[0].kill()
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
-    assert f"{MANY * 150:,} rows answered" in out
-    once(tmp_path / "out", range(MANY * 150))
-    assert len(written(tmp_path / "out")) == MANY
-
-
-@pytest.mark.long
-def test_a_cluster_that_loses_a_machine_loses_no_row_and_a_killed_run_goes_on(cluster, many, tmp_path):
-    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
-    wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    time.sleep(5)  # Ray ends the actors of a program that is gone
-    there = written(tmp_path / "out")
-    process = begin(many, tmp_path / "out", BOX, "--engine", "ray", RAY_ADDRESS=cluster.address)
-    wait_for(lambda: len(written(tmp_path / "out")) > len(there) + 1, process)
-    cluster.remove_node(cluster.second, allow_graceful=False)
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
-    assert {name: facts for name, facts in written(tmp_path / "out").items() if name in there} == there, "untouched"
-    once(tmp_path / "out", range(MANY * 150))
