@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import power, presets, scale, sets
+from bench import power, presets, scale, set_tables
 from common import provenance
 from report import files, tables
 
@@ -43,8 +43,8 @@ def chaos(found: dict) -> str:
 
 # {kind of block: (its reports below docs/results/, what draws them)}
 KINDS: dict[str, tuple[str, Callable[[list[dict], str], str]]] = {
-    "sets": ("sets/*.json", sets.verdict),
-    "set_rows": ("sets/*.json", lambda found, _: sets.table(found)),
+    "sets": ("sets/*.json", set_tables.verdict),
+    "set_rows": ("sets/*.json", lambda found, _: set_tables.rows(found)),
     "results": ("{}/final_report.json", lambda found, _: tables.table(found[0])),
     "presets": ("{}/presets.json", lambda found, _: presets.table(found[0])),
     "power": ("claims.json", lambda found, _: power.table(found[0])),
@@ -102,7 +102,7 @@ def pages() -> list[Path]:
 
 def main() -> None:
     if found := [read(path) for path in sorted(RESULTS.glob("sets/*.json"))]:
-        sets.draw(found, RESULTS / "sets/sets.png")
+        set_tables.draw(found, RESULTS / "sets/sets.png")
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (anew := drawn(text, page)) != text:

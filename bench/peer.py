@@ -54,22 +54,23 @@ def saved_mb(model, args) -> float:
     return path.stat().st_size / 1e6
 
 
-def plain_onnx(model, folder: Path) -> Path:
+def plain_onnx(model, folder: Path, pairs: bool = False) -> Path:
     """A torch BERT exported."""
     import onnx
 
     from deploy import onnx_export
 
-    onnx.save(onnx_export.export(model), folder / "teacher.onnx")
+    onnx.save(onnx_export.export(model, pairs=pairs), folder / "teacher.onnx")
     return folder / "teacher.onnx"
 
 
-def fused_onnx(model, folder: Path) -> Path:
+def fused_onnx(model, folder: Path, pairs: bool = False) -> Path:
     """A torch BERT exported and fused by onnxruntime's own optimiser for BERT."""
     from onnxruntime.transformers.optimizer import optimize_model
 
     shape = model.config
-    fused = optimize_model(str(plain_onnx(model, folder)), "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
+    plain = str(plain_onnx(model, folder, pairs))
+    fused = optimize_model(plain, "bert", num_heads=shape.num_attention_heads, hidden_size=shape.hidden_size)
     fused.save_model_to_file(str(folder / "fused.onnx"))
     return folder / "fused.onnx"
 

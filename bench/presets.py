@@ -45,8 +45,8 @@ def seeds_of(run_dir: Path, preset: str, teacher=None) -> dict[int, tuple]:
     return dict(sorted(found.items()))
 
 
-def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict:
-    """The teacher in int8, opened: "dynamic" by onnxruntime's own tool after its own fusions, and "static" as stage 6 does it."""
+def int8_teachers(teacher, folder: Path, texts: list, pairs: bool = False) -> dict:
+    """The teacher in int8, {name: checkpoint}: "dynamic" by onnxruntime's own tool after its own fusions, "static" as stage 11 does it."""
     import onnx
 
     from bench import peer
@@ -54,8 +54,8 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
     from deploy import onnx_export, onnx_int8
 
     model = opening.load_model(teacher.path)
-    fused = peer.fused_onnx(model, folder)
-    opened = {}
+    fused = peer.fused_onnx(model, folder, pairs)
+    made = {}
     for kind in ("dynamic", "static"):
         place = folder / kind
         place.mkdir()
@@ -67,9 +67,9 @@ def int8_teachers(teacher, folder: Path, texts: list[str], threads: int) -> dict
         else:
             tokens = inference.Classifier(known)
             sentences = [tokens.encode([text]) for text in texts]
-            onnx.save(onnx_int8.quantise(onnx_export.export(model), sentences), place / inference.ONNX_FILE)
-        opened[f"teacher_int8_{kind}"] = inference.OnnxClassifier(known, threads)
-    return opened
+            onnx.save(onnx_int8.quantise(onnx_export.export(model, pairs=pairs), sentences), place / inference.ONNX_FILE)
+        made[f"teacher_int8_{kind}"] = known
+    return made
 
 
 def predictions(corpus, teacher, run_dir: Path, threads: int):
@@ -159,7 +159,8 @@ def measured(args, names: list[str] | None = None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         calibration = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
         classifiers = {"teacher": inference.open_classifier(teacher.path, threads)}
-        classifiers |= int8_teachers(teacher, Path(folder), calibration, threads)
+        classifiers |= {name: inference.OnnxClassifier(made_of_it, threads)
+                        for name, made_of_it in int8_teachers(teacher, Path(folder), calibration).items()}
         classifiers |= {f"{preset}/{seed}": inference.open_classifier(export.path, threads)
                         for preset, seeds in made.items() for seed, (_, export) in seeds.items()}
         answers = {name: c.classify(corpus.dev.texts).argmax(-1) for name, c in classifiers.items()}

@@ -1,0 +1,81 @@
+"""What bench/sets.py found, as a table for README, a longer one for the results, and a picture."""
+
+from pathlib import Path
+
+HEADERS = {"en": ["set", "task", "teacher: held-out, test", "near", "max", "MB: teacher, near, max", "× the int8 teacher's speed",
+                  "× the teacher's in torch"],
+           "zh": ["数据集", "任务", "教师：留出集，测试集", "near", "max", "MB：教师，near，max", "相当于 int8 教师速度的倍数",
+                  "相当于 torch 教师的倍数"]}
+
+
+def spread(row: dict, than: str) -> str:
+    """For both batch sizes how many times as fast, the median over sittings and its range."""
+    return ", ".join(f"{median:.1f} ({low:.1f}–{high:.1f})" for median, (low, high) in
+                     ((row[f"latency_ratio{than}"][batch], row[f"latency_range{than}"][batch]) for batch in ("1", "32")))
+
+
+def change(row: dict) -> str:
+    """What a preset gains, in points of the set's metric, on held-out and on test texts."""
+    return ", ".join(f"{0.0 - 100 * row['loss'][part]:+.1f}" for part in ("held_out", "test"))
+
+
+def verdict(results: list[dict], language: str = "en") -> str:
+    """README's table, a line a set: what near and max lose, in points of the set's metric, and what they save."""
+    from tabulate import tabulate
+
+    lines = []
+    for found in results:
+        rows = [row for row in found["rows"] if row["preset"] in ("near", "max")]
+        of_teacher = found["teacher"]
+        lines.append([found["set"], f"{found['task']}, {found['metric']}",
+                      ", ".join(f"{100 * of_teacher[part]:.1f}" for part in ("held_out", "test")), *map(change, rows),
+                      ", ".join(f"{row['mb']:.1f}" for row in (of_teacher, *rows)),
+                      *(", ".join(f"{row[name]['1']:.1f}" for row in rows)
+                        for name in ("latency_ratio_vs_int8", "latency_ratio"))])
+    return tabulate(lines, headers=HEADERS[language], tablefmt="github", disable_numparse=True)
+
+
+def rows(results: list[dict]) -> str:
+    """All sets as Markdown, a line a model."""
+    from tabulate import tabulate
+
+    lines = []
+    for found in results:
+        def line(model: str, row: dict, gain="", size="", faster="", than_int8="", minutes="", found=found) -> list[str]:
+            low, high = row["ci95"]
+            return [found["set"], model, found["metric"], f"{100 * row['held_out']:.1f}", f"{100 * row['test']:.1f}",
+                    f"{100 * low:.1f}–{100 * high:.1f}", gain, size, faster, than_int8, minutes]
+
+        lines.append(line("teacher", found["teacher"], size=f"{found['teacher']['mb']:.1f}"))
+        for row in found["rows"]:
+            lines.append(line(row["preset"], row, change(row),
+                              f"{row['mb']:.1f} (÷ {row['bytes_ratio']:.1f})",
+                              spread(row, ""), spread(row, "_vs_int8"), f"{row['minutes']:.0f}"))
+        lines.append(line("TF-IDF, linear", found["tfidf"]))
+    return tabulate(lines, headers=["set", "model", "metric", "held-out", "test", "95 %", "Δ: held-out, test", "MB",
+                                    "faster, ×: batch 1, 32", "than int8, ×: batch 1, 32", "minutes"],
+                    tablefmt="github", disable_numparse=True)
+
+
+def draw(results: list[dict], path: Path) -> None:
+    """README's picture: what each preset loses on each set, on test (filled) and held-out texts (hollow), and how much faster it is."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(9, 0.9 + 0.42 * len(results)), dpi=110, layout="constrained")
+    FigureCanvasAgg(drawing)
+    losses, speeds = drawing.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for shift, (preset, colour, marker) in zip((-0.15, 0.15), (("near", "#0072b2", "o"), ("max", "#d55e00", "s")), strict=True):
+        for at, found in enumerate(results):
+            row = next(row for row in found["rows"] if row["preset"] == preset)
+            losses.plot(-100 * row["loss"]["held_out"], at + shift, marker, color=colour, mfc="white", ms=6)
+            losses.plot(-100 * row["loss"]["test"], at + shift, marker, color=colour, ms=6, label=preset if at == 0 else None)
+            speeds.barh(at + shift, row["latency_ratio"]["1"], 0.28, color=colour, alpha=0.35)
+            speeds.barh(at + shift, row["latency_ratio_vs_int8"]["1"], 0.28, color=colour)
+    losses.axvline(0, color="0.3", lw=1)
+    losses.axvline(-1, color="0.3", lw=1, ls=":")
+    losses.set(yticks=range(len(results)), yticklabels=[found["set"] for found in results], ylim=(len(results) - 0.5, -0.5),
+               xlabel="points against the teacher: test (filled), held-out (hollow)")
+    speeds.set(xlabel="times as fast as the teacher in int8 (dark), in torch (light)")
+    losses.legend(loc="best", frameon=False)
+    drawing.savefig(path, metadata={"Software": None})
