@@ -1,7 +1,8 @@
 """Stage 4: prune heads and FFN neurons while the teacher keeps teaching, cut them out, recover.
 
-KGSP (knowledge-guided structured pruning) scores them by their weights and by how much the distillation loss feels their gates; MSP
-(multi-structure pruning) ranks them together, by sparsities, or so that a budget holds. Short recoveries choose between structures.
+KGSP (knowledge-guided structured pruning) scores them by how much the distillation loss, or the logits, feel their gates, or by their
+weights; MSP (multi-structure pruning) ranks them together, by sparsities, or so that a budget holds. Short recoveries choose between
+structures.
 Sparsity follows the cubic schedule of Zhu & Gupta (2017), while T and alpha fall:
 
     find a structure -> warm up -> prune (s = s_f·(1 − (1 − t)³)) -> cut (zeros leave the file) -> recover (the small model trains on)

@@ -1,7 +1,7 @@
 """The one command: a fine-tuned text classifier -> the smallest model that loses no more than you allow, and a directory to use it from.
 
     python shrink.py --teacher my-bert/ --data reviews/                   the smallest that is no more than 1 point worse
-    python shrink.py --teacher my-bert/ --data reviews/ --preset max      or near, balanced, published, deep
+    python shrink.py --teacher my-bert/ --data reviews/ --preset max      or near, balanced, conv, published, deep
     python shrink.py --data reviews/ --speedup 20                         or --mb 5, --flops .1; a teacher is fine-tuned first
     python shrink.py --soft-labels answers.csv --data reviews/            the teacher is a file of its answers
 

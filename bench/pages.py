@@ -103,6 +103,8 @@ def pages() -> list[Path]:
 def main() -> None:
     if found := [read(path) for path in sorted(RESULTS.glob("sets/*.json"))]:
         set_tables.draw(found, RESULTS / "sets/sets.png")
+    for report in RESULTS.glob("*/final_report.json"):
+        report.with_suffix(".md").write_text(tables.markdown(read(report)), encoding="utf-8")
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (anew := drawn(text, page)) != text:

@@ -40,12 +40,21 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def cpu_name() -> str:
-    """The processor with those of INSTRUCTIONS that it has, "AMD EPYC (avx2)": one name is sold with and without the faster ones."""
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the last core; empty elsewhere."""
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    has = [each for each in INSTRUCTIONS if each in facts.get("flags", "").split()]
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def instructions() -> list[str]:
+    """Which of INSTRUCTIONS this processor has; none where the system doesn't say."""
+    flags = _cpuinfo().get("flags", "").split()
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
+def cpu_name() -> str:
+    """The processor and its instruction sets, "AMD EPYC (avx2)": one name is sold with and without the faster ones."""
+    name, has = _cpuinfo().get("model name") or platform.processor() or platform.machine(), instructions()
     return f"{name} ({', '.join(has)})" if has else name
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common import card, distributed, provenance
+from common import card, cores, distributed, provenance
 from common.checkpoints import SCHEMA, TABLE, Checkpoint, published, validation, verify
 from common.cli import UserError, say, warn
 from common.facts import read_json, sealed, sha256_file, sha256_json
@@ -133,6 +133,7 @@ class Stage:
             "versions": provenance.versions(),
             "code": self.code,
             "cpu": provenance.cpu_name(),
+            "cores": cores.usable(),
             "gpu": provenance.gpu_name(),
             "files": hashes,
             "metrics": self.metrics,

@@ -1,6 +1,7 @@
-"""A teacher that answers lessons in onnxruntime: the same float32 logits on a CPU in two thirds of torch's time.
+"""A teacher that answers lessons in onnxruntime: the same float32 logits, with AVX2 alone in two thirds of torch's time.
 
-Its operators are fused and its weights packed once; each core answers batches of its own, small enough for its cache.
+Its operators are fused and its weights packed once; each core answers batches of its own, small enough for its cache. Processors with
+AVX512 stay with torch, whose products have kernels for it: on one of these onnxruntime took longer (docs/experiments/cost.md).
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import checkpoints, inference, opening
+from common import checkpoints, inference, opening, provenance
 from common.architectures import layout, model_files
 from common.checkpoints import Checkpoint
 from common.data import TYPES, longest_first
@@ -25,10 +26,11 @@ LARGEST = 1 << 30  # bytes of weights: an ONNX file of one part holds less than 
 
 
 def runtime(teacher: Checkpoint):
-    """What `lessons.answers` takes for its `runtime`; None where torch is to answer: on a GPU, of a teacher without a compact twin, or of
-    one too large for a file.
+    """What `lessons.answers` takes for its `runtime`; None where torch is to answer: on a GPU or another processor, of a teacher without a
+    compact twin, or of one too large for a file.
     """
-    if torch.cuda.is_available() or checkpoints.is_a_table(teacher.path):
+    has = provenance.instructions()
+    if torch.cuda.is_available() or "avx2" not in has or "avx512f" in has or checkpoints.is_a_table(teacher.path):
         return None
     model = opening.load_model(teacher.path)
     foreign = not isinstance(model, CompactForSequenceClassification) and model_files.not_prunable(model.config.to_dict())

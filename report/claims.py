@@ -65,6 +65,15 @@ def no_loss(ours, baseline, labels, margin: float = MARGIN) -> dict:
     return _claim(float(gained.mean()), expected, error, margin, len(gained))
 
 
+def holm(ps: list[float]) -> list[float]:
+    """The p values of one report, corrected for their number: the level at which those no larger hold all at once (Holm 1979)."""
+    corrected, least = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = least
+    return corrected
+
+
 def surely_lost(claim: dict) -> bool:
     """Whether more than the margin is surely lost: the same test, of the other side."""
     return claim["p"] > 1 - ALPHA

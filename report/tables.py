@@ -44,6 +44,8 @@ def table(report: dict, style: str = "github") -> str:
     from tabulate import tabulate
 
     lines, several = [], any(len(row.get("seeds", ())) > 1 for row in report["models"])
+    tested = [row for row in report["models"] if row["key"] != report["baseline"] and row["mcnemar_p"] is not None]
+    corrected = dict(zip((row["key"] for row in tested), claims.holm([row["mcnemar_p"] for row in tested]), strict=True))
     for row in report["models"]:
         compared = row["key"] != report["baseline"]
         low, high = row["ci95"] or (None, None)
@@ -53,7 +55,7 @@ def table(report: dict, style: str = "github") -> str:
             "95 %": "n/a" if low is None else f"{percent(low)}–{percent(high)}",
             **({"over seeds": over_seeds(row)} if several else {}),
             "Δ points": percent(row["delta"], sign="+") if compared else "—",
-            "p": p_value(row["mcnemar_p"]) if compared else "—",
+            "p": p_value(corrected.get(row["key"])) if compared else "—",
             "params M": number(row["params"] and row["params"] / 1e6, 2),
             "MB": number(row["size_mb"], 2),
             "opens, ms": number(row["load_ms"], 0),
@@ -161,7 +163,8 @@ def conditions(report: dict) -> list[str]:
         f"(train {data['train']:,}, held out {data['validation']:,}).",
         f"Machine: {machine['cpu']}, {machine['cores']} cores{gpu}; torch {machine['torch']}, transformers {machine['transformers']}, "
         f"onnxruntime {machine['onnxruntime']}.",
-        f"95 %: Wilson interval. Δ and p: against '{_label(report, report['baseline'])}', exact McNemar test on the same sentences."
+        f"95 %: Wilson interval. Δ and p: against '{_label(report, report['baseline'])}', exact McNemar test on the same sentences, "
+        "corrected for the number of rows (Holm)."
         if metric(report) == "accuracy" else
         f"95 %: by a bootstrap over sentences. Δ: against '{_label(report, report['baseline'])}', on the same ones.",
         "MB: the weights file as shipped, 10^6 bytes. GFLOPs: counted on the model that ships, at 128 tokens, 2 per multiply-add "

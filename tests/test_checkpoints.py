@@ -76,6 +76,7 @@ def test_manifest_has_what_the_design_promises(tmp_path):
         "versions",
         "code",
         "cpu",
+        "cores",
         "gpu",
         "files",
         "metrics",

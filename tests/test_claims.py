@@ -72,3 +72,12 @@ def test_seeds_are_averaged_sentence_by_sentence():
     labels, baseline = np.zeros(4, int), np.array([0, 0, 1, 1])
     claim = claims.no_loss([[0, 1, 0, 1], [0, 1, 1, 1], [0, 0, 1, 1]], baseline, labels)
     assert claim["mean"] == pytest.approx((0 - 2 / 3 + 1 / 3 + 0) / 4)
+
+
+def test_p_values_of_one_report_are_corrected_for_their_number():
+    assert claims.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert claims.holm([0.5, 0.6]) == [1.0, 1.0] and claims.holm([0.02]) == [0.02] and claims.holm([]) == []
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(2000):  # nothing is true of ten rows: one in twenty reports may say otherwise
+        wrong += min(claims.holm(list(rng.random(10)))) < 0.05
+    assert 60 < wrong < 140

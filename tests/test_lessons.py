@@ -182,10 +182,14 @@ def test_onnxruntime_answers_as_torch_does(stages, tmp_path, monkeypatch, pairs)
     rows = list(zip(texts, reversed(texts), strict=True)) if pairs else texts
     monkeypatch.setattr(onnx_teacher, "WINDOW", 2)
     monkeypatch.setattr(lessons, "PART", 200)
+    monkeypatch.setattr(onnx_teacher.provenance, "instructions", lambda: ["avx2"])
     runtime = onnx_teacher.runtime(teacher)
     said = [lessons.answers(teacher, rows, 48, tmp_path / str(i), runtime=how) for i, how in enumerate((None, runtime)) if
             not (tmp_path / str(i)).mkdir()]
     assert abs(said[0] - said[1]).max() < 1e-4 < said[0].std()
+    for has in ([], ["avx2", "avx512f"]):
+        monkeypatch.setattr(onnx_teacher.provenance, "instructions", lambda has=has: has)
+        assert onnx_teacher.runtime(teacher) is None, "not tried there, or slower"
 
 
 # --- which are found, and which refused

@@ -54,7 +54,7 @@ def register(folder: Path, sentences: Path, run: Path, *more) -> tuple[int, str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sentences, tmp_path):
+def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sentences, tmp_path, monkeypatch):
     """Registered as it is, its classes in the data's order; alone or in a batch, by every way of asking."""
     import transformers
 
@@ -72,6 +72,7 @@ def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sente
     assert theirs.std(0).min() > 0.01, "logits that hardly differ show nothing"
     assert abs(inference.open_classifier(teacher.path).classify(texts) - theirs.numpy()).max() <= 1e-4
     assert abs(lessons.answers(teacher, texts, 64, tmp_path) - theirs.numpy()).max() <= 1e-4
+    monkeypatch.setattr(onnx_teacher.provenance, "instructions", lambda: ["avx2"])
     assert onnx_teacher.runtime(teacher) is None, "torch answers: it has no compact twin"
     work, why = measure.work(teacher.path, 12)
     assert work["gflops_128" if kind in ("modernbert", "deberta-v2") else "gflops_mean"] > 0 and work["params"] == own.num_parameters()
