@@ -180,6 +180,14 @@ class TorchClassifier(Classifier):
             tensors = {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
             return self.model(**tensors).logits.float().cpu().numpy()
 
+    def without_padding(self) -> "TorchClassifier":
+        """The same weights in compact form, which computes no padding, as all that is pruned; itself where there is no such form."""
+        from common.architectures import layout
+
+        compact = copy.copy(self)
+        compact.model = layout.quickest(self.model, self.knows_types).to(self.device)
+        return compact
+
     def half_precision_pays(self) -> bool:
         return self.device == "cuda"
 

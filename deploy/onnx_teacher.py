@@ -18,6 +18,7 @@ from common.architectures import layout, model_files
 from common.checkpoints import Checkpoint
 from common.data import TYPES, longest_first
 from compact import CompactForSequenceClassification
+from compact.modeling_compact import INPUTS
 from deploy import onnx_export
 
 BATCH = 32
@@ -47,7 +48,7 @@ def runtime(teacher: Checkpoint):
         left = longest_first(tokenised, pad_token_id, BATCH)
         with tqdm(desc="teacher", unit="batch", total=math.ceil(len(tokenised) / BATCH)) as bar:
             while window := list(itertools.islice(left, WINDOW)):
-                batches = [{name: values.numpy() for name, values in batch.items()} for _, batch in window]
+                batches = [{name: batch[name].numpy() for name in INPUTS if name in batch} for _, batch in window]
                 found = opened(TYPES in tokenised.column_names).all_logits(batches)
                 yield from zip((rows for rows, _ in window), found, strict=True)
                 bar.update(len(window))

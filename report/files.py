@@ -75,6 +75,8 @@ def fault(report: dict) -> str | None:
             wrong.append(f"ci95 is no interval between {least} and 1")
         if not has_form(row.get("seeds", []), SEEDS):
             wrong.append("seeds is no list of seeds and their scores")
+        if not has_form(row.get("padded"), ({"latency_ms": BATCHES}, None)):
+            wrong.append("padded is no latency")
         if wrong:
             return f"{' '.join(row['key'].split())[:40]}: {wrong[0]}"
     return None

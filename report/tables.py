@@ -49,7 +49,7 @@ def table(report: dict, style: str = "github") -> str:
     for row in report["models"]:
         compared = row["key"] != report["baseline"]
         low, high = row["ci95"] or (None, None)
-        lines.append({
+        line = {
             "model": row["label"],
             f"{metric(report)} %": percent(row["score"]),
             "95 %": "n/a" if low is None else f"{percent(low)}–{percent(high)}",
@@ -65,7 +65,13 @@ def table(report: dict, style: str = "github") -> str:
             "×, 1": number(row["speedup"]["1"], 2),
             "ms, 32": number(row["latency_ms"]["32"]["p50"], 1),
             "×, 32": number(row["speedup"]["32"], 2),
-        })
+        }
+        lines.append(line)
+        if row.get("padded"):
+            both = {batch: (ms["p50"], row["latency_ms"][batch]["p50"]) for batch, ms in row["padded"]["latency_ms"].items()}
+            lines.append(line | {"model": f"{row['label']}, padded", "Δ points": "—"}
+                         | {f"ms, {batch}": number(ms, 2 if batch == "1" else 1) for batch, (ms, _) in both.items()}
+                         | {f"×, {batch}": number(base / ms if base and ms else None, 2) for batch, (ms, base) in both.items()})
     return _tabulate(tabulate, lines, style)
 
 
@@ -172,6 +178,8 @@ def conditions(report: dict) -> list[str]:
         f"ms, 1 and ms, 32: median latency of {how['sentences']} dev sentences, one by one and in batches of 32 padded to their "
         f"longest, each the median of {how['repeats']}, after a warm-up; {threads(machine)}, all models taking turns. "
         "×: the baseline's ms over this row's. RSS MB: peak memory of a process of its own that opens the model and answers.",
+        *(["The student is timed in compact form, which computes no padding, as all that is made of it. 'Padded': as the library runs it."]
+          if any(row.get("padded") for row in report["models"]) else []),
         "Respelled: dev sentences that the row's vocabulary spells in other word pieces than the baseline's. "
         "Opens, ms: from file (hashes checked, file cache warm) to the first answer, libraries already imported. "
         "Text to label: tokeniser included.",

@@ -336,7 +336,9 @@ def test_classes_in_another_order_or_spelling_become_the_datas(tokenizer, capsys
     head, batch = model.classifier.weight.clone(), {"input_ids": torch.tensor([[2, 84, 9, 3]])}
     before = model(**batch).logits
     encoders.match_classes(model, NAMES, "mine")
-    assert torch.equal(model(**batch).logits, before[:, [1, 0]]) and torch.equal(model.classifier.weight, head[[1, 0]])
+    assert torch.equal(model.classifier.weight, head[[1, 0]])
+    # With AVX2 alone a product's last digits depend on which column they are computed in.
+    assert torch.allclose(model(**batch).logits, before[:, [1, 0]], rtol=1e-6, atol=1e-7)
     assert model.config.id2label == dict(enumerate(NAMES)) and model.config.label2id == {"negative": 0, "positive": 1}
     assert "put into the data's order" in capsys.readouterr().out
     model.config.update(encoders.labels(["Good", "good"]))

@@ -258,6 +258,19 @@ def test_latency_rows_are_positive_and_ordered(pipeline):
         assert row["text_to_label_ms"] > 0
 
 
+def test_the_student_is_timed_without_padding_and_beside_that_as_the_library_runs_it(pipeline):
+    """Else leaving padding out would count as pruning. Both answer alike."""
+    rows = rows_of(pipeline)
+    assert [key for key, row in rows.items() if row["padded"]] == ["distilled"]
+    assert all(ms["p50"] > 0 for ms in rows["distilled"]["padded"]["latency_ms"].values())
+    page = (pipeline.run_dir / "final_report.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| Distilled +\|.*\n\| Distilled, padded +\|", page, flags=re.MULTILINE)
+    student = inference.open_classifier(pipeline.checkpoint("distilled"))
+    texts = ["dull", "a fine film in every way", "the plot"]
+    assert student.without_padding().model is not student.model
+    assert np.allclose(student.without_padding().classify(texts), student.classify(texts), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_half_precision_is_timed_where_it_pays(pipeline, tmp_path, monkeypatch):
     """As on a GPU, but on the CPU: each torch row is answered and timed in float16 too."""
