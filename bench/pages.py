@@ -20,8 +20,9 @@ from report import files, tables
 RESULTS = provenance.REPOSITORY / "docs/results"
 BLOCK = re.compile(r"<!-- (\w+)(?::([\w-]+))? -->\n.*?<!-- /\1 -->", flags=re.DOTALL)
 CHINESE = "\n## 中文\n"  # where README's second half begins
-WORDS = {"en": {"now": "Measured at commit", "older": "**Measured by older code**, at commit", "on": ", on"},
-         "zh": {"now": "测量所用提交：", "older": "**用较早的代码测得**，提交：", "on": "；机器："}}
+WORDS = {"en": {"now": "Measured at commit", "older": "**Measured by older code**, at commit", "on": ", on",
+                "made": "; its models were made at"},
+         "zh": {"now": "测量所用提交", "older": "**用较早的代码测得**，提交", "on": "；机器", "made": "；制作模型所用提交"}}
 
 LOOKS = {"en": "SST-2's dev set was looked at in {} experiments ([the log](../EXPERIMENTS.md)).",
          "zh": "SST-2 的 dev 集在 {} 次实验中被查看过（[记录](../EXPERIMENTS.md)）。"}
@@ -62,7 +63,9 @@ def conditions(report: dict, language: str) -> str:
     report = report.get("score", report)
     says, code, machine = WORDS[language], report["code"], report.get("machine", report)
     begins = says["now" if code["sha256"] == provenance.code_identity()["sha256"] else "older"]
-    return f"{begins} {code['commit'][:7]}" + (f"{says['on']} {machine['cpu']}" if "cpu" in machine else "")
+    made = sorted({stage["commit"][:7] for stage in report.get("stages", [])} - {code["commit"][:7]})
+    return (f"{begins} {code['commit'][:7]}" + (f"{says['on']} {machine['cpu']}" if "cpu" in machine else "")
+            + (f"{says['made']} {', '.join(made)}" if made else ""))
 
 
 def looks() -> int:
