@@ -21,9 +21,8 @@ RESULTS = provenance.REPOSITORY / "docs/results"
 BLOCK = re.compile(r"<!-- (\w+)(?::([\w-]+))? -->\n.*?<!-- /\1 -->", flags=re.DOTALL)
 CHINESE = "\n## 中文\n"  # where README's second half begins
 WORDS = {"en": {"now": "Measured at commit", "older": "**Measured by older code**, at commit", "on": ", on",
-                "made": "; its models were made at"},
-         "zh": {"now": "测量所用提交", "older": "**用较早的代码测得**，提交", "on": "；机器", "made": "；制作模型所用提交"}}
-
+                "made": "; its models were made earlier, at"},
+         "zh": {"now": "测量所用提交", "older": "**用较早的代码测得**，提交", "on": "；机器", "made": "；模型制作于较早的提交"}}
 LOOKS = {"en": "SST-2's dev set was looked at in {} experiments ([the log](../EXPERIMENTS.md)).",
          "zh": "SST-2 的 dev 集在 {} 次实验中被查看过（[记录](../EXPERIMENTS.md)）。"}
 
