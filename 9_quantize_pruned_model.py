@@ -71,7 +71,7 @@ def main(args):
         opening.save_tokenizer(tokenizer, stage.dir, length)
         reloaded = compact.CompactForSequenceClassification.from_pretrained(stage.dir)
         gap = inspection.logits_gap(packed, reloaded, collate([validation[i] for i in range(min(32, len(validation)))]))
-        if not gap <= 0:
+        if not gap <= 1e-5:  # the same bytes; sums may differ in the last digit, by where in memory they lie
             raise RuntimeError(f"the saved model's logits differ from the packed one's by {gap:.1e}")
         target = stage.publish()
         sizes = [(path / "model.safetensors").stat().st_size / 1e6 for path in (source.path, target)]
