@@ -21,8 +21,9 @@ RESULTS = provenance.REPOSITORY / "docs/results"
 BLOCK = re.compile(r"<!-- (\w+)(?::([\w-]+))? -->\n.*?<!-- /\1 -->", flags=re.DOTALL)
 CHINESE = "\n## 中文\n"  # where README's second half begins
 WORDS = {"en": {"now": "Measured at commit", "older": "**Measured by older code**, at commit", "on": ", on",
-                "made": "; its models were made earlier, at"},
-         "zh": {"now": "测量所用提交", "older": "**用较早的代码测得**，提交", "on": "；机器", "made": "；模型制作于较早的提交"}}
+                "made": "; the models were made earlier, at", "below": "{} ({}).", "comma": ", "},
+         "zh": {"now": "测量所用提交", "older": "**用较早的代码测得**，提交", "on": "；机器", "made": "；模型制作于较早的提交",
+                "below": "{}（{}）。", "comma": "、"}}
 LOOKS = {"en": "SST-2's dev set was looked at in {} experiments ([the log](../EXPERIMENTS.md)).",
          "zh": "SST-2 的 dev 集在 {} 次实验中被查看过（[记录](../EXPERIMENTS.md)）。"}
 
@@ -81,7 +82,7 @@ def block(kind: str, name: str | None, page: Path, language: str) -> str:
     for path, report in reports.items():
         link = Path(os.path.relpath(path, page.parent)).as_posix()
         made.setdefault(conditions(report, language), []).append(f"[{path.name}]({link})")
-    below = [f"{says} ({', '.join(links)})." for says, links in made.items()]
+    below = [WORDS[language]["below"].format(says, WORDS[language]["comma"].join(links)) for says, links in made.items()]
     if name == "sst2":
         below.append(LOOKS[language].format(looks()))
     title = f"{kind}:{name}" if name else kind

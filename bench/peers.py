@@ -1,11 +1,13 @@
 """Our presets beside everything else that one might have picked: the same teacher, the same sentences, taking turns on one machine.
 
-    python -m bench.peers RUN_DIR docs/results/bench [--data-dir DIR] [--python KIND=VENV/bin/python …]
+    python -m bench.peers RUN_DIR docs/results/bench [--data-dir DIR] [--python PACKAGE=VENV/bin/python …] [--only KIND …]
 
-Each peer makes its model from the teacher in a process of its own (bench/peer.py), with its recommended settings, in the venv where it
-was installed from its own package: `make bench` makes these. One that doesn't install or run is a row with its error. Writes
-peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes, latency at batch 1 and 32, text to label, minutes to
-make (of the models made here; for ours, all of its stages behind the teacher, as their stage.json note them).
+Each peer makes its model from the teacher in a process of its own (bench/peer.py), set up as its maintainers document it (bench/rivals/),
+in the venv where it was installed from its own package: `make bench` makes these. One that doesn't install, or dies, is a row with its
+error. Each is timed with one thread and with all, and the better of the two counts. Whatever runs in onnxruntime is batched as ours is.
+Writes peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes, latency of one sentence and of 32 as they come,
+sentences a second in batches sorted by length, text to label, minutes to make (of the models made here; for ours, all of its stages behind
+the teacher, as their stage.json note them).
 """
 
 import contextlib
@@ -24,13 +26,11 @@ from bench import finished
 from bench.presets import PRESETS, seeds_of
 from common import cli, cores, forms, lineage
 
-LABELS = {"torch_fp32": "Teacher, torch", "torch_int8_dynamic": "torch dynamic int8", "torchao_int8_dynamic": "torchao int8",
-          "onnxruntime_int8_dynamic": "onnxruntime int8, dynamic", "onnxruntime_int8_static": "onnxruntime int8, static",
-          "openvino_nncf_int8": "OpenVINO + NNCF int8", "neural_compressor_int8": "Intel Neural Compressor int8",
-          "torch_pruning": "Torch-Pruning, taught alike, int8",
-          "tfidf_logistic": "TF-IDF, logistic regression", "half": "half-depth student, torch", "half_int8": "half-depth student, int8"}
+OWN = {"ours": "", "ours_plain": ", plain session"}  # what stands behind a preset's name
 PATIENCE = 300  # seconds for the dev set, or for a turn
 TURN = 8  # groups that a model answers before the next model's turn
+CALIBRATION, LESSONS = 300, 50_000  # sentences for those that need ranges; lessons, at most, for those that learn
+LEAST = 65  # sentences to time: more than two batches
 
 
 class Worker:
@@ -47,10 +47,14 @@ class Worker:
         self.ready = self._line()
         self.process.send_signal(signal.SIGSTOP)
 
-    def ask(self, what: str, groups: list[list[str]]):
+    def ask(self, what: str, groups: list[list[str]], threads: int) -> list | None:
+        """What it answers; None where it died of it."""
         self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps({"what": what, "groups": groups}) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps({"what": what, "groups": groups, "threads": threads}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return self._line()
         if select.select([self.process.stdout], [], [], PATIENCE)[0]:
             said = self._line()
             self.process.send_signal(signal.SIGSTOP)
@@ -70,7 +74,8 @@ class Worker:
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -79,101 +84,154 @@ def minutes_to_make(checkpoint, made: list) -> float:
     return sum(stage.manifest["wall_s"] for stage in lineage.line(checkpoint, made) if stage.stage != "teacher") / 60
 
 
-def timed(workers: list[Worker], what: str, groups: list[list[str]], repeats: int) -> dict[str, float]:
-    """{key: milliseconds}, the median over groups of the median over repeats; in turns, the order shuffled, a pass of warm-up first."""
-    rng = random.Random(0)
-    took: dict[str, list[list[float]]] = {worker.key: [[] for _ in groups] for worker in workers}
+def timed(workers: list[Worker], what: str, groups: list[list[str]], repeats: int,
+          threads: list[int]) -> dict[str, dict[int, list[float]]]:
+    """{key: {threads: milliseconds of each group}}, medians over repeats; in turns, the order shuffled, a pass of warm-up first.
+
+    Who dies meanwhile is left out.
+    """
+    rng, turns = random.Random(0), [(worker, count) for worker in workers for count in threads]
+    took: dict = {worker.key: {count: [[] for _ in groups] for count in threads} for worker in workers}
     for repeat in range(-1, repeats):
         for start in range(0, len(groups), TURN):
-            for worker in rng.sample(workers, len(workers)):
-                for i, ms in enumerate(worker.ask(what, groups[start:start + TURN]), start):
-                    if repeat >= 0:
-                        took[worker.key][i].append(ms)
-    return {key: statistics.median(statistics.median(repeated) for repeated in times) for key, times in took.items()}
+            for worker, count in rng.sample(turns, len(turns)):
+                if worker.error is None:
+                    for i, ms in enumerate(worker.ask(what, groups[start:start + TURN], count) or [], start):
+                        if repeat >= 0:
+                            took[worker.key][count][i].append(ms)
+    return {worker.key: {count: [statistics.median(ms) for ms in times] for count, times in took[worker.key].items()}
+            for worker in workers if worker.error is None}
 
 
-def versus(row: dict, rows: list[dict]) -> dict:
-    """A row of ours against the best peer: {best_peer, as_accurate, speedup: {batch: times}, size: times}.
+def versus(row: dict, ours: list, rows: list[dict], answers: dict[str, list[int]], labels: list[int]) -> dict:
+    """A row of ours, with the answers of all its seeds, against the peers: {as_accurate, "1" | "32" | "mb": {peer, times}}.
 
-    It is the fastest at batch 1 whose accuracy is at least the row's; where there is none, the most accurate.
+    Against each time, and the size, stands the best of the peers that are as accurate: the paired test on the same sentences, over our
+    seeds, doesn't show at 5 % that they are less often right. Where there is none, the most accurate one.
     """
+    from report import claims
+
     alive = [r for r in rows if not r["ours"] and r["error"] is None]
-    equals = [r for r in alive if r["accuracy"] >= row["accuracy"]]
-    best = min(equals, key=lambda r: r["latency_ms"]["1"]) if equals else max(alive, key=lambda r: r["accuracy"])
-    return {"best_peer": best["key"], "as_accurate": bool(equals),
-            "speedup": {b: best["latency_ms"][b] / row["latency_ms"][b] for b in ("1", "32")},
-            "size": best["size_mb"] / row["size_mb"]}
+    equals = [r for r in alive if not claims.no_loss(ours, answers[r["key"]], labels, margin=0.0)["holds"]]
+    rivals_ = equals or [max(alive, key=lambda r: r["accuracy"])]
+    found: dict = {"as_accurate": [r["key"] for r in equals]}
+    for name, of in (("1", lambda r: r["latency_ms"]["1"]), ("32", lambda r: r["latency_ms"]["32"]), ("mb", lambda r: r["size_mb"])):
+        best = min(rivals_, key=of)
+        found[name] = {"peer": best["key"], "times": of(best) / of(row)}
+    return found
 
 
-def main(args) -> None:
+def written(place: Path, args, corpus) -> Path:
+    """The texts that peers calibrate on and learn from, as a file."""
+    from common import checkpoints
+    from training import lessons
 
-    from common import checkpoints, measure
+    rng = random.Random(0)
+    split: dict = {name: {"texts": part.texts, "labels": part.labels}
+                   for name, part in (("train", corpus.train), ("held_out", corpus.validation))}
+    made = next((c for c in checkpoints.published(args.run_dir) if c.stage == "lessons"), None)
+    if made:
+        taught = lessons.read(args.run_dir, made, corpus.facts)
+        chosen = rng.sample(range(len(taught.sentences)), min(LESSONS, len(taught.sentences)))
+        split["lessons"] = {"texts": [taught.sentences.texts[i] for i in chosen], "labels": taught.logits[chosen].argmax(-1).tolist()}
+    else:
+        split["lessons"] = {"texts": [], "labels": []}
+    split["calibration"] = rng.sample(corpus.train.texts, min(CALIBRATION, len(corpus.train)))
+    (place / "texts.json").write_text(json.dumps(split), encoding="utf-8")
+    return place / "texts.json"
 
-    corpus = finished.corpus(args)
-    teacher = checkpoints.find(args.run_dir, "teacher")
-    conditions = finished.conditions(corpus, args.threads or cores.usable())
-    pythons = dict(text.split("=", 1) for text in args.python)
+
+def own_models(args, teacher, corpus) -> tuple[dict[str, tuple[str, str, Path]], dict[str, float], dict[str, list]]:
+    """Ours: ({key: (kind, label, checkpoint)}, {key: minutes}, {key: the answers of each seed, label ids (seeds, S)})."""
+    from common import checkpoints, inference
+
     made = checkpoints.published(args.run_dir)
-    asked: dict[str, list[str]] = {}
-    minutes: dict[str, float] = {}
+    asked: dict = {}
+    minutes: dict = {}
+    answers: dict = {}
     for preset in PRESETS:
         seeds = seeds_of(args.run_dir, preset, teacher)
         if seeds:  # of three seeds the one in the middle, by the held-out split
             order = sorted(seeds.values(), key=lambda pair: pair[1].manifest["metrics"]["validation_accuracy"])
             _, export = order[len(order) // 2]
-            asked[preset] = ["ours", "--checkpoint", str(export.path)]
-            minutes[preset] = minutes_to_make(export, made)
-    for key, stage in (("half", "distilled"), ("half_int8", "distilled_onnx_int8")):
+            said = [inference.open_classifier(other.path).classify(corpus.dev.texts).argmax(-1) for _, other in seeds.values()]
+            for kind, behind in OWN.items():
+                key = preset + kind.removeprefix("ours")
+                asked[key], answers[key] = (kind, f"ours, {preset}{behind}", export.path), said
+                minutes[key] = minutes_to_make(export, made)
+    for key, label, stage in (("half", "half-depth student, torch", "distilled"),
+                              ("half_int8", "half-depth student, int8", "distilled_onnx_int8")):
         found = next((c for c in made if c.stage == stage), None)
         if found:
-            asked[key] = ["ours", "--checkpoint", str(found.path)]
-            minutes[key] = minutes_to_make(found, made)
-    kinds = [kind for kind in LABELS if kind not in ("half", "half_int8")]
+            asked[key], minutes[key] = ("ours", label, found.path), minutes_to_make(found, made)
+    return asked, minutes, answers
+
+
+def main(args) -> None:
+    from bench.rivals import PEERS, onnxruntime
+    from common import checkpoints, measure
+
+    corpus = finished.corpus(args)
+    if corpus.task.kind != "single_label" or corpus.dev.seconds is not None:
+        raise cli.UserError("peers are compared on single texts of one class each, and these data are others")
+    texts = measure.to_time(corpus.dev.texts, args.sentences)
+    if len(texts) < LEAST:
+        raise cli.UserError(f"{len(texts)} sentences are too few to time: give {LEAST} or more, more than two batches")
+    teacher = checkpoints.find(args.run_dir, "teacher")
+    threads = args.threads or cores.usable()
+    conditions = finished.conditions(corpus, threads)
+    pythons = dict(text.split("=", 1) for text in args.python)
+    asked, minutes, of_seeds = own_models(args, teacher, corpus)
+    packages = {kind: package for package, kinds in PEERS.items() for kind in kinds}
+    labels = {kind: label for kinds in PEERS.values() for kind, label in kinds.items()}
+    asked |= {kind: (kind, labels[kind], None) for kind in packages if kind not in OWN}
+    if args.only:
+        asked = {key: found for key, found in asked.items() if found[0] in args.only}
+    trained = args.run_dir.resolve() / "runs" / "trained"
+    minutes["torch_pruning"] = onnxruntime.minutes_of_torch_pruning(trained)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stopped:
         place = Path(folder)
-        sample = random.Random(0).sample(corpus.train.texts, min(256, len(corpus.train)))
-        (place / "calibration.json").write_text(json.dumps(sample), encoding="utf-8")
-        train, held_out = corpus.train, corpus.validation
-        (place / "train.json").write_text(json.dumps({"texts": train.texts, "labels": train.labels, "held_out_texts": held_out.texts,
-                                                      "held_out_labels": held_out.labels}), encoding="utf-8")
-        for kind in kinds:
-            (place / kind).mkdir()
-            asked[kind] = [kind, "--teacher", str(teacher.path.resolve()), "--calibration", str(place / "calibration.json"),
-                           "--train", str(place / "train.json"), "--trained", str(args.run_dir.resolve() / "runs" / "trained"),
-                           "--work", str(place / kind)]
-        made_before = args.run_dir / "runs" / "trained" / "torch_pruning" / "made.json"
-        if made_before.is_file():
-            minutes["torch_pruning"] = json.loads(made_before.read_text(encoding="utf-8"))["minutes"]
+        file = written(place, args, corpus)
         workers = {}
-        for key, arguments in asked.items():
-            workers[key] = Worker(key, pythons.get(key, sys.executable), [*arguments, "--threads", str(args.threads or cores.usable())],
-                                  place / f"{key}.log")
+        for key, (kind, _, checkpoint) in asked.items():
+            (place / key).mkdir()
+            words = [kind, "--teacher", str(teacher.path.resolve()), "--texts", str(file), "--work", str(place / key),
+                     "--trained", str(trained), "--threads", str(threads), *(["--checkpoint", str(checkpoint)] if checkpoint else [])]
+            workers[key] = Worker(key, pythons.get(packages[kind], sys.executable), words, place / f"{key}.log")
             stopped.callback(workers[key].close)
             cli.say(f"{key}: {workers[key].error or 'ready'}")
-        alive = [w for w in workers.values() if w.error is None]
-        dev = corpus.dev
         answers = {}
-        for worker in alive:
-            said = worker.ask("answer", [dev.texts[i:i + 32] for i in range(0, len(dev), 32)])
-            if worker.error is None:
+        for worker in workers.values():
+            whole_set = [corpus.dev.texts[i:i + 32] for i in range(0, len(corpus.dev), 32)]
+            if worker.error is None and (said := worker.ask("answer", whole_set, threads)):
                 answers[worker.key] = [label for group in said for label in group]
-        alive = [w for w in alive if w.error is None]
-        texts = measure.to_time(dev.texts, args.sentences)
-        groups = {"1": [[text] for text in texts], "32": [texts[i:i + 32] for i in range(0, len(texts) - 31, 32)]}
-        latency = {batch: timed(alive, "batch", groups[batch], args.repeats) for batch in ("1", "32")}
-        whole = timed(alive, "text", groups["1"], args.repeats)
+
+        def times(what: str, groups: list[list[str]]) -> dict[str, dict[int, list[float]]]:
+            alive = [worker for worker in workers.values() if worker.error is None]
+            return timed(alive, what, groups, args.repeats, sorted({1, threads}))
+
+        alone, by_length = [[text] for text in texts], sorted(texts, key=len)
+        single, whole = times("batch", alone), times("text", alone)
+        batches = times("batch", [texts[i:i + 32] for i in range(0, len(texts) - 31, 32)])
+        stream = times("batch", [by_length[i:i + 32] for i in range(0, len(by_length), 32)])
         rows = []
         for key, worker in workers.items():
-            row = {"key": key, "label": LABELS.get(key, f"ours, {key}"), "ours": key in PRESETS, "accuracy": None, "ci95": None,
-                   "size_mb": None, "latency_ms": None, "text_to_label_ms": None, "minutes_to_make": None, "error": worker.error}
+            kind, label, _ = asked[key]
+            row = {"key": key, "label": label, "ours": kind in OWN, "accuracy": None, "ci95": None, "size_mb": None, "latency_ms": None,
+                   "threads": None, "texts_per_s": None, "text_to_label_ms": None, "minutes_to_make": None, "error": worker.error}
             if worker.error is None:
-                row |= measure.accuracy(answers[key], dev.labels)
-                row |= {"size_mb": worker.ready["size_mb"], "latency_ms": {b: latency[b][key] for b in ("1", "32")},
-                        "text_to_label_ms": whole[key], "minutes_to_make": minutes.get(key, worker.ready["minutes"]),
-                        "versions": worker.ready["versions"]}
+                by_batch = {"1": single[key], "32": batches[key]}
+                medians = {b: {count: statistics.median(ms) for count, ms in found.items()} for b, found in by_batch.items()}
+                row |= measure.accuracy(answers[key], corpus.dev.labels)
+                row |= {"size_mb": worker.ready["size_mb"], "latency_ms": {b: min(found.values()) for b, found in medians.items()},
+                        "threads": {b: min(found, key=found.get) for b, found in medians.items()},
+                        "texts_per_s": 1e3 * len(texts) / min(map(sum, stream[key].values())),
+                        "text_to_label_ms": min(map(statistics.median, whole[key].values())),
+                        "minutes_to_make": minutes.get(key) or worker.ready["minutes"], "versions": worker.ready["versions"]}
             rows.append(row)
     result = {**conditions, "sentences": len(texts), "repeats": args.repeats, "rows": rows,
-              "versus": {row["key"]: versus(row, rows) for row in rows if row["ours"]}}
+              "versus": {row["key"]: versus(row, of_seeds[row["key"]], rows, answers, corpus.dev.labels)
+                         for row in rows if row["key"] in PRESETS and row["error"] is None}}
     finished.write(result, args.output / "peers.json")
     (args.output / "peers.md").write_text(page(result), encoding="utf-8")
     draw(rows, args.output / "peers.png")
@@ -188,20 +246,23 @@ def table(rows: list[dict]) -> str:
         if row["error"] is None:
             low, high = row["ci95"]
             lines.append([row["label"], f"{100 * row['accuracy']:.1f}", f"{100 * low:.1f}–{100 * high:.1f}", f"{row['size_mb']:.2f}",
-                          f"{row['latency_ms']['1']:.2f}", f"{row['latency_ms']['32']:.1f}", f"{row['text_to_label_ms']:.2f}",
-                          f"{row['minutes_to_make']:.1f}"])
+                          f"{row['latency_ms']['1']:.2f}", f"{row['latency_ms']['32']:.1f}", f"{row['texts_per_s']:,.0f}",
+                          f"{row['text_to_label_ms']:.2f}", f"{row['minutes_to_make']:.1f}"])
         else:
-            lines.append([row["label"], "error: " + row["error"].replace("|", "/"), *[""] * 6])
-    return tabulate(lines, headers=["model", "accuracy %", "95 %", "MB", "ms, 1", "ms, 32", "text to label, ms", "minutes to make"],
-                    tablefmt="github", disable_numparse=True)
+            lines.append([row["label"], "error: " + row["error"].replace("|", "/"), *[""] * 7])
+    headers = ["model", "accuracy %", "95 %", "MB", "ms, 1", "ms, 32", "texts a second", "text to label, ms", "minutes to make"]
+    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
 
 
 def page(result: dict) -> str:
     """peers.md, all of it drawn from peers.json."""
-    chosen_as = {True: "the fastest peer at least as accurate", False: "the most accurate peer, since none is as accurate"}
-    lines = [f"{preset} against {found['best_peer']}, {chosen_as[found['as_accurate']]}: "
-             f"{found['speedup']['1']:.1f}× at batch 1, {found['speedup']['32']:.1f}× at batch 32, {found['size']:.1f}× smaller."
-             for preset, found in result["versus"].items()]
+    labels = {row["key"]: row["label"] for row in result["rows"]}
+    lines = []
+    for preset, found in result["versus"].items():
+        beaten = [f"{found[name]['times']:.1f} times {what} {labels[found[name]['peer']]}"
+                  for name, what in (("1", "as fast at batch 1 as"), ("32", "as fast at batch 32 as"), ("mb", "smaller than"))]
+        against = "each the best peer that is as accurate" if found["as_accurate"] else "the most accurate peer: none is as accurate"
+        lines.append(f"**{preset}** is {', '.join(beaten)} ({against}).")
     return "\n\n".join([
         f"# {result['dataset']['name']}: presets beside peers",
         finished.how_measured(result),
@@ -234,7 +295,9 @@ def draw(rows: list[dict], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = finished.parser(__doc__, "DIR", "where the results go")
-    parser.add_argument("--python", nargs="*", default=[], metavar="KIND=PYTHON", help="the interpreter of a peer's own venv")
+    parser.add_argument("--python", nargs="*", default=[], metavar="PACKAGE=PYTHON",
+                        help="the interpreter of the venv that has the peers of a file of bench/rivals/")
+    parser.add_argument("--only", nargs="*", default=None, metavar="KIND", help="which; else all")
     parser.add_argument("--sentences", type=forms.count, default=160, help="dev sentences that are timed")
     parser.add_argument("--repeats", type=forms.count, default=3, help="times that each is")
     parser.add_argument("--threads", type=forms.count, default=None, help="threads that one answer may use; else the machine's cores")

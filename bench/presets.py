@@ -49,12 +49,12 @@ def int8_teachers(teacher, folder: Path, texts: list, pairs: bool = False) -> di
     """The teacher in int8, {name: checkpoint}: "dynamic" by onnxruntime's own tool after its own fusions, "static" as stage 11 does it."""
     import onnx
 
-    from bench import peer
+    from bench.rivals import onnxruntime
     from common import checkpoints, inference, opening
     from deploy import onnx_export, onnx_int8
 
     model = opening.load_model(teacher.path)
-    fused = peer.fused_onnx(model, folder, pairs)
+    fused = onnxruntime.fused(model, folder, pairs)
     made = {}
     for kind in ("dynamic", "static"):
         place = folder / kind
@@ -63,7 +63,7 @@ def int8_teachers(teacher, folder: Path, texts: list, pairs: bool = False) -> di
             (place / name).write_bytes((teacher.path / name).read_bytes())
         known = checkpoints.Checkpoint(place, {"stage": f"teacher_int8_{kind}", "args": teacher.manifest["args"]})
         if kind == "dynamic":
-            peer.dynamic_int8(fused, place / inference.ONNX_FILE)
+            onnxruntime.dynamic_int8(fused, place / inference.ONNX_FILE)
         else:
             tokens = inference.Classifier(known)
             sentences = [tokens.encode([text]) for text in texts]

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-HEADERS = {"en": ["set", "task", "teacher: held-out, test", "near", "max", "MB: teacher, near, max", "× the int8 teacher's speed",
-                  "× the teacher's in torch"],
-           "zh": ["数据集", "任务", "教师：留出集，测试集", "near", "max", "MB：教师，near，max", "相当于 int8 教师速度的倍数",
-                  "相当于 torch 教师的倍数"]}
+HEADERS = {"en": ["set", "task", "teacher: held-out (texts), test (texts)", "near", "max", "MB: teacher, near, max",
+                  "speed, × int8 teacher: near, max", "speed, × torch teacher: near, max"],
+           "zh": ["数据集", "任务", "教师：留出集（条数），测试集（条数）", "near", "max", "MB：教师，near，max",
+                  "速度，int8 教师的倍数：near，max", "速度，torch 教师的倍数：near，max"]}
+TASKS = {"zh": {"single_label": "单标签", "multi_label": "多标签", "regression": "分数", "accuracy": "准确率"}}
 
 
 def spread(row: dict, than: str) -> str:
@@ -23,12 +24,13 @@ def verdict(results: list[dict], language: str = "en") -> str:
     """README's table, a line a set: what near and max lose, in points of the set's metric, and what they save."""
     from tabulate import tabulate
 
-    lines = []
+    lines, words = [], TASKS.get(language, {})
     for found in results:
         rows = [row for row in found["rows"] if row["preset"] in ("near", "max")]
         of_teacher = found["teacher"]
-        lines.append([found["set"], f"{found['task']}, {found['metric']}",
-                      ", ".join(f"{100 * of_teacher[part]:.1f}" for part in ("held_out", "test")), *map(change, rows),
+        lines.append([found["set"], ", ".join(words.get(found[name], found[name].replace("_", " ")) for name in ("task", "metric")),
+                      ", ".join(f"{100 * of_teacher[part]:.1f} ({found['sentences'][part]:,})" for part in ("held_out", "test")),
+                      *map(change, rows),
                       ", ".join(f"{row['mb']:.1f}" for row in (of_teacher, *rows)),
                       *(", ".join(f"{row[name]['1']:.1f}" for row in rows)
                         for name in ("latency_ratio_vs_int8", "latency_ratio"))])
@@ -52,17 +54,20 @@ def rows(results: list[dict]) -> str:
                               f"{row['mb']:.1f} (÷ {row['bytes_ratio']:.1f})",
                               spread(row, ""), spread(row, "_vs_int8"), f"{row['minutes']:.0f}"))
         lines.append(line("TF-IDF, linear", found["tfidf"]))
-    return tabulate(lines, headers=["set", "model", "metric", "held-out", "test", "95 %", "Δ: held-out, test", "MB",
-                                    "faster, ×: batch 1, 32", "than int8, ×: batch 1, 32", "minutes"],
+    return tabulate(lines, headers=["set", "model", "metric", "held-out", "test", "95 % (test)", "Δ: held-out, test", "MB",
+                                    "× torch teacher: batch 1, 32", "× int8 teacher: batch 1, 32", "minutes"],
                     tablefmt="github", disable_numparse=True)
 
 
 def draw(results: list[dict], path: Path) -> None:
-    """README's picture: what each preset loses on each set, on test (filled) and held-out texts (hollow), and how much faster it is."""
+    """README's picture: what each preset loses on each set, on test (filled) and held-out texts (hollow), and how much faster it is.
+
+    The dotted line is at a loss of a point.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(9, 0.9 + 0.42 * len(results)), dpi=110, layout="constrained")
+    drawing = Figure(figsize=(9, 1.4 + 0.42 * len(results)), dpi=110, layout="constrained")
     FigureCanvasAgg(drawing)
     losses, speeds = drawing.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for shift, (preset, colour, marker) in zip((-0.15, 0.15), (("near", "#0072b2", "o"), ("max", "#d55e00", "s")), strict=True):
@@ -75,7 +80,7 @@ def draw(results: list[dict], path: Path) -> None:
     losses.axvline(0, color="0.3", lw=1)
     losses.axvline(-1, color="0.3", lw=1, ls=":")
     losses.set(yticks=range(len(results)), yticklabels=[found["set"] for found in results], ylim=(len(results) - 0.5, -0.5),
-               xlabel="points against the teacher: test (filled), held-out (hollow)")
-    speeds.set(xlabel="times as fast as the teacher in int8 (dark), in torch (light)")
-    losses.legend(loc="best", frameon=False)
+               xlabel="points against the teacher (dotted: one point lost)\non test texts (filled), held-out texts (hollow)")
+    speeds.set(xlabel="times as fast as the teacher\nin int8 (dark), in torch (light)")
+    drawing.legend(loc="outside upper center", ncols=2, frameon=False)
     drawing.savefig(path, metadata={"Software": None})

@@ -62,7 +62,7 @@ def main(args) -> None:
     import transformers
     from tqdm import tqdm
 
-    from bench import peer
+    from bench.rivals import onnxruntime
     from common import data, distillation, measure
     from deploy import onnx_export
     from training import lessons, precision
@@ -131,7 +131,7 @@ def main(args) -> None:
     # --- 3. export
     args.output.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx_export.export(model.cpu().eval()), args.output / "fp32.onnx")
-    peer.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
+    onnxruntime.dynamic_int8(args.output / "fp32.onnx", args.output / "model.onnx")
     made = {"target_flops": args.target_flops, "flops_share": kept, "widths_cut": most, "steps": steps, "batch_size": args.batch_size,
             "lr": args.lr, "lessons": taught.checkpoint.manifest["metrics"], "seed": args.seed,
             "loss": sum(losses[-100:]) / len(losses[-100:]), "minutes": (time.monotonic() - started) / 60}

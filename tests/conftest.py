@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from made_up import write_data
-from scripts import COUNTING, QUIET, REPORT, REPOSITORY, call_script, manifests, run_script
+from scripts import COUNTING, QUIET, REPORT, REPOSITORY, call_script, manifests, run_here, run_script
 from tiny import make_tokenizer, tiny_bert
 
 sys.path.insert(0, str(REPOSITORY))
@@ -56,12 +56,8 @@ class Pipeline:
         return (*FLAGS.get(script, ("--fast",)), "--run-dir", self.run_dir, "--data-dir", self.data_dir)
 
     def run(self, script: str, *more, note: str | None = None, **env: str) -> subprocess.CompletedProcess:
-        if self.in_processes:
-            done = run_script(script, *self.flags(script), *more, **env)
-        else:
-            code, out, err = call_script(script, *self.flags(script), *more)
-            assert code == 0, err
-            done = subprocess.CompletedProcess([script], code, out, err)
+        flags = (*self.flags(script), *more)
+        done = run_script(script, *flags, **env) if self.in_processes else run_here(script, *flags)
         self.said[note or script] = done
         return done
 

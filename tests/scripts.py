@@ -69,6 +69,14 @@ def call_script(name: str, *flags) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def run_here(name: str, *flags, check: bool = True) -> subprocess.CompletedProcess:
+    """`run_script` in this process."""
+    code, out, err = call_script(name, *flags)
+    if check and code:
+        raise AssertionError(f"{name} {' '.join(map(str, flags))} ended with {code}\n{out}\n{err}")
+    return subprocess.CompletedProcess([name], code, out, err)
+
+
 def listing(folder: Path) -> list[tuple[str, int, int]]:
     """Every path below a folder with size and time: what a command must not have touched."""
     return sorted((p.relative_to(folder).as_posix(), p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*"))

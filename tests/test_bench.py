@@ -222,17 +222,47 @@ def test_what_a_model_took_to_make_is_all_of_its_stages(pipeline):
     assert peers.minutes_to_make(export, made) == pytest.approx(taken / 60)
 
 
-def test_the_best_peer_is_the_fastest_that_is_as_accurate_or_else_the_most_accurate():
+def test_the_best_peers_are_those_that_a_paired_test_does_not_find_less_accurate():
     from bench import peers
 
-    def row(key: str, accuracy: float, ms: float, ours: bool = False, error: str | None = None) -> dict:
-        return {"key": key, "ours": ours, "accuracy": accuracy, "size_mb": 10 * ms, "latency_ms": {"1": ms, "32": 3 * ms}, "error": error}
+    def row(key: str, ms: float, ours: bool = False, error: str | None = None) -> dict:
+        return {"key": key, "ours": ours, "accuracy": sum(answers[key]) / 200 if key in answers else None, "size_mb": 10 * ms,
+                "latency_ms": {"1": ms, "32": 10 - ms}, "error": error}
 
-    max_, near = row("max", 0.90, 0.5, ours=True), row("near", 0.92, 1.0, ours=True)
-    rows = [max_, near, row("quick", 0.80, 1.0), row("good", 0.90, 2.0), row("slow", 0.91, 4.0),
-            row("broken", None, 1.0, error="ImportError: no")]
-    assert peers.versus(max_, rows) == {"best_peer": "good", "as_accurate": True, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
-    assert peers.versus(near, rows) == {"best_peer": "slow", "as_accurate": False, "speedup": {"1": 4.0, "32": 4.0}, "size": 4.0}
+    labels = [1] * 200
+    right = {"max": 180, "bad": 140, "fast": 178, "small": 181}  # two sentences fewer are no evidence, forty are
+    answers = {key: [1] * n + [0] * (200 - n) for key, n in right.items()}
+    rows = [row("max", 0.5, ours=True), row("max_plain", 0.1, ours=True), row("bad", 0.2), row("fast", 2.0), row("small", 1.0),
+            row("broken", 0.1, error="ImportError: no")]
+    assert peers.versus(rows[0], [answers["max"]] * 3, rows, answers, labels) == {
+        "as_accurate": ["fast", "small"], "1": {"peer": "small", "times": 2.0}, "32": {"peer": "fast", "times": 8 / 9.5},
+        "mb": {"peer": "small", "times": 2.0}}
+    alone = peers.versus(rows[0], [answers["max"]], [rows[0], rows[2]], answers, labels)
+    assert alone["as_accurate"] == [] and alone["1"] == {"peer": "bad", "times": 0.4}, "the most accurate, and said so"
+
+
+@pytest.mark.slow
+def test_peers_are_measured_in_turns_and_one_that_dies_is_a_row(pipeline, tmp_path):
+    """A real run of the harness on tiny models: by torch, by onnxruntime, without a network, and one that isn't installed here."""
+    from bench import peers, rivals
+
+    in_onnxruntime = [kind for kind in rivals.PEERS["onnxruntime"] if kind != "torch_pruning"]
+    kinds = ["torch_fp32", *in_onnxruntime, "tfidf_logistic", "openvino_nncf_int8"]
+    done = run_bench("peers", pipeline.run_dir, tmp_path, "--data-dir", pipeline.data_dir, "--only", *kinds, "ours", "--repeats", 1,
+                     "--sentences", 70, "--python", f"openvino={sys.executable}")
+    result = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))
+    rows = {row["key"]: row for row in result["rows"]}
+    assert set(rows) >= set(kinds) and result["sentences"] == 70 and result["repeats"] == 1, done.stdout
+    assert "No module named 'openvino'" in rows.pop("openvino_nncf_int8")["error"]
+    corpus = data.load(SimpleNamespace(data_dir=pipeline.data_dir, run_dir=pipeline.run_dir, source="auto"))
+    teacher = inference.open_classifier(pipeline.checkpoint("teacher")).classify(corpus.dev.texts).argmax(-1)
+    share = (teacher == corpus.dev.labels).mean()
+    for key, row in rows.items():
+        assert row["error"] is None and row["texts_per_s"] > 0 and set(row["latency_ms"]) == {"1", "32"}, key
+    assert rows["torch_fp32"]["accuracy"] == rows["onnxruntime_fp32"]["accuracy"] == pytest.approx(share)
+    assert rows["onnxruntime_int8_static"]["size_mb"] < rows["torch_fp32"]["size_mb"]
+    page = (tmp_path / "peers.md").read_text(encoding="utf-8")
+    assert "error: ModuleNotFoundError" in page and peers.table(result["rows"]) in page
 
 
 def test_a_pareto_front_is_what_nothing_beats():

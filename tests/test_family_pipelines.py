@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from made_up import write_data
-from scripts import call_script, listing, manifests, run_script
+from scripts import call_script, listing, manifests, run_here, run_script
 from test_families import NARROW, tiny
 from test_vocabulary_kinds import byte_level, unigram
 from tiny import tiny_bert
@@ -41,13 +41,13 @@ def test_a_teacher_of_another_family_goes_the_whole_way(name, sentences, tokeniz
     """As a user runs it, a process a step. What is pruned begins as its teacher, and what is handed on answers in each runtime."""
     given = teacher(name, tmp_path / "given", tokenizer)
     at = ("--run-dir", tmp_path / "run", "--data-dir", sentences, "--fast", "--max-length", 48)
-    run_script(TEACHER, *at, "--model", given)
-    run_script(LESSONS, *at, "--preset", "max", "--augment", 100)
+    run_here(TEACHER, *at, "--model", given)
+    run_here(LESSONS, *at, "--preset", "max", "--augment", 100)
     short = ("--batch-size", 16, "--epochs", 1, "--tries", 1, "--prune-epochs", 1, "--lr", 1e-3, "--prune-lr", 1e-3)
-    said = run_script(PRUNE, *at, *short, "--preset", "max", "--budget", "flops=.3", "--embedding-rank", 8).stdout
+    said = run_here(PRUNE, *at, *short, "--preset", "max", "--budget", "flops=.3", "--embedding-rank", 8).stdout
     assert "vocabulary: " in said and "cut to" in said
-    run_script(QAT, *at, "--variant", "max", "--epochs", 1, "--batch-size", 16)
-    run_script(EXPORT, *at, "--variant", "max", "--precision", "both", "--table-bits", 4)
+    run_here(QAT, *at, "--variant", "max", "--epochs", 1, "--batch-size", 16)
+    run_here(EXPORT, *at, "--variant", "max", "--precision", "both", "--table-bits", 4)
     made = {stage: path for (stage, _), (path, _) in manifests(tmp_path / "run").items()}
     config = json.loads((made["pruned"] / "config.json").read_text())
     whole = json.loads((given / "config.json").read_text())

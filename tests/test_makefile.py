@@ -69,7 +69,8 @@ def stubbed(tmp_path_factory):
     """A function: a target and variables of make -> the arguments of each Python that it starts, by a checkout whose path has a blank."""
     folder = tmp_path_factory.mktemp("a checkout")
     shutil.copy(REPOSITORY / "Makefile", folder)
-    installed = [".venv", *(f"runs/peers/{peer}" for peer in ("openvino", "torchao", "neural-compressor", "torch-pruning"))]
+    peers = re.search(r"^PEERS := (.*)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    installed = [".venv", *(f"runs/peers/{peer}" for peer in peers)]
     for place in installed:
         (folder / place / "bin").mkdir(parents=True)
         (folder / place / "bin/python").write_text(STUB)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from scripts import manifests, run_script
+from scripts import manifests, run_here, run_script
 
 from common import inference, tasks
 
@@ -46,15 +46,15 @@ def test_the_whole_way(kind, bert_local, tmp_path):
             csv.writer(handle).writerows([header, *table])
     shutil.copytree(bert_local, run / "bert-local")
     at = ("--run-dir", run, "--data", data, "--max-length", 48)
-    said = run_script("5_finetune_teacher.py", *at, *SHORT, "--epochs", 4).stdout
+    said = run_here("5_finetune_teacher.py", *at, *SHORT, "--epochs", 4).stdout
     assert {"multi_label": "labels at once", "regression": "scores from", "pairs": "pairs to learn from"}[kind] in said
-    run_script("make_lessons.py", *at, "--fast")
-    run_script("6_distill_student.py", *at, *SHORT)
-    run_script("8_pruning_with_finetuning.py", *at, *SHORT, "--prune-epochs", 1)
-    run_script("9_quantize_pruned_model.py", *at, "--fast")
-    run_script("10_qat_kd_4bit.py", *at, *SHORT)
-    run_script("11_export_onnx.py", *at, "--fast", "--precision", "both")
-    run_script("7_evaluate_and_generate_report.py", *at, "--fast", "--sentences", 8)
+    run_here("make_lessons.py", *at, "--fast")
+    run_here("6_distill_student.py", *at, *SHORT)
+    run_here("8_pruning_with_finetuning.py", *at, *SHORT, "--prune-epochs", 1)
+    run_here("9_quantize_pruned_model.py", *at, "--fast")
+    run_here("10_qat_kd_4bit.py", *at, *SHORT)
+    run_here("11_export_onnx.py", *at, "--fast", "--precision", "both")
+    run_here("7_evaluate_and_generate_report.py", *at, "--fast", "--sentences", 8)
 
     # the report: each row scored by the task's own metric, with its interval, and compared with the baseline
     report = json.loads((run / "final_report.json").read_text(encoding="utf-8"))
@@ -88,6 +88,6 @@ def test_the_whole_way(kind, bert_local, tmp_path):
         assert np.allclose([line["score"] for line in found], answers["pruned_qkd_onnx"][:, 0], atol=1e-4)
     else:
         assert [(line["text"], line["second"]) for line in found] == texts
-        turned = run_script("predict.py", "--checkpoint", made["pruned_qkd_onnx"], *(f"{b}\t{a}" for a, b in texts)).stdout
+        turned = run_here("predict.py", "--checkpoint", made["pruned_qkd_onnx"], *(f"{b}\t{a}" for a, b in texts)).stdout
         assert turned.count("\n") == 40 and all(line.count("\t") == 3 for line in turned.splitlines())
-        assert run_script("predict.py", "--checkpoint", made["pruned"], "no tab", check=False).returncode == 2
+        assert run_here("predict.py", "--checkpoint", made["pruned"], "no tab", check=False).returncode == 2

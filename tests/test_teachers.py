@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_up import write_data
 from safetensors.torch import load_file, save_file
-from scripts import call_script, listing, load_script, manifests, run_script
+from scripts import call_script, listing, load_script, manifests, run_here, run_script
 from test_vocabulary_kinds import byte_level, unigram
 
 from common import checkpoints, inference, measure, opening
@@ -82,22 +82,22 @@ def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sente
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["modernbert", "deberta-v2"])
 def test_what_cannot_be_pruned_is_distilled_and_that_is_pruned(kind, sentences, bert_local, tmp_path):
-    """As shrink.py plans it, a process a step: the student has a vocabulary of its own, and so has all that is made of it."""
+    """As shrink.py plans it: the student has a vocabulary of its own, and so has all that is made of it."""
     folder, run = given(kind, tmp_path / "given"), tmp_path / "run"
     shutil.copytree(bert_local, run / "bert-local")
     at = ("--run-dir", run, "--data-dir", sentences, "--fast", "--max-length", 48)
     short = ("--batch-size", 16, "--epochs", 1, "--lr", 1e-3)
-    run_script(TEACHER, *at, "--model", folder)
-    run_script(LESSONS, *at, "--preset", "max", "--augment", 100)
-    said = run_script(STUDENT, *at, *short, "--preset", "max", "--hidden-weight", 1).stdout
+    run_here(TEACHER, *at, "--model", folder)
+    run_here(LESSONS, *at, "--preset", "max", "--augment", 100)
+    said = run_here(STUDENT, *at, *short, "--preset", "max", "--hidden-weight", 1).stdout
     assert "the student reads texts in its own, and learns logits alone" in said
-    done = run_script(PRUNE, *at, "--preset", "max", "--start", "teacher", check=False)
+    done = run_here(PRUNE, *at, "--preset", "max", "--start", "teacher", check=False)
     assert done.returncode == 2 and "let a student learn from it" in done.stderr and done.stderr.count("\n") == 1
-    said = run_script(PRUNE, *at, *short, "--preset", "max", "--start", "student", "--tries", 2, "--prune-epochs", 1, "--prune-lr", 1e-3,
+    said = run_here(PRUNE, *at, *short, "--preset", "max", "--start", "student", "--tries", 2, "--prune-epochs", 1, "--prune-lr", 1e-3,
                       "--budget", "flops=.5", "--hidden-weight", 1).stdout
     assert "reads other word pieces than its teacher: logits alone" in said
-    run_script(QAT, *at, "--variant", "max", "--epochs", 1, "--batch-size", 16)
-    run_script(EXPORT, *at, "--variant", "max", "--precision", "int8")
+    run_here(QAT, *at, "--variant", "max", "--epochs", 1, "--batch-size", 16)
+    run_here(EXPORT, *at, "--variant", "max", "--precision", "int8")
     made = {stage: path for (stage, _), (path, _) in manifests(run).items()}
     budget = checkpoints.read(made["pruned"]).manifest["metrics"]["budgets"][0]
     tokens = int(budget["name"].removeprefix("of the student's FLOPs at ").removesuffix(" tokens"))

@@ -1,0 +1,24 @@
+"""No network: words and word pairs, the strength of the penalty chosen on the held-out split, as `bench.tfidf` does."""
+
+from bench.rivals import Model, megabytes, taught
+
+
+def _fitted(args, of_lessons: bool) -> Model:
+    import joblib
+
+    from bench import tfidf
+
+    texts, labels, held_out_texts, held_out_labels = taught(args, of_lessons)
+    vectoriser, models = tfidf.fitted(texts, labels)
+    held_out = vectoriser.transform(held_out_texts)
+    model = max(models.values(), key=lambda m: m.score(held_out, held_out_labels))
+    joblib.dump((vectoriser, model), args.work / "tfidf.joblib")
+    return Model(vectoriser.transform, lambda features, threads: model.predict_proba(features), megabytes(args.work / "tfidf.joblib"))
+
+
+def tfidf_logistic(args) -> Model:
+    return _fitted(args, of_lessons=False)
+
+
+def tfidf_of_lessons(args) -> Model:
+    return _fitted(args, of_lessons=True)
