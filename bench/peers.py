@@ -29,7 +29,7 @@ from common import cli, cores, forms, lineage
 OWN = {"ours": "", "ours_plain": ", plain session"}  # what stands behind a preset's name
 PATIENCE = 300  # seconds for the dev set, or for a turn
 TURN = 8  # groups that a model answers before the next model's turn
-CALIBRATION, LESSONS = 300, 50_000  # sentences for those that need ranges; lessons, at most, for those that learn
+CALIBRATION, LESSONS = 300, 20_000  # sentences for those that need ranges; lessons, at most, for those that learn
 LEAST = 65  # sentences to time: more than two batches
 
 

@@ -38,6 +38,9 @@ def structure(checkpoint) -> dict:
 
 # --- a search
 
+SEARCH = ("--start", "teacher", "--budget", "flops=0.4", "--tries", 4, "--epochs", 2, "--prune-epochs", 1, "--hidden-weight", 0)
+
+
 def would_spend(run, best: dict, heads: list[int], neurons: list[int]) -> float:
     """The share of the teacher's FLOPs that another structure than the best would take, at the length at which that is more."""
     teacher = layout.compact_of_teacher(opening.load_model(run.checkpoint("teacher")), list(run.classes)).config
@@ -50,15 +53,11 @@ def would_spend(run, best: dict, heads: list[int], neurons: list[int]) -> float:
 
 def one_more(heads: list[int], neurons: list[int]):
     """The structures with a head or a neuron more."""
-    for kept, most in ((heads, 4), (neurons, 48)):
-        for i, n in enumerate(kept):
-            if n < most:
-                kept[i] += 1
-                yield list(heads), list(neurons)
-                kept[i] -= 1
-
-
-SEARCH = ("--start", "teacher", "--budget", "flops=0.4", "--tries", 4, "--epochs", 2, "--prune-epochs", 1, "--hidden-weight", 0)
+    for i, n in enumerate(heads + neurons):
+        if n < (4 if i < len(heads) else 48):
+            kept = [*heads, *neurons]
+            kept[i] += 1
+            yield kept[:len(heads)], kept[len(heads):]
 
 
 @pytest.fixture(scope="module")
