@@ -25,6 +25,7 @@ def box(pipeline, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_in_the_box_answers_in_both_runtimes(box):
     texts = ["a very lovely film in every scene", "a rather dull story with a familiar plot"]
     for place in (box, box / "onnx"):
@@ -122,6 +123,7 @@ def test_growth_adds_rows_of_real_runs(pipeline, tmp_path):
     assert row["seconds"] > 0 and row["peak_rss_mb"] > 100 and found["growth_conditions"]["layers"] == 4
 
 
+@pytest.mark.slow
 def test_throughput_stands_beside_the_machines_limit(pipeline, tmp_path):
     run_bench("throughput", pipeline.run_dir, tmp_path / "throughput.json", "--data-dir", pipeline.data_dir, "--variant", "published",
               "--sentences", 40, "--repeats", 1)

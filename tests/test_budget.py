@@ -191,6 +191,7 @@ def test_impossible_budget_is_refused():
         budget.keep_worthiest(scores(), ALL, [budget.Budget(PRICES, PRICES.other - 1, 1, "FLOPs")])
 
 
+@pytest.mark.slow
 def test_blocks_that_count_more_leave_fewer_and_the_budget_holds():
     shape = compact.CompactConfig(dim=384, n_layers=6, n_heads=12, hidden_dim=1536)
     prices = costs.Flops(128, shape)

@@ -48,6 +48,7 @@ def test_interval_of_a_difference_covers_it(seeds):
     assert 0.93 <= inside / tries <= 0.97
 
 
+@pytest.mark.slow
 def test_interval_of_an_accuracy_covers_it():
     rng, tries, truth = np.random.default_rng(5), 2000, 0.9
     found = [measure.accuracy(rng.random(DEV) < truth, [True] * DEV)["ci95"] for _ in range(tries)]

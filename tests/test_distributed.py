@@ -62,6 +62,7 @@ def test_a_stage_of_two_processes_publishes_once(stages, tmp_path, stage):
     assert (run.checkpoint(stage) / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
     run, said = pruned_by_two, pruned_by_two.said["torchrun"].stdout
     assert said.count("published ") == 1 and said.count("cut to heads") == 1 and left_over(run) == [], said

@@ -54,6 +54,7 @@ def workers_of(process) -> list[psutil.Process]:
 
 # --- killed, and gone on
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing(many, tmp_path):
     process = begin(many, tmp_path / "out", BOX, *LOCAL)
     wait_for(lambda: len(written(tmp_path / "out")) > 1, process)
@@ -65,6 +66,7 @@ def test_a_worker_that_is_killed_costs_nothing(many, tmp_path):
     assert len(written(tmp_path / "out")) == MANY and not list((tmp_path / "out").rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_makes_the_missing_files_only(many, tmp_path):
     process = begin(many, tmp_path / "out", BOX, *LOCAL)
     wait_for(lambda: len(written(tmp_path / "out")) > 2, process)

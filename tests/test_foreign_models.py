@@ -263,6 +263,7 @@ def hostile(folder: Path, ran: Path) -> None:
          custom_pipelines={"x": {"impl": "code.P"}})
 
 
+@pytest.mark.slow
 def test_nothing_that_came_with_a_model_runs_whoever_answers_yes(place, fine_tuned, tmp_path):
     folder, ran = fine_tuned(), tmp_path / "ran"
     hostile(folder, ran)
@@ -272,6 +273,7 @@ def test_nothing_that_came_with_a_model_runs_whoever_answers_yes(place, fine_tun
     assert done.stderr.count("\n") == 1 and "'mybert'" in done.stderr and "--trust-remote-code" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_berts_own_code_is_left_behind(place, fine_tuned, tmp_path, monkeypatch):
     """Of one whose weights are a BERT's, all of them: it is read as a BERT."""
     folder, ran = fine_tuned(), tmp_path / "ran"

@@ -159,6 +159,7 @@ def unlike(place: Path, folder: Path) -> str | None:
     return spelling.of_a_teacher(place / "run/teacher_model", spelling.load(folder, config, texts), config.vocab_size, texts, folder)
 
 
+@pytest.mark.slow
 def test_a_start_of_another_vocabulary_keeps_it_and_learns_logits_alone(place, fine_tuned, tmp_path):
     """Though it is as large as the teacher's."""
     folder, there = fine_tuned(), tmp_path / "there"
@@ -209,6 +210,7 @@ def word_level(folder: Path, data_dir: Path):
                             mask_token="<mask>", model_max_length=64).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_words_that_stand_for_no_others_are_not_cut_and_a_preset_goes_on_without(place, fine_tuned, tmp_path):
     folder = fine_tuned(vocab_size=185)
     word_level(folder, place / "data")

@@ -39,6 +39,7 @@ def read_length(run, stage: str, variant: str = "published") -> int:
 
 # --- how many tokens are read
 
+@pytest.mark.slow
 def test_a_stage_reads_as_many_tokens_as_its_parent(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", lessons=False)
     for script, flags in ((MAKE, ()), (DISTIL, BRIEF), (PRUNE, (*BRIEF, "--prune-epochs", 0.1)), (ROUND, ()), (ROUND_AND_TRAIN, BRIEF),
@@ -52,6 +53,7 @@ def test_a_stage_reads_as_many_tokens_as_its_parent(stages, tmp_path):
         assert code == 0 and out.count("up to date") == 2, "said or inherited, it is the same"
 
 
+@pytest.mark.slow
 def test_another_length_is_said_where_a_model_trains_on(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", "distilled")
     code, out, err = of(run, DISTIL, *BRIEF, "--max-length", 24)
@@ -78,6 +80,7 @@ def test_more_tokens_than_positions_are_refused(stages, script):
     assert refused(stages, script, "--max-length", 128) == "error: --max-length 128: the model reads at most 64 tokens\n"
 
 
+@pytest.mark.slow
 def test_a_start_of_few_positions_reads_fewer_by_itself(stages, tmp_path):
     run = stages.copy(tmp_path / "run")
     rows = [(f"{text} {LONG if i % 2 else ''}", label) for i, (text, label) in enumerate(make_sentences(120, run.classes, 2))]

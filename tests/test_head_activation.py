@@ -144,6 +144,7 @@ print(json.dumps(["compact" in sys.modules, model.config.head_activation, *(one.
 """
 
 
+@pytest.mark.slow
 def test_so_it_does_opened_by_the_code_beside_it_in_a_new_process(teacher, student, tmp_path):
     compact.save(student, tmp_path / "checkpoint")
     asked = json.dumps({name: value.tolist() for name, value in batch().items()})

@@ -163,6 +163,7 @@ def test_a_download_that_was_killed_goes_on(fetch, stand_in, tmp_path):
     assert (tmp_path / "run/bert-local/model.safetensors").read_bytes() == stand_in.repositories["model", BERT]["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_an_id_of_the_hub_is_registered_as_the_teacher(fetch, stand_in, tmp_path):
     data = write_data(tmp_path / "made-up", ("negative", "positive"))
     fetch("--model", BERT, "--data-dir", data, script="5_finetune_teacher.py")

@@ -60,6 +60,7 @@ def test_every_training_text_is_there_with_its_label_and_the_teachers_answer(sta
     assert said in stages.said[MAKE].stdout
 
 
+@pytest.mark.slow
 def test_the_file_is_plain_parquet_and_the_same_in_a_new_process(stages):
     file = stages.checkpoint("lessons") / lessons.FILE
     schema = pyarrow.parquet.read_schema(file)
@@ -97,6 +98,7 @@ def test_made_up_texts_have_no_label_and_the_loss_leaves_them_out(stages, tmp_pa
     assert terms["hard"] == pytest.approx(float(alone) / 3)
 
 
+@pytest.mark.slow
 def test_seeds_have_made_up_texts_of_their_own(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     made = []
@@ -109,6 +111,7 @@ def test_seeds_have_made_up_texts_of_their_own(stages, tmp_path):
     assert len(made[0]) == len(made[1]) == 30 and made[0] != made[1]
 
 
+@pytest.mark.slow
 def test_presets_that_learn_from_the_same_share_them(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     assert "published" in by_preset(run, "near")
@@ -116,6 +119,7 @@ def test_presets_that_learn_from_the_same_share_them(stages, tmp_path):
     assert len(list((run.run_dir / "models").glob("lessons_*"))) == 2, "these, and the plain ones that were there"
 
 
+@pytest.mark.slow
 def test_so_many_for_each_training_text(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher", lessons=False)
     make = load_script(MAKE)

@@ -92,7 +92,7 @@ def disk() -> FailingDisk:
     return FailingDisk()
 
 
-@pytest.mark.parametrize(("stage", "moments"), [("pruned", 4), ("pruned_ptq", 4)] +
+@pytest.mark.parametrize(("stage", "moments"), [pytest.param("pruned", 4, marks=pytest.mark.slow), ("pruned_ptq", 4)] +
                          [pytest.param(stage, 40, marks=pytest.mark.long) for stage in SCRIPTS])
 def test_a_disk_that_fills_up_anywhere_loses_nothing(stages, tmp_path, disk, stage, moments):
     """Each try goes on from the last one's, and gets further: what it begins with is what the disk had room for before."""

@@ -234,6 +234,7 @@ def test_maps_of_4_bits_become_the_int8_ones_when_the_file_is_opened():
     assert all(np.array_equal(one, other) for one, other in zip(answers[:8], answers[8:], strict=True))
 
 
+@pytest.mark.slow
 def test_bias_of_a_silent_channel_survives_rounding():
     model = tiny_compact()
     with torch.no_grad():

@@ -172,6 +172,7 @@ def test_what_another_process_publishes_while_we_wait_is_not_made_again(tmp_path
     assert begun(tmp_path).done.path == target and [path.name for path in (tmp_path / "models").glob(".*")] == []
 
 
+@pytest.mark.slow
 def test_two_processes_keep_apart_without_locks_of_the_system(tmp_path):
     stage = begun(tmp_path)
     assert stage.done is None and another_process(tmp_path).returncode == 2
@@ -311,7 +312,7 @@ def test_a_fork_answers_as_its_parent_does(monkeypatch, own_threads, path, small
 TEXTS = ["a lovely film that one wants to see again", "dull and long"] * 40
 
 
-@pytest.mark.parametrize("path", [BOX, BOX.parent])
+@pytest.mark.parametrize("path", [BOX, pytest.param(BOX.parent, marks=pytest.mark.slow)])
 def test_a_process_that_is_sent_a_classifier_answers_as_its_sender_does(own_threads, path):
     """As a pool of Windows or macOS does, whose processes are no forks."""
     classifier = inference.open_classifier(path, threads=2)

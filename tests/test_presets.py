@@ -165,6 +165,7 @@ def test_what_was_promised_is_the_models_own_promise_not_its_parents():
     assert promised_speed(made("pruned_ptq", "c", "gone", None), found) == {}
 
 
+@pytest.mark.slow
 def test_one_preset_goes_on_from_another(stages, tmp_path):
     run = stages.copy(tmp_path / "run", "teacher")
     taught(run, 100)

@@ -84,6 +84,7 @@ def test_a_signal_ends_it_behind_a_step_that_is_saved(stages, tmp_path, by, code
     assert weights(run.checkpoint("distilled")) == weights(stages.checkpoint("distilled"))
 
 
+@pytest.mark.slow
 def test_a_signal_loses_nothing_where_the_best_look_is_not_kept(stages, tmp_path):
     """While pruning, and with --patience 0: there the library threw the newest step away beside an older one that had looked better."""
     run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
@@ -106,6 +107,7 @@ def test_two_processes_are_not_at_work_in_one_directory(stages, tmp_path):
     assert "continuing from step" in run.run(script).stdout, "a lock ends with its process"
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_at_once_gives_one_checkpoint(stages, tmp_path):
     run = stages.copy(tmp_path / "run", *PARENTS["pruned_qkd"])
     script = SCRIPTS["pruned_qkd"]

@@ -56,6 +56,7 @@ def test_candidates_are_the_same_each_time(found):
     assert search.candidates(scores(), [flops(0.15)], 6) == found
 
 
+@pytest.mark.slow
 def test_candidates_of_two_budgets_keep_both():
     second = budget.Budget(costs.Bytes(SHAPE, 1000), 1.6, 1e6, "MB in 4 bits")
     for structure in search.candidates(scores(), [flops(0.4), second], 3):

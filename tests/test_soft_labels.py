@@ -118,6 +118,7 @@ def test_texts_that_the_data_hold_leave_and_are_counted(sentences, tmp_path, cap
 
 # --- learnt from
 
+@pytest.mark.slow
 def test_unlabelled_texts_come_before_made_up_ones(sentences, tokenizer, tmp_path):
     """The teacher answers them; their number is noted, and their content decides the key."""
     tiny_bert(vocab_size=len(tokenizer), id2label=dict(enumerate(NAMES))).save_pretrained(tmp_path / "given")

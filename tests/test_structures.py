@@ -200,6 +200,7 @@ def test_nothing_closes_while_warming_up_and_rankings_follow_from_the_steps(run,
 
 # --- hidden states behind a cut
 
+@pytest.mark.slow
 def test_a_start_without_some_layers_goes_on_with_the_teachers_layers_that_it_knew(run, monkeypatch):
     path = run.checkpoint("pruned")
     known = checkpoints.read(path).manifest["metrics"]
@@ -217,6 +218,7 @@ def test_a_start_without_some_layers_goes_on_with_the_teachers_layers_that_it_kn
 
 # --- lessons
 
+@pytest.mark.slow
 def test_a_preset_wants_lessons_of_its_own(run):
     line = refused(PRUNE, (*run.flags(PRUNE), *BRIEF, "--preset", "near"), run.run_dir)
     assert "no lessons of variant 'augmented'" in line and "run python make_lessons.py --preset near first" in line

@@ -118,6 +118,7 @@ def test_a_half_written_step_checkpoint_is_thrown_away(tmp_path, tokenizer):
     assert trainer.state.global_step == 6 and (half / WHOLE).exists()
 
 
+@pytest.mark.slow
 def test_best_looks_weights_are_left_in_the_model(tmp_path, tokenizer):
     stage, trainer = trainer_of(tmp_path, tokenizer, epochs=16.0, lr=2e-3, patience=99)
     fit(trainer, stage)
@@ -161,6 +162,7 @@ def test_bfloat16_products_are_for_training_alone(tmp_path, tokenizer, monkeypat
     assert (torch.get_float32_matmul_precision(), trainer.model.config._attn_implementation) == ("highest", before)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_teach_as_full_precision_does(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     losses = {}
