@@ -1,10 +1,11 @@
 """What a preset is worth on other people's texts: teacher, presets and a linear model on real sets as their authors publish them.
 
-    python -m bench.sets DATA_DIR RUNS OUTPUT_DIR [--sets banking77 trec6 …] [--presets near max] [--matmul-precision medium]
+    python -m bench.sets DATA_DIR RUNS OUTPUT_DIR [--sets banking77 trec6 …] [--presets near max] [--seed 2] [--matmul-precision medium]
 
 For each set below DATA_DIR one command, `python shrink.py --source package --preset near max --data DATA_DIR/SET --seed 1`, in a run of
-its own, RUNS/SET; then OUTPUT_DIR/SET.json. `stages` says when each was made, by which commit, and its minutes. Stopped, it goes on where
-it was. Hours: as long as the presets take on each set.
+its own, RUNS/SET; then OUTPUT_DIR/SET.json, of another seed SET.seed2.json: teacher, made-up texts, structure and order are then others.
+`stages` says when each was made, by which commit, and its minutes. Stopped, it goes on where it was. Hours: as long as the presets take on
+each set.
 """
 
 import json
@@ -20,7 +21,7 @@ from common import cli, forms
 LAID_OUT = {"similarity": {"test": ("2014-images", "2013-headlines"), "train": ("2012", "2013-FNWN", "2014-deft", "2014-headlines",
                                                                                 "2014-tweet")}}
 TIMED, REPEATS = 128, 3  # texts of each sitting, and how often each is answered
-SETS = ("banking77", "trec6", "emotion", "goemotions", "paraphrase", "similarity")
+SETS = ("sst2", "banking77", "trec6", "emotion", "goemotions", "paraphrase", "similarity")
 
 
 def parse_args():
@@ -98,12 +99,13 @@ def figures(name: str, data: Path, run_dir: Path, args, command: list[str]) -> d
 def main() -> None:
     args = parse_args()
     for name in args.sets:
-        data, run_dir = laid_out(name, args.data_dir, args.runs), args.runs / name
+        of_seed = name if args.seed == 1 else f"{name}.seed{args.seed}"
+        data, run_dir = laid_out(name, args.data_dir, args.runs), args.runs / of_seed
         flags = ["--source", "package", "--preset", *args.presets, "--data", str(data), "--seed", str(args.seed), "--run-dir", str(run_dir),
                  *(["--matmul-precision", args.matmul_precision] if args.matmul_precision != "highest" else [])]
         finished.run_stage("shrink.py", *flags)
         typed = ["python", "shrink.py", "--source", "package", "--preset", *args.presets, "--data", name, "--seed", str(args.seed)]
-        finished.write(figures(name, data, run_dir, args, typed), args.output / f"{name}.json")
+        finished.write(figures(name, data, run_dir, args, typed), args.output / f"{of_seed}.json")
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(args.output.glob("*.json"))]
     print(set_tables.rows(found))
 

@@ -158,7 +158,7 @@ def test_it_cannot_be_pruned_and_is_no_student(conv):
     assert code == 2 and "--layers has no effect with --architecture conv" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long  # README's own commands try it too
 def test_the_one_command_makes_it(stages, tmp_path):
     flags = ("--teacher", stages.checkpoint("teacher"), "--data", stages.data_dir, "--run-dir", tmp_path / "run")
     done = run_script("shrink.py", *flags, "--preset", "conv", "--fast")

@@ -76,7 +76,7 @@ def test_two_processes_cut_what_one_cuts(stages, pruned_by_two, tmp_path):
     assert gaps.mean() < 1e-4, gaps.mean()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(stages, pruned_by_two, tmp_path):
     run = stages.copy(tmp_path / "run", *PARENTS["pruned"])
     run.run("make_lessons.py", *EVEN_LESSONS)

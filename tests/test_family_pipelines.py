@@ -35,8 +35,7 @@ def teacher(name: str, folder, tokenizer):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["roberta", "xlm-roberta"])
+@pytest.mark.parametrize("name", [pytest.param("roberta", marks=pytest.mark.slow), pytest.param("xlm-roberta", marks=pytest.mark.long)])
 def test_a_teacher_of_another_family_goes_the_whole_way(name, sentences, tokenizer, tmp_path):
     """As a user runs it, a process a step. What is pruned begins as its teacher, and what is handed on answers in each runtime."""
     given = teacher(name, tmp_path / "given", tokenizer)

@@ -79,8 +79,7 @@ def test_a_teacher_of_any_architecture_answers_as_the_library_has_it(kind, sente
     assert work["structure"] is None and f"a '{kind}'" in why["structure"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["modernbert", "deberta-v2"])
+@pytest.mark.parametrize("kind", [pytest.param("modernbert", marks=pytest.mark.slow), pytest.param("deberta-v2", marks=pytest.mark.long)])
 def test_what_cannot_be_pruned_is_distilled_and_that_is_pruned(kind, sentences, bert_local, tmp_path):
     """As shrink.py plans it: the student has a vocabulary of its own, and so has all that is made of it."""
     folder, run = given(kind, tmp_path / "given"), tmp_path / "run"
