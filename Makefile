@@ -64,7 +64,7 @@ frontier: presets
 PEERS := torchao neural_compressor openvino optimum ctranslate2 model2vec fasttext torch_pruning
 bench: .venv/.installed $(PEERS:%=runs/peers/%/.installed)
 	-runs/peers/torch_pruning/bin/python -m bench.torch_pruning runs/presets runs/presets/runs/trained/torch_pruning $(PRECISE) $(DATA)
-	$(PY) -m bench.peers runs/presets runs/bench $(DATA) --python $(foreach peer,$(PEERS),$(peer)=runs/peers/$(peer)/bin/python)
+	$(PY) -m bench.peers runs/presets runs/bench $(DATA) --python $(foreach peer,$(filter-out torch_pruning,$(PEERS)),$(peer)=runs/peers/$(peer)/bin/python)
 	$(PY) -m bench.training_speed . runs/bench/training_speed.json $(DATA)
 	$(PY) -m bench.growth . runs/bench/training_speed.json $(PRECISE) $(DATA)
 
@@ -83,8 +83,7 @@ box: .venv/.installed
 
 runs/peers/%/.installed: bench/requirements-%.txt
 	$(call quote,PYTHON) -m venv runs/peers/$*
-	-runs/peers/$*/bin/python -m pip install --quiet $(if $(value TORCH_INDEX),--extra-index-url $(call quote,TORCH_INDEX)) -r $<  # else it is a row with its error
-	touch $@
+	-runs/peers/$*/bin/python -m pip install --quiet $(if $(value TORCH_INDEX),--extra-index-url $(call quote,TORCH_INDEX)) -r $< && touch $@  # else it is a row with its error
 
 docs: .venv/.installed
 	$(PY) -m bench.pages

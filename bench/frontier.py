@@ -35,7 +35,9 @@ def points(results: dict) -> list[dict]:
 def peers_of(bench: dict) -> list[dict]:
     """The peers of a peers.json as points; what they don't count (FLOPs) is absent."""
     alive = [row for row in bench["rows"] if row["error"] is None]
-    teacher = next(row for row in alive if row["key"] == "torch_fp32")
+    teacher = next((row for row in alive if row["key"] == "torch_fp32"), None)
+    if teacher is None:
+        raise cli.UserError("among these peers there is no teacher in torch (torch_fp32), beside which they could be drawn")
     return [{"name": row["label"], "accuracy": row["accuracy"], "ci95": row["ci95"], "bytes_ratio": teacher["size_mb"] / row["size_mb"],
              **{batch: teacher["latency_ms"][batch] / row["latency_ms"][batch] for batch in ("1", "32")}}
             for row in alive if not row["ours"]]

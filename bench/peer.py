@@ -8,6 +8,7 @@ or milliseconds for each group, where "batch" times the model alone and "text" a
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from bench import rivals
 
 NAMED = ("torch", "transformers", "torchao", "onnxruntime", "openvino", "nncf", "neural-compressor-pt", "optimum-intel", "ctranslate2",
-         "model2vec", "fasttext-numpy2", "scikit-learn", "torch-pruning")
+         "model2vec", "fasttext-numpy2", "scikit-learn")
 
 
 def milliseconds(job) -> float:
@@ -50,12 +51,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a directory for its files")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="as many as it may use while its model is made")
     args = parser.parse_args()
-    talk, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
+    talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print what they like, those of C too
     started = time.perf_counter()
     model = rivals.make(args.kind, args)
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    ready = {"size_mb": model.size_mb, "minutes": (time.perf_counter() - started) / 60,
-             "versions": {name: installed[name] for name in NAMED if name in installed}}
+    versions = {}
+    for name in NAMED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    ready = {"size_mb": model.size_mb, "minutes": (time.perf_counter() - started) / 60, "versions": versions}
     print(json.dumps(ready), file=talk, flush=True)
     for line in sys.stdin:
         print(json.dumps(reply(model, json.loads(line))), file=talk, flush=True)

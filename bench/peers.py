@@ -5,13 +5,15 @@
 Each peer makes its model from the teacher in a process of its own (bench/peer.py), set up as its maintainers document it (bench/rivals/),
 in the venv where it was installed from its own package: `make bench` makes these. One that doesn't install, or dies, is a row with its
 error. Each is timed with one thread and with all, and the better of the two counts. Whatever runs in onnxruntime is batched as ours is.
-Writes peers.json, peers.md and peers.png: accuracy with its Wilson interval, megabytes, latency of one sentence and of 32 as they come,
-sentences a second in batches sorted by length, text to label, minutes to make (of the models made here; for ours, all of its stages behind
-the teacher, as their stage.json note them).
+Writes peers.json, peers.md and peers.png: accuracy with its Wilson interval; megabytes of the weights, of what has no tokenizer.json with
+its words; latency of one sentence and of 32 as they come, the tokenising left out but for model2vec and fastText, which do it in one call;
+sentences a second in batches sorted by length; text to label; minutes to make (of the models made here, with the lessons where they learn
+from them; of ours, all stages behind the teacher, as their stage.json note them).
 """
 
 import contextlib
 import json
+import os
 import random
 import re
 import select
@@ -29,7 +31,9 @@ from common import cli, cores, forms, lineage
 OWN = {"ours": "", "ours_plain": ", plain session"}  # what stands behind a preset's name
 PATIENCE = 300  # seconds for the dev set, or for a turn
 TURN = 8  # groups that a model answers before the next model's turn
-CALIBRATION, LESSONS = 300, 20_000  # sentences for those that need ranges; lessons, at most, for those that learn
+CALIBRATION = 300  # sentences for those that need ranges
+LEARN_FROM_LESSONS = ("tfidf_of_lessons", "model2vec_classifier", "fasttext_quantised", "torch_pruning")
+MAKING = 3600  # seconds for a model
 LEAST = 65  # sentences to time: more than two batches
 
 
@@ -41,10 +45,15 @@ class Worker:
 
     def __init__(self, key: str, python: str, arguments: list[str], log: Path):
         self.key, self.log = key, log
-        self.process = subprocess.Popen([python, "-m", "bench.peer", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=log.open("w", encoding="utf-8"), encoding="utf-8")
         self.error: str | None = None
-        self.ready = self._line()
+        own = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(log.with_suffix(".inductor"))}  # what was compiled before would cost no minutes
+        try:
+            self.process = subprocess.Popen([python, "-m", "bench.peer", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                            stderr=log.open("w", encoding="utf-8"), encoding="utf-8", env=own)
+        except OSError as error:
+            self.process, self.error = None, str(error)
+            return
+        self.ready = self._line(MAKING)
         self.process.send_signal(signal.SIGSTOP)
 
     def ask(self, what: str, groups: list[list[str]], threads: int) -> list | None:
@@ -54,29 +63,29 @@ class Worker:
             self.process.stdin.write(json.dumps({"what": what, "groups": groups, "threads": threads}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            return self._line()
-        if select.select([self.process.stdout], [], [], PATIENCE)[0]:
-            said = self._line()
-            self.process.send_signal(signal.SIGSTOP)
-            return said
-        self.process.kill()
-        self.error = f"no answer within {PATIENCE} seconds"
-        return None
+            pass  # it is dead, and its end is read below
+        said = self._line(PATIENCE)
+        self.process.send_signal(signal.SIGSTOP)
+        return said
 
-    def _line(self):
+    def _line(self, patience: float):
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            self.process.kill()
+            self.error = f"no answer within {patience} seconds"
+            return None
         line = self.process.stdout.readline()
         if line:
             return json.loads(line)
+        code = self.process.wait()
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]  # after it some libraries give advice
-        self.error = (named or said)[-1][:200] if said else f"it ended with code {self.process.wait()} and no word"
+        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)] if code > 0 else []  # some libraries add advice
+        self.error = named[-1][:200] if named else f"it ended with code {code}: {said[-1][:150] if said else 'no word'}"
         return None
 
     def close(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
+        if self.process:
+            self.process.kill()  # a stopped one too; whatever it wrote goes with its directory
+            self.process.wait()
 
 
 def minutes_to_make(checkpoint, made: list) -> float:
@@ -104,7 +113,7 @@ def timed(workers: list[Worker], what: str, groups: list[list[str]], repeats: in
 
 
 def versus(row: dict, ours: list, rows: list[dict], answers: dict[str, list[int]], labels: list[int]) -> dict:
-    """A row of ours, with the answers of all its seeds, against the peers: {as_accurate, "1" | "32" | "mb": {peer, times}}.
+    """A row of ours, with the answers of all its seeds, against the peers: {as_accurate, "1" | "32" | "mb": {peer, times}}; none, {}.
 
     Against each time, and the size, stands the best of the peers that are as accurate: the paired test on the same sentences, over our
     seeds, doesn't show at 5 % that they are less often right. Where there is none, the most accurate one.
@@ -112,37 +121,37 @@ def versus(row: dict, ours: list, rows: list[dict], answers: dict[str, list[int]
     from report import claims
 
     alive = [r for r in rows if not r["ours"] and r["error"] is None]
+    if not alive:
+        return {}
     equals = [r for r in alive if not claims.no_loss(ours, answers[r["key"]], labels, margin=0.0)["holds"]]
-    rivals_ = equals or [max(alive, key=lambda r: r["accuracy"])]
+    compared = equals or [max(alive, key=lambda r: r["accuracy"])]
     found: dict = {"as_accurate": [r["key"] for r in equals]}
     for name, of in (("1", lambda r: r["latency_ms"]["1"]), ("32", lambda r: r["latency_ms"]["32"]), ("mb", lambda r: r["size_mb"])):
-        best = min(rivals_, key=of)
+        best = min(compared, key=of)
         found[name] = {"peer": best["key"], "times": of(best) / of(row)}
     return found
 
 
-def written(place: Path, args, corpus) -> Path:
-    """The texts that peers calibrate on and learn from, as a file."""
-    from common import checkpoints
+def lessons_of(teacher, made: list):
+    """The newest lessons with made-up texts that this teacher answered; None where there are none."""
+    return next((c for c in made if c.stage == "lessons" and c.variant == "augmented" and c.parent_key("teacher") == teacher.key), None)
+
+
+def written(place: Path, args, corpus, found) -> Path:
+    """The texts that peers calibrate on and learn from, with the lessons `found`, as a file."""
     from training import lessons
 
-    rng = random.Random(0)
     split: dict = {name: {"texts": part.texts, "labels": part.labels}
                    for name, part in (("train", corpus.train), ("held_out", corpus.validation))}
-    made = next((c for c in checkpoints.published(args.run_dir) if c.stage == "lessons"), None)
-    if made:
-        taught = lessons.read(args.run_dir, made, corpus.facts)
-        chosen = rng.sample(range(len(taught.sentences)), min(LESSONS, len(taught.sentences)))
-        split["lessons"] = {"texts": [taught.sentences.texts[i] for i in chosen], "labels": taught.logits[chosen].argmax(-1).tolist()}
-    else:
-        split["lessons"] = {"texts": [], "labels": []}
-    split["calibration"] = rng.sample(corpus.train.texts, min(CALIBRATION, len(corpus.train)))
+    taught = lessons.read(args.run_dir, found, corpus.facts) if found else None
+    split["lessons"] = {"texts": taught.sentences.texts if taught else [], "labels": taught.logits.argmax(-1).tolist() if taught else []}
+    split["calibration"] = random.Random(0).sample(corpus.train.texts, min(CALIBRATION, len(corpus.train)))
     (place / "texts.json").write_text(json.dumps(split), encoding="utf-8")
     return place / "texts.json"
 
 
 def own_models(args, teacher, corpus) -> tuple[dict[str, tuple[str, str, Path]], dict[str, float], dict[str, list]]:
-    """Ours: ({key: (kind, label, checkpoint)}, {key: minutes}, {key: the answers of each seed, label ids (seeds, S)})."""
+    """Ours, of this teacher: ({key: (kind, label, checkpoint)}, {key: minutes}), and {preset: the answers of all seeds, (seeds, S)}."""
     from common import checkpoints, inference
 
     made = checkpoints.published(args.run_dir)
@@ -150,18 +159,17 @@ def own_models(args, teacher, corpus) -> tuple[dict[str, tuple[str, str, Path]],
     minutes: dict = {}
     answers: dict = {}
     for preset in PRESETS:
-        seeds = seeds_of(args.run_dir, preset, teacher)
-        if seeds:  # of three seeds the one in the middle, by the held-out split
-            order = sorted(seeds.values(), key=lambda pair: pair[1].manifest["metrics"]["validation_accuracy"])
-            _, export = order[len(order) // 2]
-            said = [inference.open_classifier(other.path).classify(corpus.dev.texts).argmax(-1) for _, other in seeds.values()]
+        of_teacher = seeds_of(args.run_dir, preset, teacher)
+        if of_teacher:
+            _, export = next(iter(of_teacher.values()))
+            answers[preset] = [inference.open_classifier(other.path).classify(corpus.dev.texts).argmax(-1)
+                               for _, other in seeds_of(args.run_dir, preset).values()]
             for kind, behind in OWN.items():
                 key = preset + kind.removeprefix("ours")
-                asked[key], answers[key] = (kind, f"ours, {preset}{behind}", export.path), said
-                minutes[key] = minutes_to_make(export, made)
+                asked[key], minutes[key] = (kind, f"ours, {preset}{behind}", export.path), minutes_to_make(export, made)
     for key, label, stage in (("half", "half-depth student, torch", "distilled"),
                               ("half_int8", "half-depth student, int8", "distilled_onnx_int8")):
-        found = next((c for c in made if c.stage == stage), None)
+        found = next((c for c in made if (c.stage, c.variant) == (stage, "published") and c.parent_key("teacher") == teacher.key), None)
         if found:
             asked[key], minutes[key] = ("ours", label, found.path), minutes_to_make(found, made)
     return asked, minutes, answers
@@ -177,7 +185,7 @@ def main(args) -> None:
     texts = measure.to_time(corpus.dev.texts, args.sentences)
     if len(texts) < LEAST:
         raise cli.UserError(f"{len(texts)} sentences are too few to time: give {LEAST} or more, more than two batches")
-    teacher = checkpoints.find(args.run_dir, "teacher")
+    teacher, made = checkpoints.find(args.run_dir, "teacher", seed=args.seed), checkpoints.published(args.run_dir)
     threads = args.threads or cores.usable()
     conditions = finished.conditions(corpus, threads)
     pythons = dict(text.split("=", 1) for text in args.python)
@@ -185,13 +193,17 @@ def main(args) -> None:
     packages = {kind: package for package, kinds in PEERS.items() for kind in kinds}
     labels = {kind: label for kinds in PEERS.values() for kind, label in kinds.items()}
     asked |= {kind: (kind, labels[kind], None) for kind in packages if kind not in OWN}
+    for names, known in ((args.only or [], packages), (pythons, PEERS)):
+        if unknown := [name for name in names if name not in known]:
+            raise cli.UserError(f"{unknown[0]} isn't known: give one of {', '.join(known)}")
     if args.only:
         asked = {key: found for key, found in asked.items() if found[0] in args.only}
     trained = args.run_dir.resolve() / "runs" / "trained"
     minutes["torch_pruning"] = onnxruntime.minutes_of_torch_pruning(trained)
+    lessons = lessons_of(teacher, made)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stopped:
         place = Path(folder)
-        file = written(place, args, corpus)
+        file = written(place, args, corpus, lessons)
         workers = {}
         for key, (kind, _, checkpoint) in asked.items():
             (place / key).mkdir()
@@ -217,8 +229,9 @@ def main(args) -> None:
         rows = []
         for key, worker in workers.items():
             kind, label, _ = asked[key]
-            row = {"key": key, "label": label, "ours": kind in OWN, "accuracy": None, "ci95": None, "size_mb": None, "latency_ms": None,
-                   "threads": None, "texts_per_s": None, "text_to_label_ms": None, "minutes_to_make": None, "error": worker.error}
+            row = {"key": key, "label": label, "ours": key.removesuffix("_plain") in PRESETS, "error": worker.error,
+                   **dict.fromkeys(("accuracy", "ci95", "size_mb", "latency_ms", "threads", "texts_per_s", "text_to_label_ms",
+                                    "minutes_to_make"))}
             if worker.error is None:
                 by_batch = {"1": single[key], "32": batches[key]}
                 medians = {b: {count: statistics.median(ms) for count, ms in found.items()} for b, found in by_batch.items()}
@@ -227,11 +240,14 @@ def main(args) -> None:
                         "threads": {b: min(found, key=found.get) for b, found in medians.items()},
                         "texts_per_s": 1e3 * len(texts) / min(map(sum, stream[key].values())),
                         "text_to_label_ms": min(map(statistics.median, whole[key].values())),
-                        "minutes_to_make": minutes.get(key) or worker.ready["minutes"], "versions": worker.ready["versions"]}
+                        "minutes_to_make": (minutes.get(key) or worker.ready["minutes"])
+                        + (lessons.manifest["wall_s"] / 60 if lessons and key in LEARN_FROM_LESSONS else 0),
+                        "versions": worker.ready["versions"]}
             rows.append(row)
+    against = {row["key"]: versus(row, of_seeds[row["key"]], rows, answers, corpus.dev.labels)
+               for row in rows if row["key"] in PRESETS and row["error"] is None}
     result = {**conditions, "sentences": len(texts), "repeats": args.repeats, "rows": rows,
-              "versus": {row["key"]: versus(row, of_seeds[row["key"]], rows, answers, corpus.dev.labels)
-                         for row in rows if row["key"] in PRESETS and row["error"] is None}}
+              "versus": {preset: found for preset, found in against.items() if found}}
     finished.write(result, args.output / "peers.json")
     (args.output / "peers.md").write_text(page(result), encoding="utf-8")
     draw(rows, args.output / "peers.png")
@@ -261,7 +277,7 @@ def page(result: dict) -> str:
     for preset, found in result["versus"].items():
         beaten = [f"{found[name]['times']:.1f} times {what} {labels[found[name]['peer']]}"
                   for name, what in (("1", "as fast at batch 1 as"), ("32", "as fast at batch 32 as"), ("mb", "smaller than"))]
-        against = "each the best peer that is as accurate" if found["as_accurate"] else "the most accurate peer: none is as accurate"
+        against = "the best that the test doesn't show to be less accurate" if found["as_accurate"] else "the most accurate peer"
         lines.append(f"**{preset}** is {', '.join(beaten)} ({against}).")
     return "\n\n".join([
         f"# {result['dataset']['name']}: presets beside peers",
@@ -298,6 +314,7 @@ if __name__ == "__main__":
     parser.add_argument("--python", nargs="*", default=[], metavar="PACKAGE=PYTHON",
                         help="the interpreter of the venv that has the peers of a file of bench/rivals/")
     parser.add_argument("--only", nargs="*", default=None, metavar="KIND", help="which; else all")
+    parser.add_argument("--seed", type=forms.seed, default=1, help="of the teacher that all begin with")
     parser.add_argument("--sentences", type=forms.count, default=160, help="dev sentences that are timed")
     parser.add_argument("--repeats", type=forms.count, default=3, help="times that each is")
     parser.add_argument("--threads", type=forms.count, default=None, help="threads that one answer may use; else the machine's cores")

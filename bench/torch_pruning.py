@@ -2,12 +2,12 @@
 
     PYTHON -m bench.torch_pruning RUN_DIR RUN_DIR/runs/trained/torch_pruning [--target-flops 0.099] [--epochs 3.9] [--data-dir DIR]
 
-PYTHON is that of a venv with requirements.txt and bench/requirements-torch-pruning.txt. Every layer loses the same share of its
+PYTHON is that of a venv with requirements.txt and bench/requirements-torch_pruning.txt. Every layer loses the same share of its
 neurons, its heads' width and of the hidden width, those of the least group Taylor importance (Fang et al. 2023), at once and everywhere
 alike, as the package's example for vision transformers does; its example for BERT goes by the size of the weights and takes whole heads.
 The share is the least that meets the budget. Then the lessons and soft targets of stage 8's presets, at a rate
 that suits a model which lost most of itself at once: theirs is for pruning little by little. On a GPU where there is one. Writes
-model.onnx (onnxruntime's dynamic int8) and made.json.
+model.onnx (onnxruntime's dynamic int8, unfused) and made.json.
 """
 
 import copy

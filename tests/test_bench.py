@@ -1,6 +1,7 @@
 """What bench/ makes of a finished run: the model for the box, and what stage 8's training saves."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -222,6 +223,47 @@ def test_what_a_model_took_to_make_is_all_of_its_stages(pipeline):
     stages = {c.stage: c.manifest["wall_s"] for c in made if c.variant in ("published", "plain")}
     taken = sum(stages[name] for name in ("lessons", "distilled", "pruned", "pruned_qkd", "pruned_qkd_onnx_int8"))
     assert peers.minutes_to_make(export, made) == pytest.approx(taken / 60)
+
+
+ANSWERS = """#!/bin/sh
+echo '{"size_mb": 1.0, "minutes": 0.1, "versions": {}}'
+while read -r line; do echo '[1.0, 2.0]'; done
+"""
+DIES = """#!/bin/sh
+echo '{"size_mb": 1.0, "minutes": 0.1, "versions": {}}'
+read -r line
+echo 'ValueError: a batch too many' >&2
+exit 1
+"""
+
+
+def test_a_peer_that_dies_is_left_out_and_the_others_go_on(tmp_path):
+    """Before it is ready, at its first batch, killed while it is stopped, not there at all: each says why, and one is timed."""
+    from bench import peers
+
+    scripts = {"answers": ANSWERS, "never": "#!/bin/sh\necho 'ImportError: no such package' >&2\nexit 1\n", "dies": DIES, "killed": ANSWERS}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    workers = [peers.Worker(name, str(tmp_path / name), [], tmp_path / f"{name}.log") for name in [*scripts, "absent"]]
+    try:
+        workers[3].process.kill()
+        assert peers.timed(workers, "batch", [["a"], ["b"]], 1, [1, 2]) == {"answers": {1: [1.0, 2.0], 2: [1.0, 2.0]}}
+        assert [worker.error for worker in workers[:3]] == [None, "ImportError: no such package", "ValueError: a batch too many"]
+        assert "code -9" in workers[3].error and "No such file" in workers[4].error
+    finally:
+        for worker in workers:
+            worker.close()
+    assert peers.versus({"key": "max"}, [], [{"key": "max", "ours": True, "error": None}], {}, []) == {}
+
+
+def test_each_peer_has_a_place_where_it_is_installed():
+    from bench import rivals
+
+    peers = re.search(r"^PEERS := (.*)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    assert {*rivals.PEERS} == {*peers} - {"torch_pruning"} | {"torch", "onnxruntime", "tfidf", "ours"}
+    for peer in peers:
+        assert (REPOSITORY / f"bench/requirements-{peer}.txt").is_file()
 
 
 def test_the_best_peers_are_those_that_a_paired_test_does_not_find_less_accurate():

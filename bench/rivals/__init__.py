@@ -1,11 +1,12 @@
 """What else one might have picked: a file a package, in it a function a peer, which makes its model from the teacher.
 
-Each is set up as its maintainers document it; the page stands above the function. A function takes the arguments of bench/peer.py and
-gives a `Model`. B batch, N tokens, K classes.
+Each is set up as its maintainers document it; each file names their page. A function takes the arguments of bench/peer.py and gives a
+`Model`. B batch, N tokens, K classes.
 """
 
 import importlib
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ PEERS = {
     "ctranslate2": {"ctranslate2_int8": "CTranslate2 int8"},
     "model2vec": {"model2vec_classifier": "model2vec"},
     "fasttext": {"fasttext_quantised": "fastText, quantised"},
-    "tfidf": {"tfidf_logistic": "TF-IDF, logistic regression", "tfidf_of_lessons": "TF-IDF, same lessons"},
+    "tfidf": {"tfidf_logistic": "TF-IDF, logistic regression", "tfidf_of_lessons": "TF-IDF, 20,000 of the same lessons"},
     "ours": {"ours": "ours", "ours_plain": "ours, plain session", "teacher_int8_static": "teacher, our static int8"},
 }
 
@@ -70,10 +71,12 @@ def taught(args, of_lessons: bool = True) -> tuple[list[str], list[int], list[st
 
 
 def has_vnni() -> bool:
-    """Whether 8-bit products sum up in 32 bits at once; else two of them may saturate in 16, and weights of 7 bits are advised."""
+    """Whether 8-bit products sum up in 32 bits at once: with VNNI, and not on x86. Else two of them may saturate in 16 bits, and weights
+    of 7 bits are advised.
+    """
     from common import provenance
 
-    return bool({"avx512_vnni", "avx_vnni"} & set(provenance.instructions()))
+    return platform.machine() not in ("x86_64", "AMD64") or bool({"avx512_vnni", "avx_vnni"} & set(provenance.instructions()))
 
 
 def has_bfloat16() -> bool:
@@ -81,6 +84,13 @@ def has_bfloat16() -> bool:
     from common import provenance
 
     return "avx512_bf16" in provenance.instructions()
+
+
+def by_class(probabilities: np.ndarray, classes) -> np.ndarray:
+    """Of columns that stand for `classes` alone (label ids) those of all label ids; of a class that no text had, nothing."""
+    found = np.zeros((len(probabilities), max(map(int, classes)) + 1))
+    found[:, [int(name) for name in classes]] = probabilities
+    return found
 
 
 def megabytes(*files: Path) -> float:

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from bench.rivals import Model, encoder, megabytes
+from bench.rivals import Model, megabytes
 from bench.rivals.torch import teacher_of
 
 
@@ -12,6 +12,8 @@ def ctranslate2_int8(args) -> Model:
     import ctranslate2
     import torch
     from ctranslate2.converters import TransformersConverter
+
+    from common import checkpoints, inference
 
     class Converter(TransformersConverter):
         def load_model(self, *names, **how):
@@ -27,11 +29,9 @@ def ctranslate2_int8(args) -> Model:
     def opened(threads: int):
         return ctranslate2.Encoder(str(folder), device="cpu", compute_type="int8", inter_threads=1, intra_threads=threads)
 
-    def answer(batch: dict[str, np.ndarray], threads: int) -> np.ndarray:
-        lengths = batch["attention_mask"].sum(1)
-        tokens = [row[:length].tolist() for row, length in zip(batch["input_ids"], lengths, strict=True)]
+    def answer(tokens: list[list[int]], threads: int) -> np.ndarray:
         with torch.no_grad():
             return head(torch.from_numpy(np.array(opened(threads).forward_batch(tokens).pooler_output))).numpy()
 
     of_head = sum(parameter.numel() for parameter in head.parameters()) * 4e-6
-    return Model(encoder(args.teacher), answer, megabytes(folder / "model.bin") + of_head)
+    return Model(inference.Classifier(checkpoints.read(args.teacher)).spelt, answer, megabytes(folder / "model.bin") + of_head)

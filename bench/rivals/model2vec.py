@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.rivals import Model, megabytes, taught
+from bench.rivals import Model, by_class, megabytes, taught
 
 
 def model2vec_classifier(args) -> Model:
@@ -17,6 +17,6 @@ def model2vec_classifier(args) -> Model:
     pipeline.save_pretrained(str(folder))
 
     def answer(asked: list[str], threads: int) -> np.ndarray:
-        return pipeline.predict_proba(asked)
+        return by_class(pipeline.predict_proba(asked), pipeline.classes_)
 
-    return Model(list, answer, megabytes(*folder.glob("*.safetensors"), *folder.glob("*.skops")))
+    return Model(list, answer, megabytes(*folder.glob("*.safetensors")))

@@ -32,7 +32,7 @@ def _quantised(args, config) -> Model:
         def forward(self, **batch):
             return self.converted(*(batch[name] for name in example))
 
-    return Model(encode, compiled(ByName()), saved_mb(converted, args.work))
+    return Model(encode, compiled(ByName(), args.threads), saved_mb(converted, args.work))
 
 
 def neural_compressor_int8_dynamic(args) -> Model:

@@ -1,6 +1,7 @@
 """The teacher by optimum-intel: huggingface/optimum-intel, docs/source/openvino/optimization.mdx, Full quantization.
 
-It is what sentence-transformers' export_static_quantized_openvino_model ("openvino-qint8") calls, here for a classifier.
+It is what sentence-transformers' export_static_quantized_openvino_model ("openvino-qint8") calls, here for a classifier. Ranges of seven
+bits where the processor lacks VNNI are NNCF's advice.
 """
 
 import functools

@@ -14,8 +14,14 @@ def ours(args) -> Model:
     def classifier(threads: int):
         return inference.open_classifier(args.checkpoint, threads)
 
-    size = measure.size(checkpoints.read(args.checkpoint))["size_mb"]
-    return Model(classifier(args.threads).encode, lambda batch, threads: classifier(threads).logits(batch), size)
+    def answer(batch, threads: int):
+        if classifier(threads).runtime == "torch":
+            import torch
+
+            torch.set_num_threads(threads)  # which is the process's, not the model's
+        return classifier(threads).logits(batch)
+
+    return Model(classifier(args.threads).encode, answer, measure.size(checkpoints.read(args.checkpoint))["size_mb"])
 
 
 def ours_plain(args) -> Model:

@@ -29,15 +29,16 @@ def answering(model):
     return answer
 
 
-def compiled(model, mode: str | None = None):
-    """The same of a model that inductor compiled, weights frozen, for any number of threads; what it compiles late, it compiles here."""
+def compiled(model, threads: int, mode: str | None = None):
+    """The same of a model that inductor compiled, weights frozen: here, as it does so anew for other threads and for a batch of one."""
     import torch
     import torch._inductor.config as inductor
 
-    inductor.freezing, inductor.cpp.dynamic_threads = True, True
+    inductor.freezing = True
     answer = answering(torch.compile(model, dynamic=True, mode=mode))
-    for rows in (1, 2):  # a batch of one is compiled by itself
-        answer({name: np.ones((rows, 9), np.int64) for name in ("input_ids", "attention_mask")}, torch.get_num_threads())
+    for count in sorted({1, threads}):
+        for rows in (1, 2):
+            answer({name: np.ones((rows, 9), np.int64) for name in ("input_ids", "attention_mask")}, count)
     return answer
 
 
@@ -55,7 +56,7 @@ def torch_fp32(args) -> Model:
 
 # pytorch.org/docs/main/generated/torch.compile.html; TORCHINDUCTOR_FREEZING for inference on a CPU
 def torch_compiled(args) -> Model:
-    return Model(encoder(args.teacher), compiled(teacher_of(args.teacher)), megabytes(args.teacher / "model.safetensors"))
+    return Model(encoder(args.teacher), compiled(teacher_of(args.teacher), args.threads), megabytes(args.teacher / "model.safetensors"))
 
 
 def torch_bfloat16(args) -> Model:

@@ -32,7 +32,7 @@ def _quantised(args, dynamic: bool, mode: str | None = None) -> Model:
         for sentence in calibration(args):  # "a must for both"
             prepared(**{name: torch.from_numpy(value) for name, value in sentence.items()})
         converted = convert_pt2e(prepared)
-    return Model(encode, compiled(converted, mode), saved_mb(converted, args.work))
+    return Model(encode, compiled(converted, args.threads, mode), saved_mb(converted, args.work))
 
 
 def torchao_pt2e_int8_dynamic(args) -> Model:
