@@ -288,10 +288,9 @@ def test_the_best_peers_are_those_that_a_paired_test_does_not_find_less_accurate
 @pytest.mark.slow
 def test_peers_are_measured_in_turns_and_one_that_dies_is_a_row(pipeline, tmp_path):
     """A real run of the harness on tiny models: by torch, by onnxruntime, without a network, and one that isn't installed here."""
-    from bench import peers, rivals
+    from bench import peers
 
-    in_onnxruntime = [kind for kind in rivals.PEERS["onnxruntime"] if kind != "torch_pruning"]
-    kinds = ["torch_fp32", *in_onnxruntime, "tfidf_logistic", "openvino_nncf_int8"]
+    kinds = ["torch_fp32", "onnxruntime_fp32", "onnxruntime_int8_static", "tfidf_logistic", "openvino_nncf_int8"]
     done = run_bench("peers", pipeline.run_dir, tmp_path, "--data-dir", pipeline.data_dir, "--only", *kinds, "ours", "--repeats", 1,
                      "--sentences", 70, "--python", f"openvino={sys.executable}")
     result = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))
