@@ -5,8 +5,7 @@ others. It saves weights unfolded, so in 32 bits.
 """
 
 from bench.rivals import Model, calibration, encoder
-from bench.rivals.torch import compiled, saved_mb, teacher_of
-from bench.rivals.torchao import exported
+from bench.rivals.torch import compiled, inputs_to_export, saved_mb, teacher_of
 
 
 def _quantised(args, config) -> Model:
@@ -15,7 +14,7 @@ def _quantised(args, config) -> Model:
     from neural_compressor.torch.quantization import convert, prepare
 
     encode, model = encoder(args.teacher), teacher_of(args.teacher)
-    example, shapes = exported(model, encode)
+    example, shapes = inputs_to_export(encode)
     prepared = prepare(export(model, example_inputs=tuple(example.values()), dynamic_shapes=shapes), config)
     with torch.no_grad():
         for sentence in calibration(args):

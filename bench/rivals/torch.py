@@ -42,6 +42,15 @@ def compiled(model, threads: int, mode: str | None = None):
     return answer
 
 
+def inputs_to_export(encode) -> tuple[dict, dict]:
+    """What torch.export is told of the inputs: an example, int64 (2, N), and which sizes may differ, up to 128 texts of 128 tokens."""
+    import torch
+
+    example = {name: torch.from_numpy(value) for name, value in encode(["a film", "a longer film than that"]).items()}
+    batch, tokens = torch.export.Dim("batch", min=1, max=128), torch.export.Dim("tokens", min=2, max=128)
+    return example, {name: {0: batch, 1: tokens} for name in example}
+
+
 def saved_mb(model, folder: Path) -> float:
     """Megabytes of a torch model's state, as torch saves it."""
     import torch

@@ -5,16 +5,7 @@ max-autotune as in pytorch/tutorials, max_autotune_on_CPU_tutorial.rst.
 """
 
 from bench.rivals import Model, calibration, encoder, has_vnni
-from bench.rivals.torch import compiled, saved_mb, teacher_of
-
-
-def exported(model, encode):
-    """The teacher as torch.export gives it, for up to 128 texts of up to 128 tokens, and its inputs' example."""
-    import torch
-
-    example = {name: torch.from_numpy(value) for name, value in encode(["a film", "a longer film than that"]).items()}
-    batch, tokens = torch.export.Dim("batch", min=1, max=128), torch.export.Dim("tokens", min=2, max=128)
-    return example, {name: {0: batch, 1: tokens} for name in example}
+from bench.rivals.torch import compiled, inputs_to_export, saved_mb, teacher_of
 
 
 def _quantised(args, dynamic: bool, mode: str | None = None) -> Model:
@@ -23,7 +14,7 @@ def _quantised(args, dynamic: bool, mode: str | None = None) -> Model:
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     encode, model = encoder(args.teacher), teacher_of(args.teacher)
-    example, shapes = exported(model, encode)
+    example, shapes = inputs_to_export(encode)
     with torch.no_grad():
         graph = torch.export.export(model, (), example, dynamic_shapes=shapes).module()
         quantizer = x86.X86InductorQuantizer()
